@@ -1,1 +1,25 @@
-//! placeholder
+//! Every word that gridpilot's programs say to each other: frames, codec, limits, the nouns and
+//! the three conversations ([`client`], [`site`], [`node`]). Every value that comes out of here is
+//! checked; nothing here decides anything.
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod codec;
+pub mod frame;
+pub mod hello;
+pub mod ids;
+pub mod job;
+pub mod keys;
+pub mod limits;
+pub mod names;
+pub mod node;
+pub mod refusal;
+pub mod reservation;
+pub mod site;
+
+#[cfg(feature = "net")]
+pub mod connection;
+#[cfg(feature = "net")]
+pub mod identity;
+#[cfg(feature = "net")]
+pub mod tls;

@@ -1,0 +1,136 @@
+//! The conversation between `gridpilot` (or any client) and the GRC. A request has a correlation
+//! id; it is answered by any number of [`Notice`]s and then exactly one [`Reply`], all carrying
+//! that id. Several requests may be open on one connection.
+//!
+//! The wire form of an enum is the position of its variant: append only;
+//! `golden/client_v1.txt` pins it.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{JobId, RequestId, ReservationId};
+use crate::job::{Command, JobView, Stream, Target};
+use crate::names::{EnvironmentName, Label, SiteName, Text};
+use crate::refusal::{Failure, Refusal};
+use crate::reservation::{Ask, ReservationView};
+
+/// What a client asks. A `RequestId` makes a repeated request harmless: it is answered with the
+/// first outcome.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    Sites,
+    /// Nodes without a command. Answered `Reserved` at once, when it is accepted.
+    Reserve {
+        id: RequestId,
+        ask: Ask,
+    },
+    /// A command in a reservation of its own, which ends with it. Answered `Submitted` at once,
+    /// when it is accepted.
+    Submit {
+        id: RequestId,
+        ask: Ask,
+        job: NewJob,
+    },
+    /// A command in a standing reservation. Answered `Submitted`.
+    SubmitIn {
+        id: RequestId,
+        reservation: ReservationId,
+        job: NewJob,
+    },
+    Reservations,
+    Jobs,
+    ShowReservation(Selector<ReservationId>),
+    ShowJob(Selector<JobId>),
+    /// Output from `offset` on as `Notice::Output`; with `follow` until the job is over.
+    Log {
+        job: Selector<JobId>,
+        stream: Stream,
+        offset: u64,
+        follow: bool,
+    },
+    /// `Notice::Job` on every change, then `Job` when the job is over.
+    WaitJob(Selector<JobId>),
+    /// `Notice::Reservation` on every change, then `Reservation` when it is ready or over.
+    WaitReservation(Selector<ReservationId>),
+    /// SIGTERM to the job; its own reservation, if it has one, ends. Repeatable.
+    Cancel(Selector<JobId>),
+    /// End the reservation and every job in it. Repeatable. Answered at once; wait for `ended`.
+    Release(Selector<ReservationId>),
+    ExplainJob(Selector<JobId>),
+    ExplainReservation(Selector<ReservationId>),
+}
+
+/// One of the user's own things, by id or as the newest.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Selector<T> {
+    Id(T),
+    Last,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct NewJob {
+    pub command: Command,
+    pub target: Target,
+    pub label: Option<Label>,
+}
+
+/// The one final answer to a request.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Reply {
+    Done,
+    Sites(Vec<SiteView>),
+    Reserved(ReservationId),
+    Submitted {
+        job: JobId,
+        reservation: ReservationId,
+    },
+    Reservations(Vec<ReservationView>),
+    Jobs(Vec<JobView>),
+    Reservation(ReservationView),
+    Job(JobView),
+    Explained(Explanation),
+    /// End of a log; `offset` is where the next one would begin.
+    LogEnd {
+        offset: u64,
+    },
+    Refused(Refusal),
+    Failed(Failure),
+}
+
+/// What a request says before its reply.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Notice {
+    Output { stream: Stream, offset: u64, bytes: Bytes },
+    Job(JobView),
+    Reservation(ReservationView),
+}
+
+/// One site as shown by `gridpilot sites`.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct SiteView {
+    pub name: SiteName,
+    /// In the GRC's config; connected or not.
+    pub connected: bool,
+    /// Seconds since the epoch, on the GRC's clock.
+    pub last_seen_s: Option<u64>,
+    pub batch_system: Text,
+    pub nodes_usable: u32,
+    pub nodes_free: u32,
+    pub ranges: Vec<Text>,
+    pub environments: Vec<EnvironmentName>,
+    /// Why the site or some of its nodes take no part, one sentence each.
+    pub problems: Vec<Text>,
+}
+
+/// Why something waits or failed, in the order of importance.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// One sentence: how it stands.
+    pub summary: Text,
+    /// What it waits for or what failed: step, site, node, resource.
+    pub reasons: Vec<Text>,
+    /// By when the present state must be left (seconds since the epoch).
+    pub deadline_s: Option<u64>,
+    /// What the user can do.
+    pub hints: Vec<Text>,
+}
