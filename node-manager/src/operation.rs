@@ -36,10 +36,7 @@ pub const INVOCATION_FD: i32 = 4;
 pub enum Request {
     /// Build the sandbox that the grant describes. Legal once, whatever its answer was:
     /// `Built` or `Failed`. After `Failed` everything made so far is already gone.
-    Build {
-        grant: [u8; GRANT_LEN],
-        signature: [u8; 64],
-    },
+    Build { grant: [u8; GRANT_LEN], signature: [u8; 64] },
     /// Remove the sandbox. Legal in every state and repeatable; answered `Gone` (also
     /// when there was none) or `Dirty`.
     TearDown,
@@ -56,11 +53,7 @@ pub enum Notice {
     /// socket to the sandbox's init (see [`crate::init::record`]).
     Built,
     /// The sandbox was not built; nothing of it is left.
-    Failed {
-        step: Step,
-        errno: i32,
-        detail: String,
-    },
+    Failed { step: Step, errno: i32, detail: String },
     /// Nothing of the sandbox is left.
     Gone,
     /// Torn down, except for what the text names; the node's next start sweeps it.
@@ -201,10 +194,7 @@ impl Request {
     pub fn decode(datagram: &[u8]) -> Result<Request, Malformed> {
         let mut fields = Fields(datagram);
         let request = match fields.byte()? {
-            1 => Request::Build {
-                grant: fields.array()?,
-                signature: fields.array()?,
-            },
+            1 => Request::Build { grant: fields.array()?, signature: fields.array()? },
             2 => Request::TearDown,
             3 => Request::Status,
             _ => return Err(Malformed),
@@ -226,11 +216,7 @@ impl Notice {
                 put_text(&mut out, &welcome.node_name);
             }
             Notice::Built => out.push(2),
-            Notice::Failed {
-                step,
-                errno,
-                detail,
-            } => {
+            Notice::Failed { step, errno, detail } => {
                 out.extend_from_slice(&[3, *step as u8]);
                 out.extend_from_slice(&errno.to_be_bytes());
                 put_text(&mut out, detail);
@@ -263,16 +249,12 @@ impl Notice {
                 detail: fields.text()?,
             },
             4 => Notice::Gone,
-            5 => Notice::Dirty {
-                what: fields.text()?,
-            },
+            5 => Notice::Dirty { what: fields.text()? },
             6 => {
                 let states = [State::Idle, State::Building, State::Built, State::TornDown];
                 Notice::State(pick(&states, fields.byte()?)?)
             }
-            7 => Notice::Ended {
-                reason: pick(&EndReason::ALL, fields.byte()?)?,
-            },
+            7 => Notice::Ended { reason: pick(&EndReason::ALL, fields.byte()?)? },
             _ => return Err(Malformed),
         };
         fields.end(notice)
@@ -311,19 +293,11 @@ impl<'a> Fields<'a> {
     pub fn text(&mut self) -> Result<String, Malformed> {
         let length = self.byte()? as usize;
         let text = core::str::from_utf8(self.bytes(length)?).map_err(|_| Malformed)?;
-        if length > TEXT_BYTES_MAX {
-            Err(Malformed)
-        } else {
-            Ok(text.to_owned())
-        }
+        if length > TEXT_BYTES_MAX { Err(Malformed) } else { Ok(text.to_owned()) }
     }
 
     pub fn end<T>(self, value: T) -> Result<T, Malformed> {
-        if self.0.is_empty() {
-            Ok(value)
-        } else {
-            Err(Malformed)
-        }
+        if self.0.is_empty() { Ok(value) } else { Err(Malformed) }
     }
 }
 
@@ -332,27 +306,16 @@ mod tests {
     use super::*;
 
     fn notices() -> Vec<Notice> {
-        let welcome = Welcome {
-            nonce: [7; 16],
-            crm_pin: [9; 32],
-            uid: 1001,
-            node_name: "a1".into(),
-        };
+        let welcome = Welcome { nonce: [7; 16], crm_pin: [9; 32], uid: 1001, node_name: "a1".into() };
         let mut all = vec![
             Notice::Welcome(welcome),
             Notice::Built,
             Notice::Gone,
-            Notice::Dirty {
-                what: "cgroup".into(),
-            },
+            Notice::Dirty { what: "cgroup".into() },
             Notice::State(State::TornDown),
         ];
         all.extend(EndReason::ALL.map(|reason| Notice::Ended { reason }));
-        all.extend(Step::ALL.iter().map(|&step| Notice::Failed {
-            step,
-            errno: 28,
-            detail: "é".into(),
-        }));
+        all.extend(Step::ALL.iter().map(|&step| Notice::Failed { step, errno: 28, detail: "é".into() }));
         all
     }
 
@@ -363,50 +326,25 @@ mod tests {
             assert!(datagram.len() <= RECORD_BYTES_MAX);
             assert_eq!(Notice::decode(&datagram), Ok(notice.clone()));
             for cut in 0..datagram.len() {
-                assert_eq!(
-                    Notice::decode(&datagram[..cut]),
-                    Err(Malformed),
-                    "{notice:?} cut at {cut}"
-                );
+                assert_eq!(Notice::decode(&datagram[..cut]), Err(Malformed), "{notice:?} cut at {cut}");
             }
-            assert_eq!(
-                Notice::decode(&[&datagram[..], &[0]].concat()),
-                Err(Malformed)
-            );
+            assert_eq!(Notice::decode(&[&datagram[..], &[0]].concat()), Err(Malformed));
         }
-        for request in [
-            Request::Build {
-                grant: [3; GRANT_LEN],
-                signature: [4; 64],
-            },
-            Request::TearDown,
-            Request::Status,
-        ] {
+        for request in
+            [Request::Build { grant: [3; GRANT_LEN], signature: [4; 64] }, Request::TearDown, Request::Status]
+        {
             let datagram = request.encode();
             assert_eq!(Request::decode(&datagram), Ok(request));
-            assert_eq!(
-                Request::decode(&[&datagram[..], &[0]].concat()),
-                Err(Malformed)
-            );
-            assert_eq!(
-                Request::decode(&datagram[..datagram.len() - 1]),
-                Err(Malformed)
-            );
+            assert_eq!(Request::decode(&[&datagram[..], &[0]].concat()), Err(Malformed));
+            assert_eq!(Request::decode(&datagram[..datagram.len() - 1]), Err(Malformed));
         }
     }
 
     #[test]
     fn a_long_detail_is_cut_at_a_character() {
         let detail = format!("{}é", "x".repeat(TEXT_BYTES_MAX - 1));
-        let datagram = Notice::Failed {
-            step: Step::MountHome,
-            errno: 5,
-            detail,
-        }
-        .encode();
-        let Ok(Notice::Failed { detail, .. }) = Notice::decode(&datagram) else {
-            panic!()
-        };
+        let datagram = Notice::Failed { step: Step::MountHome, errno: 5, detail }.encode();
+        let Ok(Notice::Failed { detail, .. }) = Notice::decode(&datagram) else { panic!() };
         assert_eq!(detail, "x".repeat(TEXT_BYTES_MAX - 1));
     }
 }

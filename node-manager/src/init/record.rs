@@ -43,11 +43,7 @@ pub enum Request {
     /// Send a signal to a running command, or to every process of its session.
     /// `ESRCH` when the command never was or has been reported as exited (then
     /// with `whole_session` what it left behind in its session is still signalled).
-    Signal {
-        id: u64,
-        signal: u8,
-        whole_session: bool,
-    },
+    Signal { id: u64, signal: u8, whole_session: bool },
 }
 
 /// Init to agent.
@@ -199,16 +195,9 @@ impl Request {
             Request::PutFile { file } => vec![1, *file as u8],
             Request::Listen => vec![2],
             Request::Spawn { id } => [&[3][..], &id.to_be_bytes()].concat(),
-            Request::Signal {
-                id,
-                signal,
-                whole_session,
-            } => [
-                &[4][..],
-                &id.to_be_bytes(),
-                &[*signal, u8::from(*whole_session)],
-            ]
-            .concat(),
+            Request::Signal { id, signal, whole_session } => {
+                [&[4][..], &id.to_be_bytes(), &[*signal, u8::from(*whole_session)]].concat()
+            }
         }
     }
 
@@ -216,13 +205,9 @@ impl Request {
     pub fn decode(datagram: &[u8]) -> Result<Request, Malformed> {
         let mut fields = Fields(datagram);
         let request = match fields.byte()? {
-            1 => Request::PutFile {
-                file: pick(FileId::ALL, fields.byte()?)?,
-            },
+            1 => Request::PutFile { file: pick(FileId::ALL, fields.byte()?)? },
             2 => Request::Listen,
-            3 => Request::Spawn {
-                id: u64::from_be_bytes(fields.array()?),
-            },
+            3 => Request::Spawn { id: u64::from_be_bytes(fields.array()?) },
             4 => Request::Signal {
                 id: u64::from_be_bytes(fields.array()?),
                 signal: fields.byte()?,
@@ -240,16 +225,10 @@ impl Notice {
         match self {
             Notice::Done => vec![1],
             Notice::Failed { errno } => [&[2][..], &errno.to_be_bytes()].concat(),
-            Notice::Spawned { id, pid } => {
-                [&[3][..], &id.to_be_bytes(), &pid.to_be_bytes()].concat()
+            Notice::Spawned { id, pid } => [&[3][..], &id.to_be_bytes(), &pid.to_be_bytes()].concat(),
+            Notice::SpawnFailed { id, stage, errno } => {
+                [&[4][..], &id.to_be_bytes(), &[*stage as u8], &errno.to_be_bytes()].concat()
             }
-            Notice::SpawnFailed { id, stage, errno } => [
-                &[4][..],
-                &id.to_be_bytes(),
-                &[*stage as u8],
-                &errno.to_be_bytes(),
-            ]
-            .concat(),
             Notice::Exited { id, status } => {
                 let (kind, number) = match *status {
                     ExitStatus::Code(code) => (0, code),
@@ -266,9 +245,7 @@ impl Notice {
         let mut fields = Fields(datagram);
         let notice = match fields.byte()? {
             1 => Notice::Done,
-            2 => Notice::Failed {
-                errno: i32::from_be_bytes(fields.array()?),
-            },
+            2 => Notice::Failed { errno: i32::from_be_bytes(fields.array()?) },
             3 => Notice::Spawned {
                 id: u64::from_be_bytes(fields.array()?),
                 pid: u32::from_be_bytes(fields.array()?),
@@ -302,11 +279,7 @@ mod tests {
         let mut requests = vec![
             Request::Listen,
             Request::Spawn { id: 1 << 40 },
-            Request::Signal {
-                id: 3,
-                signal: 15,
-                whole_session: true,
-            },
+            Request::Signal { id: 3, signal: 15, whole_session: true },
         ];
         requests.extend(FileId::ALL.iter().map(|&file| Request::PutFile { file }));
         for request in requests {
@@ -314,44 +287,28 @@ mod tests {
             assert!(datagram.len() <= RECORD_BYTES_MAX);
             assert_eq!(Request::decode(&datagram), Ok(request.clone()));
             for cut in 0..datagram.len() {
-                assert_eq!(
-                    Request::decode(&datagram[..cut]),
-                    Err(Malformed),
-                    "{request:?} cut at {cut}"
-                );
+                assert_eq!(Request::decode(&datagram[..cut]), Err(Malformed), "{request:?} cut at {cut}");
             }
         }
         let mut notices = vec![
             Notice::Done,
             Notice::Failed { errno: 28 },
             Notice::Spawned { id: 4, pid: 17 },
-            Notice::Exited {
-                id: 4,
-                status: ExitStatus::Code(42),
-            },
-            Notice::Exited {
-                id: 4,
-                status: ExitStatus::Signal(9),
-            },
+            Notice::Exited { id: 4, status: ExitStatus::Code(42) },
+            Notice::Exited { id: 4, status: ExitStatus::Signal(9) },
         ];
         use SpawnStage::*;
-        notices.extend(
-            [Command, Cwd, Fork, Exec, Repeated].map(|stage| Notice::SpawnFailed {
-                id: 9,
-                stage,
-                errno: 2,
-            }),
-        );
+        notices.extend([Command, Cwd, Fork, Exec, Repeated].map(|stage| Notice::SpawnFailed {
+            id: 9,
+            stage,
+            errno: 2,
+        }));
         for notice in notices {
             let datagram = notice.encode();
             assert!(datagram.len() <= RECORD_BYTES_MAX);
             assert_eq!(Notice::decode(&datagram), Ok(notice.clone()));
             for cut in 0..datagram.len() {
-                assert_eq!(
-                    Notice::decode(&datagram[..cut]),
-                    Err(Malformed),
-                    "{notice:?} cut at {cut}"
-                );
+                assert_eq!(Notice::decode(&datagram[..cut]), Err(Malformed), "{notice:?} cut at {cut}");
             }
         }
     }
@@ -360,31 +317,16 @@ mod tests {
     fn a_command_is_passed_on_byte_for_byte() {
         let command = Command {
             cwd: vec![b"/scratch".to_vec(), b"/".to_vec()],
-            argv: vec![
-                b"prog".to_vec(),
-                b"-x\n".to_vec(),
-                b"".to_vec(),
-                vec![0xff, 0xfe],
-            ],
+            argv: vec![b"prog".to_vec(), b"-x\n".to_vec(), b"".to_vec(), vec![0xff, 0xfe]],
             env: vec![b"A=b".to_vec()],
         };
         assert_eq!(Command::decode(&command.encode()), Ok(command.clone()));
         let encoded = command.encode();
         for cut in 0..encoded.len() {
-            assert_eq!(
-                Command::decode(&encoded[..cut]),
-                Err(Malformed),
-                "cut at {cut}"
-            );
+            assert_eq!(Command::decode(&encoded[..cut]), Err(Malformed), "cut at {cut}");
         }
-        assert_eq!(
-            Command::decode(&[&encoded[..], &[0]].concat()),
-            Err(Malformed)
-        );
-        let nothing = Command {
-            argv: vec![],
-            ..command
-        };
+        assert_eq!(Command::decode(&[&encoded[..], &[0]].concat()), Err(Malformed));
+        let nothing = Command { argv: vec![], ..command };
         assert_eq!(Command::decode(&nothing.encode()), Err(Malformed));
     }
 

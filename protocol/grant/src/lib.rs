@@ -45,9 +45,7 @@ impl Driver {
 
     /// The driver of that name, if there is one.
     pub fn from_name(name: &str) -> Option<Driver> {
-        [Driver::Macvlan, Driver::Veth]
-            .into_iter()
-            .find(|driver| driver.name() == name)
+        [Driver::Macvlan, Driver::Veth].into_iter().find(|driver| driver.name() == name)
     }
 }
 
@@ -67,10 +65,7 @@ impl<const N: usize> Text<N> {
         }
         let mut bytes = [0; N];
         bytes[..all.len()].copy_from_slice(all);
-        Some(Text {
-            length: all.len() as u8,
-            bytes,
-        })
+        Some(Text { length: all.len() as u8, bytes })
     }
 
     fn as_str(&self) -> &str {
@@ -197,10 +192,9 @@ pub enum GrantError {
 impl fmt::Display for GrantError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            GrantError::Version(version) => write!(
-                f,
-                "grant of version {version}, this program knows {VERSION}"
-            ),
+            GrantError::Version(version) => {
+                write!(f, "grant of version {version}, this program knows {VERSION}")
+            }
             GrantError::Reserved => f.write_str("reserved bytes of the grant are not zero"),
             GrantError::BadSite => f.write_str("the site's name is not [a-z][a-z0-9]{0,11}"),
             GrantError::BadUser => f.write_str("the user's name is not [a-z_][a-z0-9_-]{0,31}"),
@@ -245,10 +239,7 @@ impl Grant {
     /// The record. Every grant has exactly one encoding.
     pub fn encode(&self) -> [u8; GRANT_LEN] {
         let mut out = [0; GRANT_LEN];
-        let mut writer = Writer {
-            out: &mut out,
-            at: 0,
-        };
+        let mut writer = Writer { out: &mut out, at: 0 };
         writer.put(&[VERSION, driver_code(self.driver), self.prefix_len, 0]);
         writer.put(&self.uid.to_be_bytes());
         writer.put(&self.nonce);
@@ -457,21 +448,13 @@ mod tests {
                 "677269645f757365722d31000000000000000000000000000000000000000000"
             )
         );
-        assert_eq!(
-            &sample().signed_message()[..CONTEXT.len()],
-            b"gridpilot grant v1\0"
-        );
+        assert_eq!(&sample().signed_message()[..CONTEXT.len()], b"gridpilot grant v1\0");
     }
 
     #[test]
     fn what_is_encoded_comes_back() {
         assert_eq!(Grant::decode(&sample().encode()), Ok(sample()));
-        let bare = Grant {
-            gateway: None,
-            driver: Driver::Veth,
-            memory_bytes: 0,
-            ..sample()
-        };
+        let bare = Grant { gateway: None, driver: Driver::Veth, memory_bytes: 0, ..sample() };
         assert_eq!(Grant::decode(&bare.encode()), Ok(bare));
     }
 
@@ -503,26 +486,11 @@ mod tests {
             ([10, 71, 0, 5], 32),
             ([10, 71, 0, 1], 16),
         ] {
-            let grant = Grant {
-                address: address.into(),
-                prefix_len,
-                ..sample()
-            };
-            assert_eq!(
-                grant.check(),
-                Err(GrantError::BadAddress),
-                "{address:?}/{prefix_len}"
-            );
+            let grant = Grant { address: address.into(), prefix_len, ..sample() };
+            assert_eq!(grant.check(), Err(GrantError::BadAddress), "{address:?}/{prefix_len}");
         }
         let gateway = Some(Ipv4Addr::new(10, 72, 0, 1));
-        assert_eq!(
-            Grant {
-                gateway,
-                ..sample()
-            }
-            .check(),
-            Err(GrantError::BadAddress)
-        );
+        assert_eq!(Grant { gateway, ..sample() }.check(), Err(GrantError::BadAddress));
     }
 
     #[test]
@@ -533,9 +501,6 @@ mod tests {
         for bad in ["", "Root", "-x", "a b", "a:b", "a\n", "é", &"a".repeat(33)] {
             assert_eq!(UserName::new(bad), Err(GrantError::BadUser), "{bad:?}");
         }
-        assert_eq!(
-            Grant { uid: 0, ..sample() }.check(),
-            Err(GrantError::RootUser)
-        );
+        assert_eq!(Grant { uid: 0, ..sample() }.check(), Err(GrantError::RootUser));
     }
 }
