@@ -8,8 +8,10 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::codec::at_most;
 use crate::ids::{JobId, RequestId, ReservationId};
 use crate::job::{Command, JobView, Stream, Target};
+use crate::limits;
 use crate::names::{EnvironmentName, Label, SiteName, Text};
 use crate::refusal::{Failure, Refusal};
 use crate::reservation::{Ask, ReservationView};
@@ -60,6 +62,29 @@ pub enum Request {
     ExplainReservation(Selector<ReservationId>),
 }
 
+impl Request {
+    /// What the GRC checks before it looks at the grid: what it refuses needs no state.
+    pub fn check(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Reserve { ask, .. } => ask.check(),
+            Self::Submit { ask, job, .. } => ask.check().and_then(|()| job.command.check()),
+            Self::SubmitIn { job, .. } => job.command.check(),
+            Self::Sites
+            | Self::Reservations
+            | Self::Jobs
+            | Self::ShowReservation(_)
+            | Self::ShowJob(_)
+            | Self::Log { .. }
+            | Self::WaitJob(_)
+            | Self::WaitReservation(_)
+            | Self::Cancel(_)
+            | Self::Release(_)
+            | Self::ExplainJob(_)
+            | Self::ExplainReservation(_) => Ok(()),
+        }
+    }
+}
+
 /// One of the user's own things, by id or as the newest.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Selector<T> {
@@ -78,14 +103,15 @@ pub struct NewJob {
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
     Done,
-    Sites(Vec<SiteView>),
+    Sites(#[serde(deserialize_with = "at_most::<{limits::SITES_MAX}, _, _>")] Vec<SiteView>),
     Reserved(ReservationId),
     Submitted {
         job: JobId,
         reservation: ReservationId,
     },
-    Reservations(Vec<ReservationView>),
-    Jobs(Vec<JobView>),
+    /// Without the `members` of their parts: show one to see them.
+    Reservations(#[serde(deserialize_with = "at_most::<{limits::LISTING_MAX}, _, _>")] Vec<ReservationView>),
+    Jobs(#[serde(deserialize_with = "at_most::<{limits::LISTING_MAX}, _, _>")] Vec<JobView>),
     Reservation(ReservationView),
     Job(JobView),
     Explained(Explanation),
@@ -116,9 +142,12 @@ pub struct SiteView {
     pub batch_system: Text,
     pub nodes_usable: u32,
     pub nodes_free: u32,
+    #[serde(deserialize_with = "at_most::<{limits::RANGES_PER_SITE_MAX}, _, _>")]
     pub ranges: Vec<Text>,
+    #[serde(deserialize_with = "at_most::<{limits::ENVIRONMENTS_PER_SITE_MAX}, _, _>")]
     pub environments: Vec<EnvironmentName>,
     /// Why the site or some of its nodes take no part, one sentence each.
+    #[serde(deserialize_with = "at_most::<{limits::NODES_PER_SITE_MAX}, _, _>")]
     pub problems: Vec<Text>,
 }
 
@@ -128,9 +157,11 @@ pub struct Explanation {
     /// One sentence: how it stands.
     pub summary: Text,
     /// What it waits for or what failed: step, site, node, resource.
+    #[serde(deserialize_with = "at_most::<{limits::REASONS_MAX}, _, _>")]
     pub reasons: Vec<Text>,
     /// By when the present state must be left (seconds since the epoch).
     pub deadline_s: Option<u64>,
     /// What the user can do.
+    #[serde(deserialize_with = "at_most::<{limits::REASONS_MAX}, _, _>")]
     pub hints: Vec<Text>,
 }

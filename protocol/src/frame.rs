@@ -11,6 +11,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::limits::{FRAME_BYTES_MAX, HEADER_BYTES};
 
+/// Room made at once for a body that is still arriving.
+const RESERVE_BYTES: usize = 64 * 1024;
+
 /// What a frame is, readable without the codec.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
@@ -84,8 +87,8 @@ pub fn take(buffer: &mut BytesMut, body_bytes_max: usize) -> Result<Option<Frame
         return Err(FrameError::Reserved);
     }
     if buffer.len() < HEADER_BYTES + length {
-        // The announced length is bounded above, so this reserves no more than the limit.
-        buffer.reserve(HEADER_BYTES + length - buffer.len());
+        // Room for what is announced, but in steps: memory follows the bytes that have arrived.
+        buffer.reserve((HEADER_BYTES + length - buffer.len()).min(RESERVE_BYTES));
         return Ok(None);
     }
     buffer.advance(HEADER_BYTES);

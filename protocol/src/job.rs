@@ -2,8 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::codec::at_most;
 use crate::ids::{JobId, ReservationId};
-use crate::limits::{ARGUMENTS_MAX, COMMAND_BYTES_MAX};
+use crate::limits::{
+    self, ARGUMENTS_MAX, COMMAND_BYTES_MAX, DIRECTORIES_MAX, OUTPUT_CHUNK_BYTES_MAX, SIGNAL_MAX,
+};
 use crate::names::{AbsolutePath, HostName, Label, Text, VariableName};
 use crate::refusal::{Failure, Refusal};
 
@@ -11,10 +14,13 @@ use crate::refusal::{Failure, Refusal};
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Command {
     /// Program and arguments; at least the program. Bytes, for the kernel takes any but NUL.
+    #[serde(deserialize_with = "at_most::<{limits::ARGUMENTS_DECODED_MAX}, _, _>")]
     pub argv: Vec<Vec<u8>>,
     /// Added to the clean environment (`--set`).
+    #[serde(deserialize_with = "at_most::<{limits::ARGUMENTS_DECODED_MAX}, _, _>")]
     pub variables: Vec<(VariableName, String)>,
     /// Directories to start in, the first that can be entered; the home comes after them.
+    #[serde(deserialize_with = "at_most::<{limits::DIRECTORIES_MAX}, _, _>")]
     pub directories: Vec<AbsolutePath>,
     /// `--cwd` was given: the first directory must be there, or the command does not start.
     pub directory_required: bool,
@@ -26,23 +32,49 @@ impl Command {
         if self.argv.is_empty() || self.argv[0].is_empty() {
             return Err(Refusal::EmptyCommand);
         }
-        if self.argv.iter().any(|argument| argument.contains(&0))
-            || self.variables.iter().any(|(_, value)| value.contains('\0'))
-        {
+        if self.argv.iter().any(|argument| argument.contains(&0)) {
             return Err(Refusal::NulInCommand);
         }
-        if self.argv.len() > ARGUMENTS_MAX || self.variables.len() > ARGUMENTS_MAX {
-            let what = format!("more than {ARGUMENTS_MAX} arguments or variables").into();
+        let variables = check_variables(&self.variables)?;
+        if self.argv.len() > ARGUMENTS_MAX {
+            let what = format!("more than {ARGUMENTS_MAX} arguments").into();
             return Err(Refusal::CommandTooLong { what });
         }
         let arguments: usize = self.argv.iter().map(|a| a.len() + 1).sum();
-        let variables: usize = self.variables.iter().map(|(n, v)| n.as_str().len() + v.len() + 2).sum();
-        if arguments + variables > COMMAND_BYTES_MAX || self.directories.len() > 4 {
+        if self.directories.len() > DIRECTORIES_MAX {
+            let what = format!("more than {DIRECTORIES_MAX} directories to start in").into();
+            return Err(Refusal::CommandTooLong { what });
+        }
+        if arguments + variables > COMMAND_BYTES_MAX {
             let what = format!("more than {COMMAND_BYTES_MAX} bytes").into();
             return Err(Refusal::CommandTooLong { what });
         }
         Ok(())
     }
+}
+
+/// What is checked of variables wherever they come with something to run: no NUL, not too many.
+pub(crate) fn check_variables(variables: &[(VariableName, String)]) -> Result<usize, Refusal> {
+    if variables.iter().any(|(_, value)| value.contains('\0')) {
+        return Err(Refusal::NulInCommand);
+    }
+    if variables.len() > ARGUMENTS_MAX {
+        let what = format!("more than {ARGUMENTS_MAX} variables").into();
+        return Err(Refusal::CommandTooLong { what });
+    }
+    Ok(variables.iter().map(|(n, v)| n.as_str().len() + v.len() + 2).sum())
+}
+
+/// What is checked of a piece of output.
+pub(crate) fn check_output(offset: u64, bytes: &[u8]) -> Result<(), Refusal> {
+    Refusal::unless_at_most("bytes of output", bytes.len(), OUTPUT_CHUNK_BYTES_MAX)?;
+    let end = offset.checked_add(bytes.len() as u64);
+    Refusal::unless(end.is_some(), "output beyond the largest offset")
+}
+
+/// What is checked of a signal's number.
+pub(crate) fn check_signal(signal: u8) -> Result<(), Refusal> {
+    Refusal::unless((1..=SIGNAL_MAX).contains(&signal), "a signal that does not exist")
 }
 
 /// Which members a command is started on.

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{PATH_BYTES_MAX, TEXT_BYTES_MAX};
@@ -20,12 +21,42 @@ fn bad(kind: &'static str, given: &str, rule: &'static str) -> BadName {
     BadName { kind, given: given.chars().take(64).collect(), rule }
 }
 
+/// Reads a text and checks it where it lies: nothing is kept of one that is refused.
+fn text<'de, D, T, E>(
+    kind: &'static str,
+    deserializer: D,
+    check: impl Fn(&str) -> Result<T, E>,
+) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    E: fmt::Display,
+{
+    struct Checked<F>(&'static str, F);
+
+    impl<T, E: fmt::Display, F: Fn(&str) -> Result<T, E>> Visitor<'_> for Checked<F> {
+        type Value = T;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+        fn visit_str<R: Error>(self, given: &str) -> Result<T, R> {
+            (self.1)(given).map_err(R::custom)
+        }
+    }
+
+    deserializer.deserialize_str(Checked(kind, check))
+}
+
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $rule:literal, $check:expr) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash, Serialize)]
         pub struct $name(String);
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                text($kind, deserializer, |given| given.parse())
+            }
+        }
 
         impl $name {
             /// The text, as it was accepted.
@@ -34,18 +65,18 @@ macro_rules! name_type {
             }
         }
 
-        impl TryFrom<String> for $name {
-            type Error = BadName;
-            fn try_from(text: String) -> Result<Self, BadName> {
-                let check: fn(&str) -> bool = $check;
-                if check(&text) { Ok(Self(text)) } else { Err(bad($kind, &text, $rule)) }
-            }
-        }
-
         impl std::str::FromStr for $name {
             type Err = BadName;
             fn from_str(text: &str) -> Result<Self, BadName> {
-                Self::try_from(text.to_owned())
+                let check: fn(&str) -> bool = $check;
+                if check(text) { Ok(Self(text.to_owned())) } else { Err(bad($kind, text, $rule)) }
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = BadName;
+            fn try_from(text: String) -> Result<Self, BadName> {
+                text.parse()
             }
         }
 
@@ -148,9 +179,14 @@ impl fmt::Display for HostName {
 
 /// Free text from a peer or the system: control characters are replaced and the length is
 /// bounded when it is made, so that it can be printed as it is.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-#[serde(from = "String", into = "String")]
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct Text(String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text("text", deserializer, |given| Ok::<_, BadName>(given.into()))
+    }
+}
 
 impl Text {
     pub fn as_str(&self) -> &str {
@@ -158,8 +194,8 @@ impl Text {
     }
 }
 
-impl From<String> for Text {
-    fn from(given: String) -> Self {
+impl From<&str> for Text {
+    fn from(given: &str) -> Self {
         let mut text = String::with_capacity(given.len().min(TEXT_BYTES_MAX));
         for c in given.chars() {
             let c = if c.is_control() { ' ' } else { c };
@@ -172,9 +208,9 @@ impl From<String> for Text {
     }
 }
 
-impl From<&str> for Text {
-    fn from(given: &str) -> Self {
-        Self::from(given.to_owned())
+impl From<String> for Text {
+    fn from(given: String) -> Self {
+        Self::from(given.as_str())
     }
 }
 

@@ -10,9 +10,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::codec::at_most;
 use crate::ids::{Epoch, JobId, ReservationId};
-use crate::job::{Command, ExitStatus, Stream};
+use crate::job::{self, Command, ExitStatus, Stream};
 use crate::keys::{KeyRing, MemberKeys};
+use crate::limits::{self, COMMAND_BYTES_MAX, GRANT_BYTES_MAX, SIGNATURE_BYTES};
 use crate::names::{EnvironmentName, HostName, NodeName, Text, VariableName};
 use crate::refusal::{Failure, Refusal};
 
@@ -84,12 +86,27 @@ pub enum Request {
     GetStatus,
 }
 
+impl Request {
+    /// What the agent checks of every request before it acts on it.
+    pub fn check(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Setup(setup) => setup.check(),
+            Self::SetKeys(ring) => ring.check(),
+            Self::Exec { command, .. } => command.check(),
+            Self::Signal { signal, .. } => job::check_signal(*signal),
+            Self::GetKeys | Self::Run | Self::OutputSaved { .. } | Self::Shutdown | Self::GetStatus => Ok(()),
+        }
+    }
+}
+
 /// SETUP: the signed grant for the monitor, and what the agent needs beside it.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Setup {
     /// Encoded `grant::Grant`; the monitor checks it, the agent passes it on.
+    #[serde(deserialize_with = "at_most::<{limits::GRANT_BYTES_MAX}, _, _>")]
     pub grant: Vec<u8>,
     /// Ed25519 signature by the site's grant key, 64 bytes.
+    #[serde(deserialize_with = "at_most::<{limits::SIGNATURE_BYTES}, _, _>")]
     pub signature: Vec<u8>,
     pub host: HostName,
     pub address: Ipv4Addr,
@@ -97,7 +114,19 @@ pub struct Setup {
     pub epoch: Epoch,
     pub environment: EnvironmentName,
     /// Variables for every command and ssh login, beside the standard ones.
+    #[serde(deserialize_with = "at_most::<{limits::ARGUMENTS_DECODED_MAX}, _, _>")]
     pub variables: Vec<(VariableName, String)>,
+}
+
+impl Setup {
+    /// What the agent checks before it hands the grant to the monitor, which checks what is in it.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let grant = (1..=GRANT_BYTES_MAX).contains(&self.grant.len());
+        Refusal::unless(grant, "a grant of a size that no grant has")?;
+        Refusal::unless(self.signature.len() == SIGNATURE_BYTES, "a signature that is not 64 bytes")?;
+        let bytes = job::check_variables(&self.variables)?;
+        Refusal::unless_at_most("bytes of variables", bytes, COMMAND_BYTES_MAX)
+    }
 }
 
 /// Where a NodeManager stands:
@@ -144,4 +173,14 @@ pub enum Notice {
     Exited { job: JobId, status: ExitStatus },
     /// The sandbox is gone, confirmed by the monitor; what could not be removed is named.
     Gone { dirty: Option<Text>, cause: Option<Failure> },
+}
+
+impl Notice {
+    /// What the CRM checks of every notice before it passes it on.
+    pub fn check(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Output { offset, bytes, .. } => job::check_output(*offset, bytes),
+            Self::StateChanged { .. } | Self::Exited { .. } | Self::Gone { .. } => Ok(()),
+        }
+    }
 }

@@ -77,12 +77,29 @@ pub enum Refusal {
     TooMany { what: Text, count: u32 },
     #[error("reservation {id} has no member {host}")]
     UnknownMember { id: ReservationId, host: Text },
+    #[error("{count} {what} in one message, at most {max} are accepted")]
+    OverLimit { what: Text, count: u64, max: u64 },
+    #[error("what was sent does not fit together: {what}")]
+    Inconsistent { what: Text },
 }
 
 impl Refusal {
     /// Whether the thing asked for does not exist (exit code 121) rather than was refused (120).
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::UnknownReservation { .. } | Self::UnknownJob { .. } | Self::NothingYet)
+    }
+
+    /// For checks of messages: `OverLimit` when there are more than `max` of something.
+    pub(crate) fn unless_at_most(what: &str, count: usize, max: usize) -> Result<(), Self> {
+        if count > max {
+            return Err(Self::OverLimit { what: what.into(), count: count as u64, max: max as u64 });
+        }
+        Ok(())
+    }
+
+    /// For checks of messages: `Inconsistent` when two parts of one contradict each other.
+    pub(crate) fn unless(holds: bool, otherwise: &str) -> Result<(), Self> {
+        if holds { Ok(()) } else { Err(Self::Inconsistent { what: otherwise.into() }) }
     }
 }
 

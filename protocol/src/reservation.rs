@@ -5,8 +5,9 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::codec::at_most;
 use crate::ids::ReservationId;
-use crate::limits::{DURATION_S_MAX, MEMBERS_MAX, SLOTS_MAX};
+use crate::limits::{self, DURATION_S_MAX, MEMBERS_MAX, SLOTS_MAX};
 use crate::names::{EnvironmentName, HostName, Label, NodeName, SiteName, Text};
 use crate::refusal::{Failure, Refusal};
 
@@ -14,7 +15,7 @@ use crate::refusal::{Failure, Refusal};
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Placement {
     /// So many at each of these sites; the first member of the first site is the head.
-    Sites(Vec<(SiteName, u32)>),
+    Sites(#[serde(deserialize_with = "at_most::<{limits::SITES_MAX}, _, _>")] Vec<(SiteName, u32)>),
     /// So many anywhere; the GRC chooses, preferring few sites.
     Anywhere(u32),
 }
@@ -156,8 +157,10 @@ pub struct PartView {
     pub site: SiteName,
     pub nodes: u32,
     /// The carve: no reservation that overlaps in time holds any of these at any site.
+    #[serde(deserialize_with = "at_most::<{limits::BLOCKS_PER_PART_MAX}, _, _>")]
     pub addresses: Vec<AddressBlock>,
     pub progress: Progress,
+    #[serde(deserialize_with = "at_most::<{limits::MEMBERS_MAX}, _, _>")]
     pub members: Vec<MemberView>,
 }
 
@@ -178,6 +181,7 @@ pub struct ReservationView {
     pub state: ReservationState,
     pub slots: u32,
     pub environment: EnvironmentName,
+    #[serde(deserialize_with = "at_most::<{limits::SITES_MAX}, _, _>")]
     pub parts: Vec<PartView>,
     pub made_s: u64,
     /// End of the window.

@@ -26,9 +26,11 @@ use bytes::Bytes;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::codec::at_most;
 use crate::ids::{Epoch, JobId, MemberNumber, ReservationId};
-use crate::job::{Command, ExitStatus, Stream, Target};
+use crate::job::{self, Command, ExitStatus, Stream, Target};
 use crate::keys::{KeyRing, MemberKeys};
+use crate::limits::{self, DURATION_S_MAX, MEMBERS_MAX, NODES_PER_SITE_MAX, SLOTS_MAX};
 use crate::names::{EnvironmentName, NodeName, SiteName, Text, UserName};
 use crate::refusal::{Failure, Refusal};
 use crate::reservation::{AddressBlock, Limits, Progress};
@@ -38,16 +40,28 @@ use crate::reservation::{AddressBlock, Limits, Progress};
 pub struct Offer {
     pub batch_system: Text,
     /// Ranges of the site's sandboxes, outside of which no carve of this site may lie.
+    #[serde(deserialize_with = "at_most::<{limits::RANGES_PER_SITE_MAX}, _, _>")]
     pub ranges: Vec<Ipv4Net>,
     /// Addresses inside the ranges that are taken by machines: never carved.
+    #[serde(deserialize_with = "at_most::<{limits::RESERVED_PER_SITE_MAX}, _, _>")]
     pub reserved: Vec<Ipv4Addr>,
     /// Nodes that can take a pilot at all. A part never has two members on one node.
     pub nodes_usable: u32,
     /// Nodes that have room for one more pilot now.
     pub nodes_free: u32,
     /// Nodes that take no pilot, and why (dirty, drained, down).
+    #[serde(deserialize_with = "at_most::<{limits::NODES_PER_SITE_MAX}, _, _>")]
     pub unusable: Vec<(NodeName, Text)>,
+    #[serde(deserialize_with = "at_most::<{limits::ENVIRONMENTS_PER_SITE_MAX}, _, _>")]
     pub environments: Vec<EnvironmentName>,
+}
+
+impl Offer {
+    /// What the GRC checks before it keeps an offer. Whether the ranges are allowed is for it to say.
+    pub fn check(&self) -> Result<(), Refusal> {
+        Refusal::unless_at_most("nodes", self.nodes_usable as usize, NODES_PER_SITE_MAX)?;
+        Refusal::unless(self.nodes_free <= self.nodes_usable, "more nodes are free than usable")
+    }
 }
 
 /// One site's share of a reservation.
@@ -61,7 +75,40 @@ pub struct Part {
     pub duration_s: u32,
     pub environment: EnvironmentName,
     /// At least as many addresses as members, all inside the site's ranges.
+    #[serde(deserialize_with = "at_most::<{limits::BLOCKS_PER_PART_MAX}, _, _>")]
     pub addresses: Vec<AddressBlock>,
+}
+
+impl Part {
+    /// What the CRM checks before it asks whether it can: sizes within the limits, and a carve
+    /// that has an address for every member and none twice.
+    pub fn check(&self) -> Result<(), Refusal> {
+        if self.members == 0 {
+            return Err(Refusal::ZeroNodes);
+        }
+        if self.members as usize > MEMBERS_MAX {
+            return Err(Refusal::TooManyMembers { asked: self.members, max: MEMBERS_MAX as u32 });
+        }
+        if !(1..=SLOTS_MAX).contains(&self.slots) {
+            return Err(Refusal::BadSlots { asked: self.slots, max: SLOTS_MAX });
+        }
+        if !(1..=DURATION_S_MAX).contains(&self.duration_s) {
+            return Err(Refusal::BadDuration { asked_s: self.duration_s, max_s: DURATION_S_MAX });
+        }
+        let mut blocks = self.addresses.clone();
+        blocks.sort_unstable();
+        let mut end = 0; // One past the last address so far; 2^32 is one past the last of all.
+        let mut count = 0;
+        for block in blocks {
+            let first = u64::from(u32::from(block.first));
+            Refusal::unless(block.count > 0, "an address block without addresses")?;
+            Refusal::unless(first >= end, "two address blocks overlap")?;
+            end = first + u64::from(block.count);
+            Refusal::unless(end <= 1 << 32, "an address block past the end of the address space")?;
+            count += u64::from(block.count);
+        }
+        Refusal::unless(count >= u64::from(self.members), "fewer addresses than members")
+    }
 }
 
 /// One member that stands, as its site reports it.
@@ -106,6 +153,24 @@ pub enum ToSite {
     End { reservation: ReservationId, epoch: Epoch },
 }
 
+impl ToSite {
+    /// What the CRM checks of every message before it acts on it.
+    pub fn check(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Hold { part, .. } => part.check(),
+            Self::Join { ring, .. } => ring.check(),
+            Self::Exec { command, .. } => command.check(),
+            Self::Signal { signal, .. } => job::check_signal(*signal),
+            Self::Welcome
+            | Self::Refused(_)
+            | Self::Commit { .. }
+            | Self::Release { .. }
+            | Self::OutputSaved { .. }
+            | Self::End { .. } => Ok(()),
+        }
+    }
+}
+
 /// CRM to GRC.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum FromSite {
@@ -137,6 +202,7 @@ pub enum FromSite {
     SiteReady {
         reservation: ReservationId,
         epoch: Epoch,
+        #[serde(deserialize_with = "at_most::<{limits::MEMBERS_MAX}, _, _>")]
         members: Vec<ReadyMember>,
     },
     Joined {
@@ -180,6 +246,28 @@ pub enum FromSite {
     Ended {
         reservation: ReservationId,
         epoch: Epoch,
+        #[serde(deserialize_with = "at_most::<{limits::NODES_PER_SITE_MAX}, _, _>")]
         dirty: Vec<(NodeName, Text)>,
     },
+}
+
+impl FromSite {
+    /// What the GRC checks of every message before it acts on it. Whether members, addresses and
+    /// keys belong to the site's part is for the exchange to say, which knows the part.
+    pub fn check(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Publish { offer, .. } => offer.check(),
+            Self::Output { offset, bytes, .. } => job::check_output(*offset, bytes),
+            Self::Register { .. }
+            | Self::Held { .. }
+            | Self::HoldRefused { .. }
+            | Self::Progress { .. }
+            | Self::SiteReady { .. }
+            | Self::Joined { .. }
+            | Self::Failed { .. }
+            | Self::Exited { .. }
+            | Self::ExecFailed { .. }
+            | Self::Ended { .. } => Ok(()),
+        }
+    }
 }
