@@ -23,3 +23,13 @@ pub mod connection;
 pub mod identity;
 #[cfg(feature = "net")]
 pub mod tls;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod samples;
+
+#[cfg(test)]
+mod corpus;
+#[cfg(test)]
+mod golden;
