@@ -217,9 +217,13 @@ where
         sink.send(Frame { kind: Kind::Hello, correlation: 0, body: hello.encode() }).await?;
         frames.next().await.unwrap_or(Err(ConnectionError::Closed))
     };
-    let first = tokio::time::timeout(GREETING_TIME, exchange)
-        .await
-        .map_err(|_| ConnectionError::GreetingTimeout)??;
+    let first = match tokio::time::timeout(GREETING_TIME, exchange).await {
+        Ok(Ok(first)) => first,
+        // Whatever it is, it is no greeting: "a frame of 1195725856 bytes" helps nobody.
+        Ok(Err(ConnectionError::Frame(_))) => return Err(HelloError::NotOurs.into()),
+        Ok(Err(error)) => return Err(error),
+        Err(_) => return Err(ConnectionError::GreetingTimeout),
+    };
     if first.kind != Kind::Hello {
         return Err(HelloError::NotOurs.into());
     }

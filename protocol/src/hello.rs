@@ -15,8 +15,11 @@ use crate::refusal::Refusal;
 pub const VERSION_MIN: u16 = 1;
 pub const VERSION_MAX: u16 = 1;
 const MAGIC: &[u8; 4] = b"GPLT";
-/// Longest hello: until one was read nothing longer is accepted.
-pub const HELLO_BYTES_MAX: usize = 4 + 1 + 2 + 2 + 1 + 255;
+const FIXED_BYTES: usize = 4 + 1 + 2 + 2 + 1;
+/// Longest hello: until one was read nothing longer is accepted. Later versions may append to
+/// what this one knows, so there is room for more than that.
+pub const HELLO_BYTES_MAX: usize = 1024;
+const _: () = assert!(FIXED_BYTES + u8::MAX as usize <= HELLO_BYTES_MAX / 2);
 
 /// Which side of which conversation the sender is; a connection to the wrong port ends here.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -60,7 +63,11 @@ impl Hello {
     }
 
     pub fn encode(&self) -> Bytes {
-        let software = &self.software.as_str().as_bytes()[..self.software.as_str().len().min(255)];
+        let mut software = self.software.as_str();
+        while software.len() > usize::from(u8::MAX) {
+            // Whole characters, or the peer would have to call it damaged.
+            software = &software[..software.len() - software.chars().last().map_or(0, char::len_utf8)];
+        }
         let mut out = BytesMut::with_capacity(HELLO_BYTES_MAX);
         out.put_slice(MAGIC);
         out.put_u8(match self.role {
@@ -72,15 +79,18 @@ impl Hello {
         out.put_u16(self.version_min);
         out.put_u16(self.version_max);
         out.put_u8(software.len() as u8);
-        out.put_slice(software);
+        out.put_slice(software.as_bytes());
         out.freeze()
     }
 
     pub fn decode(mut bytes: &[u8]) -> Result<Self, HelloError> {
-        if bytes.len() < 10 || &bytes[..4] != MAGIC {
+        if !bytes.starts_with(MAGIC) {
             return Err(HelloError::NotOurs);
         }
-        bytes.advance(4);
+        if bytes.len() < FIXED_BYTES {
+            return Err(HelloError::Damaged);
+        }
+        bytes.advance(MAGIC.len());
         let role = match bytes.get_u8() {
             0 => Role::Client,
             1 => Role::Grc,

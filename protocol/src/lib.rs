@@ -33,3 +33,5 @@ pub mod samples;
 mod corpus;
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod properties;

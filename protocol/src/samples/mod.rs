@@ -19,8 +19,9 @@ mod site;
 
 pub use client::client;
 pub use hello::hello;
-pub use node::{invocation, node};
-pub use site::site;
+pub use node::{invocation, node, setup};
+pub use noun::{EPOCH, JOB, RESERVATION, ask, command, job_view, ring};
+pub use site::{offer, part, site};
 
 /// One message, or one noun of it, in its wire form.
 pub struct Sample {

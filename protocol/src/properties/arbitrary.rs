@@ -1,0 +1,383 @@
+//! Strategies for every message and noun: arbitrary values, the ends of each range among them.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use bytes::Bytes;
+use ipnet::Ipv4Net;
+use proptest::collection::vec;
+use proptest::option::of as maybe;
+use proptest::prelude::*;
+
+use crate::client::{Explanation, NewJob, SiteView};
+use crate::ids::{Epoch, JobId, RequestId, ReservationId};
+use crate::job::{Command, ExitStatus, JobState, JobView, Stream, Target};
+use crate::keys::{KeyRing, Member, MemberKeys, PublicKey};
+use crate::names::{
+    AbsolutePath, EnvironmentName, HostName, Label, NodeName, SiteName, Text, UserName, VariableName,
+};
+use crate::node::{Arrive, Invocation, Setup, State, Token};
+use crate::refusal::{Failure, Refusal, Step};
+use crate::reservation::{
+    AddressBlock, Ask, Limits, MemberView, PartView, Placement, Progress, ReservationState, ReservationView,
+};
+use crate::site::{Offer, Part, ReadyMember};
+
+type Any<T> = BoxedStrategy<T>;
+
+/// A name type from a pattern that describes what it accepts.
+macro_rules! names {
+    ($($function:ident: $name:ty = $pattern:literal,)*) => {$(
+        pub fn $function() -> Any<$name> {
+            $pattern.prop_map(|text| text.parse().expect("the pattern follows the rule")).boxed()
+        }
+    )*};
+}
+
+names! {
+    site: SiteName = "[a-z][a-z0-9]{0,11}",
+    user: UserName = "[a-z_][a-z0-9_-]{0,31}",
+    node: NodeName = "[a-zA-Z0-9][a-zA-Z0-9.-]{0,63}",
+    label: Label = "\\PC{1,64}",
+    environment: EnvironmentName = "[a-z0-9][a-z0-9._-]{0,79}",
+    variable: VariableName = "[a-zA-Z_][a-zA-Z0-9_]{0,40}",
+    path: AbsolutePath = "/[^\\x00]{0,60}",
+}
+
+pub fn text() -> Any<Text> {
+    any::<String>().prop_map(Text::from).boxed()
+}
+
+pub fn host() -> Any<HostName> {
+    (site(), any::<u32>()).prop_map(|(site, number)| HostName { site, number }).boxed()
+}
+
+pub fn bytes() -> Any<Bytes> {
+    vec(any::<u8>(), 0..300).prop_map(Bytes::from).boxed()
+}
+
+pub fn reservation() -> Any<ReservationId> {
+    any::<u64>().prop_map(ReservationId).boxed()
+}
+
+pub fn job() -> Any<JobId> {
+    any::<u64>().prop_map(JobId).boxed()
+}
+
+pub fn epoch() -> Any<Epoch> {
+    any::<u32>().prop_map(Epoch).boxed()
+}
+
+pub fn request_id() -> Any<RequestId> {
+    any::<[u8; 16]>().prop_map(RequestId).boxed()
+}
+
+pub fn stream() -> Any<Stream> {
+    prop_oneof![Just(Stream::Stdout), Just(Stream::Stderr)].boxed()
+}
+
+pub fn target() -> Any<Target> {
+    prop_oneof![Just(Target::Head), Just(Target::All)].boxed()
+}
+
+pub fn status() -> Any<ExitStatus> {
+    prop_oneof![any::<u8>().prop_map(ExitStatus::Code), any::<u8>().prop_map(ExitStatus::Signal)].boxed()
+}
+
+pub fn variables() -> Any<Vec<(VariableName, String)>> {
+    vec((variable(), any::<String>()), 0..4).boxed()
+}
+
+pub fn command() -> Any<Command> {
+    let argv = vec(vec(any::<u8>(), 0..20), 0..6);
+    (argv, variables(), vec(path(), 0..4), any::<bool>())
+        .prop_map(|(argv, variables, directories, directory_required)| Command {
+            argv,
+            variables,
+            directories,
+            directory_required,
+        })
+        .boxed()
+}
+
+pub fn new_job() -> Any<NewJob> {
+    (command(), target(), maybe(label()))
+        .prop_map(|(command, target, label)| NewJob { command, target, label })
+        .boxed()
+}
+
+pub fn limits() -> Any<Limits> {
+    any::<(u32, u64, u64, u32)>()
+        .prop_map(|(cpus_milli, memory_bytes, disk_bytes, pids)| Limits {
+            cpus_milli,
+            memory_bytes,
+            disk_bytes,
+            pids,
+        })
+        .boxed()
+}
+
+pub fn ask() -> Any<Ask> {
+    let placement = prop_oneof![
+        vec((site(), any::<u32>()), 0..4).prop_map(Placement::Sites),
+        any::<u32>().prop_map(Placement::Anywhere),
+    ];
+    (placement, any::<u32>(), limits(), any::<u32>(), environment(), maybe(label()))
+        .prop_map(|(placement, slots, limits, duration_s, environment, label)| Ask {
+            placement,
+            slots,
+            limits,
+            duration_s,
+            environment,
+            label,
+        })
+        .boxed()
+}
+
+pub fn keys() -> Any<MemberKeys> {
+    any::<([u8; 32], [u8; 32])>()
+        .prop_map(|(host, user)| MemberKeys { host: PublicKey(host), user: PublicKey(user) })
+        .boxed()
+}
+
+pub fn ring() -> Any<KeyRing> {
+    let member = (host(), any::<Ipv4Addr>(), any::<u32>(), keys())
+        .prop_map(|(host, address, slots, keys)| Member { host, address, slots, keys });
+    (user(), vec(member, 0..5)).prop_map(|(user, members)| KeyRing { user, members }).boxed()
+}
+
+pub fn block() -> Any<AddressBlock> {
+    any::<(Ipv4Addr, u32)>().prop_map(|(first, count)| AddressBlock { first, count }).boxed()
+}
+
+pub fn progress() -> Any<Progress> {
+    any::<(u32, u32, u32, u32, u32)>()
+        .prop_map(|(wanted, submitted, arrived, built, joined)| Progress {
+            wanted,
+            submitted,
+            arrived,
+            built,
+            joined,
+        })
+        .boxed()
+}
+
+pub fn step() -> Any<Step> {
+    use Step::*;
+    proptest::sample::select(vec![
+        Plan, Hold, Commit, Pilots, Setup, GetKeys, SetKeys, Run, Exec, Running, End,
+    ])
+    .boxed()
+}
+
+pub fn failure() -> Any<Failure> {
+    (step(), maybe(site()), maybe(node()), text(), text())
+        .prop_map(|(step, site, node, cause, hint)| Failure { step, site, node, cause, hint })
+        .boxed()
+}
+
+pub fn refusal() -> Any<Refusal> {
+    use Refusal::*;
+    let number = any::<u32>;
+    let with_site = prop_oneof![
+        site().prop_map(|site| UnknownSite { site }),
+        site().prop_map(|site| SiteTwice { site }),
+        site().prop_map(|site| SiteDown { site }),
+        (site(), number(), number()).prop_map(|(site, asked, have)| MoreNodesThanExist { site, asked, have }),
+        (site(), number(), number()).prop_map(|(site, asked, have)| NodesBusy { site, asked, have }),
+        (site(), text()).prop_map(|(site, range)| RangeNotAllowed { site, range }),
+        (site(), number()).prop_map(|(site, asked)| AddressesExhausted { site, asked }),
+        (site(), environment()).prop_map(|(site, environment)| UnknownEnvironment { site, environment }),
+        (site(), text()).prop_map(|(site, user)| UserNotMapped { site, user }),
+        (site(), text()).prop_map(|(site, what)| AgainstPolicy { site, what }),
+    ];
+    let with_numbers = prop_oneof![
+        Just(ZeroNodes),
+        Just(EmptyCommand),
+        Just(NulInCommand),
+        Just(NothingYet),
+        (number(), number()).prop_map(|(asked, have)| MoreNodesThanGrid { asked, have }),
+        (number(), number()).prop_map(|(asked, max)| TooManyMembers { asked, max }),
+        (number(), number()).prop_map(|(asked, max)| BadSlots { asked, max }),
+        (number(), number()).prop_map(|(asked_s, max_s)| BadDuration { asked_s, max_s }),
+        any::<(u16, u16, u16, u16)>().prop_map(|(ours_min, ours_max, theirs_min, theirs_max)| {
+            Version { ours_min, ours_max, theirs_min, theirs_max }
+        }),
+    ];
+    let with_text = prop_oneof![
+        text().prop_map(|what| CommandTooLong { what }),
+        (reservation(), text()).prop_map(|(id, state)| ReservationOver { id, state }),
+        (text(), text()).prop_map(|(what, state)| WrongState { what, state }),
+        text().prop_map(|why| BadToken { why }),
+        text().prop_map(|why| BadTicket { why }),
+        text().prop_map(|who| UnknownPeer { who }),
+        text().prop_map(|why| Malformed { why }),
+        (text(), number()).prop_map(|(what, count)| TooMany { what, count }),
+        (reservation(), text()).prop_map(|(id, host)| UnknownMember { id, host }),
+        reservation().prop_map(|id| UnknownReservation { id }),
+    ];
+    let others = prop_oneof![
+        job().prop_map(|id| UnknownJob { id }),
+        (text(), any::<u64>(), any::<u64>()).prop_map(|(what, count, max)| OverLimit { what, count, max }),
+        text().prop_map(|what| Inconsistent { what }),
+    ];
+    prop_oneof![with_site, with_numbers, with_text, others].boxed()
+}
+
+pub fn member_view() -> Any<MemberView> {
+    (host(), any::<Ipv4Addr>(), node())
+        .prop_map(|(host, address, node)| MemberView { host, address, node })
+        .boxed()
+}
+
+pub fn reservation_view() -> Any<ReservationView> {
+    use ReservationState::*;
+    let still = vec![Waiting, Holding, Starting, Joining, Ready, Ending, Ended];
+    let state = prop_oneof![7 => proptest::sample::select(still), 1 => failure().prop_map(Failed)];
+    let part = (site(), any::<u32>(), vec(block(), 0..3), progress(), vec(member_view(), 0..3)).prop_map(
+        |(site, nodes, addresses, progress, members)| PartView { site, nodes, addresses, progress, members },
+    );
+    let what = (reservation(), maybe(label()), text(), state, any::<u32>(), environment());
+    (what, vec(part, 0..3), any::<(u64, u64, Option<u64>)>())
+        .prop_map(|((id, label, user, state, slots, environment), parts, (made_s, ends_s, deadline_s))| {
+            ReservationView { id, label, user, state, slots, environment, parts, made_s, ends_s, deadline_s }
+        })
+        .boxed()
+}
+
+pub fn job_view() -> Any<JobView> {
+    let state = prop_oneof![
+        Just(JobState::Waiting),
+        Just(JobState::Running),
+        Just(JobState::Cancelled),
+        status().prop_map(JobState::Done),
+        failure().prop_map(JobState::Failed),
+    ];
+    let what = (job(), reservation(), maybe(label()), text(), text(), target(), state);
+    let times = any::<(u64, Option<u64>, Option<u64>)>();
+    (what, times, maybe(host()), any::<(u64, u64)>())
+        .prop_map(|(what, (submitted_s, started_s, ended_s), head, (stdout_bytes, stderr_bytes))| {
+            let (id, reservation, label, user, command, target, state) = what;
+            JobView {
+                id,
+                reservation,
+                label,
+                user,
+                command,
+                target,
+                state,
+                submitted_s,
+                started_s,
+                ended_s,
+                head,
+                stdout_bytes,
+                stderr_bytes,
+            }
+        })
+        .boxed()
+}
+
+pub fn site_view() -> Any<SiteView> {
+    let what = (site(), any::<(bool, Option<u64>, u32, u32)>(), text());
+    (what, vec(text(), 0..3), vec(environment(), 0..3), vec(text(), 0..3))
+        .prop_map(|((name, numbers, batch_system), ranges, environments, problems)| {
+            let (connected, last_seen_s, nodes_usable, nodes_free) = numbers;
+            SiteView {
+                name,
+                connected,
+                last_seen_s,
+                batch_system,
+                nodes_usable,
+                nodes_free,
+                ranges,
+                environments,
+                problems,
+            }
+        })
+        .boxed()
+}
+
+pub fn explanation() -> Any<Explanation> {
+    (text(), vec(text(), 0..3), any::<Option<u64>>(), vec(text(), 0..3))
+        .prop_map(|(summary, reasons, deadline_s, hints)| Explanation { summary, reasons, deadline_s, hints })
+        .boxed()
+}
+
+pub fn offer() -> Any<Offer> {
+    let range = (any::<Ipv4Addr>(), 0u8..=32)
+        .prop_map(|(address, length)| Ipv4Net::new(address, length).expect("a prefix length"));
+    let lists = (vec(range, 0..4), vec(any::<Ipv4Addr>(), 0..4), vec((node(), text()), 0..3));
+    (text(), lists, any::<(u32, u32)>(), vec(environment(), 0..3))
+        .prop_map(|(batch_system, (ranges, reserved, unusable), nodes, environments)| Offer {
+            batch_system,
+            ranges,
+            reserved,
+            nodes_usable: nodes.0,
+            nodes_free: nodes.1,
+            unusable,
+            environments,
+        })
+        .boxed()
+}
+
+pub fn part() -> Any<Part> {
+    (user(), any::<(u32, u32, u32)>(), limits(), environment(), vec(block(), 0..4))
+        .prop_map(|(user, (members, slots, duration_s), limits, environment, addresses)| Part {
+            user,
+            members,
+            slots,
+            limits,
+            duration_s,
+            environment,
+            addresses,
+        })
+        .boxed()
+}
+
+pub fn ready_member() -> Any<ReadyMember> {
+    (any::<u32>(), node(), any::<Ipv4Addr>(), keys())
+        .prop_map(|(number, node, address, keys)| ReadyMember { number, node, address, keys })
+        .boxed()
+}
+
+pub fn setup() -> Any<Setup> {
+    let signed = (vec(any::<u8>(), 0..200), vec(any::<u8>(), 0..=64));
+    let who = (host(), any::<Ipv4Addr>(), reservation(), epoch());
+    (signed, who, environment(), variables())
+        .prop_map(|((grant, signature), (host, address, reservation, epoch), environment, variables)| Setup {
+            grant,
+            signature,
+            host,
+            address,
+            reservation,
+            epoch,
+            environment,
+            variables,
+        })
+        .boxed()
+}
+
+pub fn state() -> Any<State> {
+    use State::*;
+    proptest::sample::select(vec![Idle, Building, Ready, Joined, Running, TearingDown, Gone]).boxed()
+}
+
+pub fn arrive() -> Any<Arrive> {
+    let bytes = any::<([u8; 32], [u8; 16], [u8; 16])>();
+    (bytes, node(), any::<u32>(), text())
+        .prop_map(|((token, nonce, boot_id), node, uid, version)| Arrive {
+            token: Token(token),
+            nonce,
+            node,
+            uid,
+            boot_id,
+            version,
+        })
+        .boxed()
+}
+
+pub fn invocation() -> Any<Invocation> {
+    // Flow and scope of an IPv6 address do not travel; nobody dials by them.
+    any::<(std::net::IpAddr, u16, [u8; 32])>()
+        .prop_map(|(ip, port, token)| Invocation { crm: SocketAddr::new(ip, port), token: Token(token) })
+        .boxed()
+}

@@ -1,0 +1,227 @@
+//! Strategies for the enums that are messages.
+
+use proptest::collection::vec;
+use proptest::option::of as maybe;
+use proptest::prelude::*;
+
+use super::arbitrary::*;
+use crate::client::{self, Selector};
+use crate::node;
+use crate::site::{FromSite, ToSite};
+
+type Any<T> = BoxedStrategy<T>;
+
+fn selector<T: Clone + std::fmt::Debug + 'static>(id: Any<T>) -> Any<Selector<T>> {
+    prop_oneof![3 => id.prop_map(Selector::Id), 1 => Just(Selector::Last)].boxed()
+}
+
+pub fn client_request() -> Any<client::Request> {
+    use client::Request::*;
+    prop_oneof![
+        Just(Sites),
+        Just(Reservations),
+        Just(Jobs),
+        (request_id(), ask()).prop_map(|(id, ask)| Reserve { id, ask }),
+        (request_id(), ask(), new_job()).prop_map(|(id, ask, job)| Submit { id, ask, job }),
+        (request_id(), reservation(), new_job()).prop_map(|(id, reservation, job)| SubmitIn {
+            id,
+            reservation,
+            job
+        }),
+        (selector(job()), stream(), any::<u64>(), any::<bool>())
+            .prop_map(|(job, stream, offset, follow)| Log { job, stream, offset, follow }),
+        prop_oneof![
+            selector(reservation()).prop_map(ShowReservation),
+            selector(reservation()).prop_map(WaitReservation),
+            selector(reservation()).prop_map(Release),
+            selector(reservation()).prop_map(ExplainReservation),
+            selector(job()).prop_map(ShowJob),
+            selector(job()).prop_map(WaitJob),
+            selector(job()).prop_map(Cancel),
+            selector(job()).prop_map(ExplainJob),
+        ],
+    ]
+    .boxed()
+}
+
+pub fn client_reply() -> Any<client::Reply> {
+    use client::Reply::*;
+    prop_oneof![
+        prop_oneof![
+            Just(Done),
+            reservation().prop_map(Reserved),
+            (job(), reservation()).prop_map(|(job, reservation)| Submitted { job, reservation }),
+            any::<u64>().prop_map(|offset| LogEnd { offset }),
+            refusal().prop_map(Refused),
+            failure().prop_map(Failed),
+        ],
+        vec(site_view(), 0..3).prop_map(Sites),
+        vec(reservation_view(), 0..3).prop_map(Reservations),
+        vec(job_view(), 0..3).prop_map(Jobs),
+        reservation_view().prop_map(Reservation),
+        job_view().prop_map(Job),
+        explanation().prop_map(Explained),
+    ]
+    .boxed()
+}
+
+pub fn client_notice() -> Any<client::Notice> {
+    use client::Notice::*;
+    prop_oneof![
+        (stream(), any::<u64>(), bytes()).prop_map(|(stream, offset, bytes)| Output {
+            stream,
+            offset,
+            bytes
+        }),
+        job_view().prop_map(Job),
+        reservation_view().prop_map(Reservation),
+    ]
+    .boxed()
+}
+
+pub fn to_site() -> Any<ToSite> {
+    use ToSite::*;
+    let of = || (reservation(), epoch());
+    prop_oneof![
+        Just(Welcome),
+        refusal().prop_map(Refused),
+        (of(), part()).prop_map(|((reservation, epoch), part)| Hold { reservation, epoch, part }),
+        of().prop_map(|(reservation, epoch)| Commit { reservation, epoch }),
+        of().prop_map(|(reservation, epoch)| Release { reservation, epoch }),
+        of().prop_map(|(reservation, epoch)| End { reservation, epoch }),
+        (of(), ring()).prop_map(|((reservation, epoch), ring)| Join { reservation, epoch, ring }),
+        (of(), job(), target(), command()).prop_map(|((reservation, epoch), job, target, command)| Exec {
+            reservation,
+            epoch,
+            job,
+            target,
+            command
+        }),
+        (of(), job(), any::<u8>()).prop_map(|((reservation, epoch), job, signal)| Signal {
+            reservation,
+            epoch,
+            job,
+            signal
+        }),
+        (of(), job(), stream(), any::<(u32, u64)>()).prop_map(
+            |((reservation, epoch), job, stream, (member, upto))| OutputSaved {
+                reservation,
+                epoch,
+                job,
+                member,
+                stream,
+                upto
+            }
+        ),
+    ]
+    .boxed()
+}
+
+pub fn from_site() -> Any<FromSite> {
+    use FromSite::*;
+    let of = || (reservation(), epoch());
+    let running = || (reservation(), epoch(), job(), any::<u32>());
+    prop_oneof![
+        (site(), any::<[u8; 32]>()).prop_map(|(site, secret)| Register { site, secret }),
+        (site(), offer()).prop_map(|(site, offer)| Publish { site, offer }),
+        of().prop_map(|(reservation, epoch)| Held { reservation, epoch }),
+        of().prop_map(|(reservation, epoch)| Joined { reservation, epoch }),
+        (of(), refusal()).prop_map(|((reservation, epoch), refusal)| HoldRefused {
+            reservation,
+            epoch,
+            refusal
+        }),
+        (of(), progress()).prop_map(|((reservation, epoch), progress)| Progress {
+            reservation,
+            epoch,
+            progress
+        }),
+        (of(), vec(ready_member(), 0..4)).prop_map(|((reservation, epoch), members)| SiteReady {
+            reservation,
+            epoch,
+            members
+        }),
+        (of(), failure()).prop_map(|((reservation, epoch), failure)| Failed { reservation, epoch, failure }),
+        prop_oneof![
+            (running(), stream(), any::<u64>(), bytes()).prop_map(
+                |((reservation, epoch, job, member), stream, offset, bytes)| Output {
+                    reservation,
+                    epoch,
+                    job,
+                    member,
+                    stream,
+                    offset,
+                    bytes
+                }
+            ),
+            (running(), status()).prop_map(|((reservation, epoch, job, member), status)| Exited {
+                reservation,
+                epoch,
+                job,
+                member,
+                status
+            }),
+            (running(), failure()).prop_map(|((reservation, epoch, job, member), failure)| ExecFailed {
+                reservation,
+                epoch,
+                job,
+                member,
+                failure
+            }),
+            (of(), vec((node(), text()), 0..3)).prop_map(|((reservation, epoch), dirty)| Ended {
+                reservation,
+                epoch,
+                dirty
+            }),
+        ],
+    ]
+    .boxed()
+}
+
+pub fn node_request() -> Any<node::Request> {
+    use node::Request::*;
+    prop_oneof![
+        Just(GetKeys),
+        Just(Run),
+        Just(Shutdown),
+        Just(GetStatus),
+        setup().prop_map(Setup),
+        ring().prop_map(SetKeys),
+        (job(), command()).prop_map(|(job, command)| Exec { job, command }),
+        (job(), any::<u8>()).prop_map(|(job, signal)| Signal { job, signal }),
+        (job(), stream(), any::<u64>()).prop_map(|(job, stream, upto)| OutputSaved { job, stream, upto }),
+    ]
+    .boxed()
+}
+
+pub fn node_reply() -> Any<node::Reply> {
+    use node::Reply::*;
+    prop_oneof![
+        Just(Done),
+        keys().prop_map(Keys),
+        (state(), any::<(u64, u32)>()).prop_map(|(state, (since_s, commands))| Status {
+            state,
+            since_s,
+            commands
+        }),
+        refusal().prop_map(Refused),
+        failure().prop_map(Failed),
+    ]
+    .boxed()
+}
+
+pub fn node_notice() -> Any<node::Notice> {
+    use node::Notice::*;
+    prop_oneof![
+        (state(), maybe(failure())).prop_map(|(state, cause)| StateChanged { state, cause }),
+        (job(), stream(), any::<u64>(), bytes()).prop_map(|(job, stream, offset, bytes)| Output {
+            job,
+            stream,
+            offset,
+            bytes
+        }),
+        (job(), status()).prop_map(|(job, status)| Exited { job, status }),
+        (maybe(text()), maybe(failure())).prop_map(|(dirty, cause)| Gone { dirty, cause }),
+    ]
+    .boxed()
+}
