@@ -1,1 +1,7 @@
-//! placeholder
+//! The setuid half of the NodeManager. Its records ([`operation`], [`init::record`])
+//! are the only part that the agent uses.
+
+#![deny(unsafe_code)]
+
+pub mod init;
+pub mod operation;

@@ -1,0 +1,3 @@
+//! The sandbox's first process.
+
+pub mod record;
