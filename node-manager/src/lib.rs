@@ -3,5 +3,12 @@
 
 #![deny(unsafe_code)]
 
+pub mod account;
+pub mod channel;
+pub mod failure;
 pub mod init;
+pub mod net;
 pub mod operation;
+pub mod sandbox;
+#[allow(unsafe_code)]
+mod sys;

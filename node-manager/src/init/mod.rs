@@ -1,3 +1,292 @@
-//! The sandbox's first process.
+//! The sandbox's first process: reaps, writes the agent's files, starts commands and
+//! sshd. It runs as the user, without any privilege, and dies with the monitor.
+//!
+//! It has one thread and one `poll`. The monitor's lifeline closing ends it, and with it
+//! everything in its pid namespace; that is the only way in which it ends.
 
+mod file;
 pub mod record;
+mod spawn;
+
+use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sys::signal::{SigSet, Signal as NixSignal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
+
+use crate::channel::{self, Datagram};
+use crate::sys;
+use file::Directories;
+use record::{Command, ExitStatus, Notice, RECORD_BYTES_MAX, Request, SpawnStage};
+use spawn::{Program, Starting};
+
+const SSH_PORT: u16 = 22;
+const SSHD: &str = "/usr/sbin/sshd";
+const SSHD_CONFIG: &str = "/etc/gridpilot/sshd_config";
+const SSHD_LOG: &str = "/run/sshd.log";
+const NUL: &str = "/dev/null";
+
+/// A command of the agent's.
+struct Running {
+    id: u64,
+    /// Until the program is executed or the attempt has failed.
+    starting: Option<Starting>,
+    /// Set when it was reaped while still starting.
+    status: Option<ExitStatus>,
+}
+
+struct Init {
+    agent: OwnedFd,
+    signals: SignalFd,
+    listener: Option<TcpListener>,
+    directories: Directories,
+    address: Ipv4Addr,
+    running: HashMap<i32, Running>,
+    /// Ids that were ever spawned, with their sessions.
+    sessions: HashMap<u64, i32>,
+    used: HashSet<u64>,
+    agent_open: bool,
+}
+
+/// Serves until the monitor's end of the lifeline is closed.
+pub fn serve(lifeline: OwnedFd, agent: OwnedFd, address: Ipv4Addr, user: &str) -> Infallible {
+    let started = Init::new(agent, address, user);
+    if let Ok(mut init) = started {
+        while init.turn(&lifeline).is_ok() {}
+    }
+    sys::process::exit_now(0)
+}
+
+/// The lifeline is closed, or the kernel refuses something that cannot fail.
+struct Over;
+
+impl<E: std::error::Error> From<E> for Over {
+    fn from(_: E) -> Over {
+        Over
+    }
+}
+
+impl Init {
+    fn new(agent: OwnedFd, address: Ipv4Addr, user: &str) -> Result<Init, Over> {
+        let mut mask = SigSet::empty();
+        mask.add(NixSignal::SIGCHLD);
+        mask.thread_block()?;
+        Ok(Init {
+            agent,
+            signals: SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
+            listener: None,
+            directories: Directories::open(user)?,
+            address,
+            running: HashMap::new(),
+            sessions: HashMap::new(),
+            used: HashSet::new(),
+            agent_open: true,
+        })
+    }
+
+    fn turn(&mut self, lifeline: &OwnedFd) -> Result<(), Over> {
+        let starting: Vec<i32> = self
+            .running
+            .iter()
+            .filter(|(_, running)| running.starting.is_some())
+            .map(|(&pid, _)| pid)
+            .collect();
+        let agent_events = if self.agent_open { PollFlags::IN } else { PollFlags::empty() };
+        let mut fds = vec![
+            PollFd::new(lifeline, PollFlags::IN),
+            PollFd::new(&self.signals, PollFlags::IN),
+            PollFd::new(&self.agent, agent_events),
+        ];
+        fds.extend(self.listener.iter().map(|listener| PollFd::new(listener, PollFlags::IN)));
+        let first_starting = fds.len();
+        for pid in &starting {
+            if let Some(Starting { pipe, .. }) =
+                self.running.get(pid).and_then(|running| running.starting.as_ref())
+            {
+                fds.push(PollFd::new(pipe, PollFlags::IN));
+            }
+        }
+        match poll(&mut fds, None) {
+            Err(Errno::INTR) => return Ok(()),
+            other => other?,
+        };
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        if ready[0] {
+            return Err(Over);
+        }
+        for (pid, _) in starting.iter().zip(&ready[first_starting..]).filter(|(_, ready)| **ready) {
+            self.started(*pid);
+        }
+        if ready[1] {
+            while let Ok(Some(_)) = self.signals.read_signal() {}
+            self.reap();
+        }
+        if ready[2] && self.agent_open {
+            self.request()?;
+        }
+        if first_starting == 4 && ready[3] {
+            self.accept();
+        }
+        Ok(())
+    }
+
+    fn notify(&mut self, notice: &Notice) {
+        // An agent that is gone is the monitor's business.
+        if self.agent_open && channel::send(&self.agent, &notice.encode(), &[]).is_err() {
+            self.agent_open = false;
+        }
+    }
+
+    fn request(&mut self) -> Result<(), Over> {
+        let Ok(Some(datagram)) = channel::receive(&self.agent, RECORD_BYTES_MAX) else {
+            self.agent_open = false;
+            return Ok(());
+        };
+        let Datagram { bytes, descriptors } = datagram;
+        let done = |result: Result<(), Errno>| match result {
+            Ok(()) => Notice::Done,
+            Err(errno) => Notice::Failed { errno: errno.raw_os_error() },
+        };
+        match Request::decode(&bytes) {
+            Ok(Request::PutFile { file }) => {
+                let content = descriptors.into_iter().next().ok_or(Errno::BADF);
+                let result = content.and_then(|content| self.directories.put(file, content));
+                self.notify(&done(result));
+            }
+            Ok(Request::Listen) => {
+                let result = self.listen();
+                self.notify(&done(result));
+            }
+            Ok(Request::Spawn { id }) => {
+                if let Err((stage, errno)) = self.spawn(id, descriptors) {
+                    self.notify(&Notice::SpawnFailed { id, stage, errno: errno.raw_os_error() });
+                }
+            }
+            Ok(Request::Signal { id, signal, whole_session }) => {
+                let result = self.signal(id, signal, whole_session);
+                self.notify(&done(result));
+            }
+            Err(_) => self.agent_open = false,
+        }
+        Ok(())
+    }
+
+    fn listen(&mut self) -> Result<(), Errno> {
+        if self.listener.is_none() {
+            let errno = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            let listener = TcpListener::bind((self.address, SSH_PORT)).map_err(errno)?;
+            listener.set_nonblocking(true).map_err(errno)?;
+            self.listener = Some(listener);
+        }
+        Ok(())
+    }
+
+    /// One sshd for one connection, as the user. It is reaped like any other orphan.
+    fn accept(&mut self) {
+        let Some(Ok((connection, _))) = self.listener.as_ref().map(TcpListener::accept) else {
+            return;
+        };
+        let log = std::fs::OpenOptions::new().append(true).create(true).open(SSHD_LOG);
+        let Ok(log) = log.or_else(|_| std::fs::OpenOptions::new().write(true).open(NUL)) else {
+            return;
+        };
+        if connection.set_nonblocking(false).is_err() {
+            return;
+        }
+        let text = |text: &str| text.as_bytes().to_vec();
+        let command = Command {
+            cwd: vec![text("/")],
+            argv: [SSHD, "-i", "-e", "-f", SSHD_CONFIG].map(text).to_vec(),
+            env: vec![text("PATH=/usr/local/bin:/usr/bin:/bin")],
+        };
+        if let Ok(program) = Program::new(&command) {
+            // What went wrong, if anything, is in the log; the peer sees the close.
+            let _ = program.start([connection.as_fd(), connection.as_fd(), log.as_fd()]);
+        }
+    }
+
+    fn spawn(&mut self, id: u64, descriptors: Vec<OwnedFd>) -> Result<(), (SpawnStage, Errno)> {
+        if !self.used.insert(id) {
+            return Err((SpawnStage::Repeated, Errno::EXIST));
+        }
+        let [blob, stdout, stderr] =
+            <[OwnedFd; 3]>::try_from(descriptors).map_err(|_| (SpawnStage::Command, Errno::BADF))?;
+        let content =
+            file::read_all(blob, record::COMMAND_BYTES_MAX).map_err(|errno| (SpawnStage::Command, errno))?;
+        let command = Command::decode(&content).map_err(|_| (SpawnStage::Command, Errno::INVAL))?;
+        let program = Program::new(&command).map_err(|errno| (SpawnStage::Command, errno))?;
+        let null = std::fs::File::open(NUL).map_err(|_| (SpawnStage::Fork, Errno::IO))?;
+        let starting = program
+            .start([null.as_fd(), stdout.as_fd(), stderr.as_fd()])
+            .map_err(|errno| (SpawnStage::Fork, errno))?;
+        let pid = starting.pid;
+        self.sessions.insert(id, pid);
+        self.running.insert(pid, Running { id, starting: Some(starting), status: None });
+        Ok(())
+    }
+
+    /// The pipe of a starting command has spoken: an error, or its close at the exec.
+    fn started(&mut self, pid: i32) {
+        let Some(running) = self.running.get_mut(&pid) else {
+            return;
+        };
+        let Some(starting) = running.starting.take() else {
+            return;
+        };
+        let (id, status) = (running.id, running.status);
+        match starting.outcome() {
+            Ok(()) => {
+                self.notify(&Notice::Spawned { id, pid: pid as u32 });
+                if let Some(status) = status {
+                    self.exited(pid, status);
+                }
+            }
+            Err((stage, errno)) => {
+                self.running.remove(&pid);
+                self.sessions.remove(&id);
+                self.notify(&Notice::SpawnFailed { id, stage, errno: errno.raw_os_error() });
+            }
+        }
+    }
+
+    fn exited(&mut self, pid: i32, status: ExitStatus) {
+        if let Some(Running { id, .. }) = self.running.remove(&pid) {
+            self.notify(&Notice::Exited { id, status });
+        }
+    }
+
+    /// Everything without a parent ends up here.
+    fn reap(&mut self) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            let pid = pid.as_raw_nonzero().get();
+            let status = match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => ExitStatus::Code(code as u8),
+                (None, signal) => ExitStatus::Signal(signal.unwrap_or(0) as u8),
+            };
+            match self.running.get_mut(&pid) {
+                Some(running) if running.starting.is_some() => running.status = Some(status),
+                Some(_) => self.exited(pid, status),
+                None => {}
+            }
+        }
+    }
+
+    fn signal(&self, id: u64, number: u8, whole_session: bool) -> Result<(), Errno> {
+        let signal = Signal::from_named_raw(i32::from(number)).ok_or(Errno::INVAL)?;
+        let session = *self.sessions.get(&id).ok_or(Errno::SRCH)?;
+        if !whole_session {
+            self.running.get(&session).filter(|running| running.id == id).ok_or(Errno::SRCH)?;
+            return kill_process(Pid::from_raw(session).ok_or(Errno::SRCH)?, signal);
+        }
+        let mut found = false;
+        for pid in spawn::members_of_session(session) {
+            found |= Pid::from_raw(pid).is_some_and(|pid| kill_process(pid, signal).is_ok());
+        }
+        if found { Ok(()) } else { Err(Errno::SRCH) }
+    }
+}

@@ -1,0 +1,188 @@
+//! Starting one program: its own session, clean signals, the given descriptors and
+//! nothing else. No shell, no search but along the PATH it was given.
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString};
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::Mode;
+use rustix::io::{Errno, Result};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{chdir, setsid, umask};
+
+use super::record::{Command, SpawnStage};
+use crate::sys;
+use crate::sys::process::{Fork, fork};
+
+const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
+/// Where the child's end of the pipe sits while it prepares.
+const REPORT: i32 = 3;
+
+/// A command in the form that the kernel takes.
+pub struct Program {
+    cwd: Vec<CString>,
+    candidates: Vec<CString>,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+}
+
+/// A child on its way to the exec.
+pub struct Starting {
+    pub pid: i32,
+    /// Closed by the exec; an error comes through it before.
+    pub pipe: OwnedFd,
+}
+
+impl Program {
+    pub fn new(command: &Command) -> Result<Program> {
+        let texts = |list: &[Vec<u8>]| -> Result<Vec<CString>> {
+            list.iter().map(|text| CString::new(text.as_slice()).map_err(|_| Errno::INVAL)).collect()
+        };
+        let name = command.argv.first().ok_or(Errno::INVAL)?;
+        Ok(Program {
+            cwd: texts(&command.cwd)?,
+            candidates: texts(&candidates(name, &command.env))?,
+            argv: texts(&command.argv)?,
+            env: texts(&command.env)?,
+        })
+    }
+
+    /// Forks; the outcome comes through the pipe.
+    pub fn start(&self, standard: [BorrowedFd<'_>; 3]) -> Result<Starting> {
+        let (pipe, report) = pipe_with(PipeFlags::CLOEXEC)?;
+        match fork()? {
+            Fork::Parent(pid) => Ok(Starting { pid: pid.as_raw_nonzero().get(), pipe }),
+            Fork::Child => {
+                let Err((stage, errno)) = self.become_it(standard, report.as_fd());
+                let mut message = vec![stage as u8];
+                message.extend_from_slice(&errno.raw_os_error().to_be_bytes());
+                // The copy at its fixed number is the one that is surely open.
+                if let Ok(report) = sys::fd::adopt(REPORT) {
+                    let _ = rustix::io::write(&report, &message);
+                }
+                sys::process::exit_now(127)
+            }
+        }
+    }
+
+    fn become_it(
+        &self,
+        standard: [BorrowedFd<'_>; 3],
+        report: BorrowedFd<'_>,
+    ) -> std::result::Result<Infallible, (SpawnStage, Errno)> {
+        let prepare = || -> Result<()> {
+            let high = |fd| rustix::io::fcntl_dupfd_cloexec(fd, REPORT + 1);
+            let (report, standard) =
+                (high(report)?, [high(standard[0])?, high(standard[1])?, high(standard[2])?]);
+            for (number, fd) in standard.iter().enumerate() {
+                sys::fd::place(fd.as_fd(), number as i32)?;
+            }
+            sys::fd::place(report.as_fd(), REPORT)?;
+            std::mem::forget((report, standard));
+            sys::fd::close_from(REPORT + 1)?;
+            rustix::io::fcntl_setfd(sys::fd::borrow(REPORT), rustix::io::FdFlags::CLOEXEC)?;
+            sys::process::reset_signals();
+            setsid()?;
+            umask(Mode::from_raw_mode(0o022));
+            Ok(())
+        };
+        prepare().map_err(|errno| (SpawnStage::Fork, errno))?;
+        self.enter().map_err(|errno| (SpawnStage::Cwd, errno))?;
+        Err((SpawnStage::Exec, self.execute()))
+    }
+
+    fn enter(&self) -> Result<()> {
+        let mut last = Errno::INVAL;
+        for directory in &self.cwd {
+            match chdir(directory.as_c_str()) {
+                Ok(()) => return Ok(()),
+                Err(errno) => last = errno,
+            }
+        }
+        Err(last)
+    }
+
+    /// The rules of `execvp`: what is missing is skipped, what is forbidden is remembered.
+    fn execute(&self) -> Errno {
+        let mut answer = Errno::NOENT;
+        for candidate in &self.candidates {
+            match execute(candidate, &self.argv, &self.env) {
+                Errno::NOENT | Errno::NOTDIR => {}
+                Errno::ACCESS => answer = Errno::ACCESS,
+                other => return other,
+            }
+        }
+        answer
+    }
+}
+
+fn execute(program: &CStr, argv: &[CString], env: &[CString]) -> Errno {
+    let Err(errno) = nix::unistd::execve(program, argv, env);
+    Errno::from_raw_os_error(errno as i32)
+}
+
+impl Starting {
+    /// Reads the pipe, which is readable: nothing means that the program runs.
+    pub fn outcome(self) -> std::result::Result<(), (SpawnStage, Errno)> {
+        let mut message = Vec::new();
+        let _ = std::fs::File::from(self.pipe).take(5).read_to_end(&mut message);
+        match message[..] {
+            [stage, a, b, c, d] => {
+                let stage = if stage == SpawnStage::Cwd as u8 {
+                    SpawnStage::Cwd
+                } else if stage == SpawnStage::Exec as u8 {
+                    SpawnStage::Exec
+                } else {
+                    SpawnStage::Fork
+                };
+                Err((stage, Errno::from_raw_os_error(i32::from_be_bytes([a, b, c, d]))))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The files that a name can mean.
+fn candidates(name: &[u8], env: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    if name.contains(&b'/') || name.is_empty() {
+        return vec![name.to_vec()];
+    }
+    let path = env.iter().rev().find_map(|text| text.strip_prefix(b"PATH=")).unwrap_or(DEFAULT_PATH);
+    path.split(|&b| b == b':')
+        .map(|directory| if directory.is_empty() { &b"."[..] } else { directory })
+        .map(|directory| [directory, b"/", name].concat())
+        .collect()
+}
+
+/// Processes whose session is the given one.
+pub fn members_of_session(session: i32) -> Vec<i32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| {
+            let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // The name stands in brackets and may hold anything; session is the fourth behind it.
+            let after = stat.iter().rposition(|&b| b == b')').map_or(&[][..], |at| &stat[at + 1..]);
+            let text = String::from_utf8_lossy(after);
+            text.split_whitespace().nth(3).and_then(|word| word.parse().ok()) == Some(session)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_looked_for_along_its_own_path() {
+        let env = [b"A=b".to_vec(), b"PATH=/x::/y".to_vec()];
+        assert_eq!(candidates(b"prog", &env), [b"/x/prog".to_vec(), b"./prog".to_vec(), b"/y/prog".to_vec()]);
+        assert_eq!(candidates(b"./prog", &env), [b"./prog".to_vec()]);
+        assert_eq!(candidates(b"prog", &[])[0], b"/usr/local/bin/prog");
+        assert_eq!(candidates(b"", &env), [b"".to_vec()]);
+    }
+}

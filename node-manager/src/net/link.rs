@@ -1,0 +1,219 @@
+//! The two drivers: a macvlan on the node's interface, or a routed veth pair. Either
+//! way the interface is *born* in the sandbox's namespace, so that killing the sandbox
+//! at any moment leaves no link behind, and nothing waits for a move.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use grant::Driver;
+use rustix::io::Errno;
+
+use super::netlink::{Batch, Netlink, link_header};
+
+/// Name of the interface inside.
+pub const INSIDE_NAME: &str = "eth0";
+/// The next hop of a routed sandbox: the node's end of the pair, whatever its address.
+const ROUTED_NEXT_HOP: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+
+const UP: u32 = libc::IFF_UP as u32;
+const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
+const MACVLAN_MODE: u16 = 1;
+const MACVLAN_MODE_BRIDGE: u32 = 4;
+const VETH_INFO_PEER: u16 = 1;
+// IPV4_DEVCONF_*, which libc does not name.
+const FORWARDING: u16 = 1;
+const RP_FILTER: u16 = 8;
+const INET_CONF: u16 = 1;
+const ONLINK: u32 = 4;
+const NEIGHBOUR_PERMANENT: u16 = 0x80;
+
+/// One interface to make.
+#[derive(Clone, Debug)]
+pub struct Link {
+    pub driver: Driver,
+    /// Index of the node's interface (macvlan only).
+    pub parent: u32,
+    /// Name of the node's end (veth only): `gp` and the tag of its owner.
+    pub outside_name: String,
+    pub address: Ipv4Addr,
+    pub prefix_len: u8,
+    pub gateway: Option<Ipv4Addr>,
+    pub mtu: u16,
+}
+
+/// MAC of the interface inside: from the address, so that everybody can compute it.
+pub fn inside_mac(address: Ipv4Addr) -> [u8; 6] {
+    mac(0x47, address)
+}
+
+fn outside_mac(address: Ipv4Addr) -> [u8; 6] {
+    mac(0x48, address)
+}
+
+fn mac(kind: u8, address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [0x02, kind, a, b, c, d]
+}
+
+impl Link {
+    /// Makes the interface. `node` is a socket of the node's namespace, `namespace` names
+    /// the sandbox's. `EBUSY`: the address is still in use on this node.
+    pub fn create(&self, node: &Netlink, namespace: impl AsFd) -> Result<(), Errno> {
+        let namespace = (namespace.as_fd().as_raw_fd() as u32).to_ne_bytes();
+        let mut batch = Batch::default();
+        match self.driver {
+            Driver::Macvlan => {
+                batch.request(libc::RTM_NEWLINK, CREATE, &link_header(0, UP, UP), |batch| {
+                    self.put_inside(batch, namespace);
+                    batch.put(libc::IFLA_LINK, &self.parent.to_ne_bytes());
+                    batch.nest(libc::IFLA_LINKINFO, |batch| {
+                        batch.name(libc::IFLA_INFO_KIND, "macvlan");
+                        batch.nest(libc::IFLA_INFO_DATA, |batch| {
+                            batch.put(MACVLAN_MODE, &MACVLAN_MODE_BRIDGE.to_ne_bytes());
+                        });
+                    });
+                });
+                node.run(&batch).map_err(|(_, errno)| errno)
+            }
+            Driver::Veth => {
+                batch.request(libc::RTM_NEWLINK, CREATE, &link_header(0, UP, UP), |batch| {
+                    batch.name(libc::IFLA_IFNAME, &self.outside_name);
+                    batch.put(libc::IFLA_ADDRESS, &outside_mac(self.address));
+                    batch.put(libc::IFLA_MTU, &u32::from(self.mtu).to_ne_bytes());
+                    batch.nest(libc::IFLA_LINKINFO, |batch| {
+                        batch.name(libc::IFLA_INFO_KIND, "veth");
+                        batch.nest(libc::IFLA_INFO_DATA, |batch| {
+                            batch.nest(VETH_INFO_PEER, |batch| {
+                                batch.raw(&link_header(0, UP, UP));
+                                self.put_inside(batch, namespace);
+                            });
+                        });
+                    });
+                });
+                node.run(&batch).map_err(|(_, errno)| errno)?;
+                self.route_on_node(node)
+            }
+        }
+    }
+
+    fn put_inside(&self, batch: &mut Batch, namespace: [u8; 4]) {
+        batch.name(libc::IFLA_IFNAME, INSIDE_NAME);
+        batch.put(libc::IFLA_ADDRESS, &inside_mac(self.address));
+        batch.put(libc::IFLA_MTU, &u32::from(self.mtu).to_ne_bytes());
+        batch.put(libc::IFLA_NET_NS_FD, &namespace);
+    }
+
+    /// The node's end of a pair: forwards, refuses any source but the sandbox's address,
+    /// and knows its neighbour for good. All of it goes when the pair goes.
+    fn route_on_node(&self, node: &Netlink) -> Result<(), Errno> {
+        let index = node.index_of(&self.outside_name)?.ok_or(Errno::NODEV)?;
+        let mut batch = Batch::default();
+        batch.request(libc::RTM_SETLINK, 0, &link_header(index, 0, 0), |batch| {
+            batch.nest(libc::IFLA_AF_SPEC, |batch| {
+                batch.nest(libc::AF_INET as u16, |batch| {
+                    batch.nest(INET_CONF, |batch| {
+                        batch.put(FORWARDING, &1u32.to_ne_bytes());
+                        batch.put(RP_FILTER, &1u32.to_ne_bytes());
+                    });
+                });
+            });
+        });
+        add_neighbour(&mut batch, index, self.address, inside_mac(self.address));
+        add_route(&mut batch, index, (self.address, 32), None, 0);
+        node.run(&batch).map_err(|(_, errno)| errno)
+    }
+
+    /// Gives the interface its address and routes; `inside` is a socket of the sandbox's
+    /// namespace. Links that are neither `lo` nor ours are removed.
+    pub fn configure(&self, inside: &Netlink) -> Result<u32, Errno> {
+        let links = inside.links()?;
+        let find = |wanted: &str| links.iter().find(|(_, name)| name == wanted).map(|&(index, _)| index);
+        let index = find(INSIDE_NAME).ok_or(Errno::NODEV)?;
+        let mut strays = Batch::default();
+        for &(stray, _) in links.iter().filter(|(_, name)| name != INSIDE_NAME && name != "lo") {
+            strays.request(libc::RTM_DELLINK, 0, &link_header(stray, 0, 0), |_| {});
+        }
+        // The kernel keeps a few of its own (tunnels without an end); they stay down.
+        let _ = inside.run(&strays);
+
+        let mut batch = Batch::default();
+        batch.request(libc::RTM_SETLINK, 0, &link_header(find("lo").unwrap_or(1), UP, UP), |_| {});
+        let routed = self.driver == Driver::Veth;
+        let flags = if routed { libc::IFA_F_NOPREFIXROUTE } else { 0 };
+        let fixed = address_header(self.prefix_len, index);
+        batch.request(libc::RTM_NEWADDR, CREATE, &fixed, |batch| {
+            batch.put(libc::IFA_LOCAL, &self.address.octets());
+            batch.put(libc::IFA_ADDRESS, &self.address.octets());
+            batch.put(libc::IFA_FLAGS, &flags.to_ne_bytes());
+        });
+        if routed {
+            add_neighbour(&mut batch, index, ROUTED_NEXT_HOP, outside_mac(self.address));
+            add_route(&mut batch, index, (Ipv4Addr::UNSPECIFIED, 0), Some(ROUTED_NEXT_HOP), ONLINK);
+        } else if let Some(gateway) = self.gateway {
+            add_route(&mut batch, index, (Ipv4Addr::UNSPECIFIED, 0), Some(gateway), 0);
+        }
+        inside.run(&batch).map_err(|(_, errno)| errno)?;
+        Ok(index)
+    }
+
+    /// Takes the address away: whoever still holds a socket of the namespace can no
+    /// longer speak with it. No waiting, unlike taking the link away.
+    pub fn withdraw(&self, inside: &Netlink, index: u32) -> Result<(), Errno> {
+        let mut batch = Batch::default();
+        batch.request(libc::RTM_DELADDR, 0, &address_header(self.prefix_len, index), |batch| {
+            batch.put(libc::IFA_LOCAL, &self.address.octets());
+        });
+        inside.run(&batch).map_err(|(_, errno)| errno)
+    }
+}
+
+/// Removes a link of the node by name; absent is as good.
+pub fn remove(node: &Netlink, name: &str) -> Result<(), Errno> {
+    let Some(index) = node.index_of(name)? else {
+        return Ok(());
+    };
+    let mut batch = Batch::default();
+    batch.request(libc::RTM_DELLINK, 0, &link_header(index, 0, 0), |_| {});
+    match node.run(&batch) {
+        Ok(()) | Err((_, Errno::NODEV)) => Ok(()),
+        Err((_, errno)) => Err(errno),
+    }
+}
+
+/// `struct ifaddrmsg`.
+fn address_header(prefix_len: u8, index: u32) -> [u8; 8] {
+    let mut header = [libc::AF_INET as u8, prefix_len, 0, 0, 0, 0, 0, 0];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header
+}
+
+/// `struct rtmsg` and attributes.
+fn add_route(batch: &mut Batch, index: u32, to: (Ipv4Addr, u8), via: Option<Ipv4Addr>, flags: u32) {
+    let scope = if via.is_some() { libc::RT_SCOPE_UNIVERSE } else { libc::RT_SCOPE_LINK };
+    let mut fixed =
+        [libc::AF_INET as u8, to.1, 0, 0, 0, libc::RTPROT_STATIC, scope, libc::RTN_UNICAST, 0, 0, 0, 0];
+    fixed[4] = libc::RT_TABLE_MAIN;
+    fixed[8..12].copy_from_slice(&flags.to_ne_bytes());
+    batch.request(libc::RTM_NEWROUTE, CREATE, &fixed, |batch| {
+        if to.1 > 0 {
+            batch.put(libc::RTA_DST, &to.0.octets());
+        }
+        if let Some(via) = via {
+            batch.put(libc::RTA_GATEWAY, &via.octets());
+        }
+        batch.put(libc::RTA_OIF, &index.to_ne_bytes());
+    });
+}
+
+/// `struct ndmsg` and attributes. Permanent entries do not count against the table's limit.
+fn add_neighbour(batch: &mut Batch, index: u32, address: Ipv4Addr, mac: [u8; 6]) {
+    let mut fixed = [0; 12];
+    fixed[0] = libc::AF_INET as u8;
+    fixed[4..8].copy_from_slice(&index.to_ne_bytes());
+    fixed[8..10].copy_from_slice(&NEIGHBOUR_PERMANENT.to_ne_bytes());
+    let replace = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
+    batch.request(libc::RTM_NEWNEIGH, replace, &fixed, |batch| {
+        batch.put(libc::NDA_DST, &address.octets());
+        batch.put(libc::NDA_LLADDR, &mac);
+    });
+}

@@ -1,0 +1,4 @@
+//! The sandbox's one interface, by rtnetlink.
+
+pub mod link;
+pub mod netlink;

@@ -1,0 +1,205 @@
+//! Limits. A directory with the sandbox's tag is made only for a limit, below the
+//! cgroup that the monitor itself is in, so that nothing leaves the batch system's.
+//! v1 controllers where the node has them mounted, else v2. (Killing needs no cgroup:
+//! the sandbox's first process takes all others with it.)
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::failure::{At, Failure};
+use crate::operation::Step::MakeCgroup;
+
+/// Every directory of ours begins with this; the monitor's pid ends it.
+pub const DIRECTORY_PREFIX: &str = "gridpilot-";
+/// How long a directory may stay busy after its last process is dead.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+const CPU_PERIOD_US: u64 = 100_000;
+
+/// One limit; a required one that the node cannot keep is a failure.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Limit {
+    /// 0 = none.
+    pub value: u64,
+    pub required: bool,
+}
+
+/// What the sandbox may use of the node.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Limits {
+    pub memory_bytes: Limit,
+    pub pids: Limit,
+    pub cpus_milli: Limit,
+}
+
+/// The sandbox's directories; removed when dropped.
+#[derive(Debug, Default)]
+pub struct Cgroups {
+    directories: Vec<PathBuf>,
+    /// Open `cgroup.procs` of v1 directories: the sandbox's first process enters by itself.
+    enter: Vec<File>,
+    v2: Option<OwnedFd>,
+}
+
+/// A mounted hierarchy and the monitor's own place in it.
+struct Hierarchy {
+    /// Names of v1 controllers; empty for v2.
+    controllers: Vec<String>,
+    place: PathBuf,
+}
+
+impl Cgroups {
+    /// Makes what the limits need; nothing for no limits.
+    pub fn make(tag: &str, limits: &Limits) -> Result<Cgroups, Failure> {
+        let mut made = Cgroups::default();
+        let wanted = [("memory", limits.memory_bytes), ("pids", limits.pids), ("cpu", limits.cpus_milli)];
+        if wanted.iter().all(|(_, limit)| limit.value == 0) {
+            return Ok(made);
+        }
+        let hierarchies = hierarchies();
+        for (controller, limit) in wanted.into_iter().filter(|(_, limit)| limit.value != 0) {
+            let outcome = made.limit(&hierarchies, tag, controller, limit.value);
+            if limit.required {
+                outcome.at(MakeCgroup, format_args!("the node cannot limit {controller}"))?;
+            }
+        }
+        Ok(made)
+    }
+
+    fn limit(&mut self, all: &[Hierarchy], tag: &str, controller: &str, value: u64) -> std::io::Result<()> {
+        let missing = || std::io::Error::from_raw_os_error(libc::EOPNOTSUPP);
+        let v1 = all.iter().find(|hierarchy| hierarchy.controllers.iter().any(|name| name == controller));
+        let v2 = all.iter().find(|hierarchy| hierarchy.controllers.is_empty());
+        let hierarchy = v1.or(v2).ok_or_else(missing)?;
+        let directory = hierarchy.place.join(format!("{DIRECTORY_PREFIX}{tag}"));
+        if v1.is_none() && !offers(&hierarchy.place, controller) {
+            return Err(missing());
+        }
+        if !self.directories.contains(&directory) {
+            fs::create_dir(&directory)?;
+            self.directories.push(directory.clone());
+            if v1.is_some() {
+                self.enter.push(OpenOptions::new().write(true).open(directory.join("cgroup.procs"))?);
+            } else {
+                self.v2 = Some(File::open(&directory)?.into());
+            }
+        }
+        let put = |file: &str, text: String| {
+            OpenOptions::new().write(true).open(directory.join(file))?.write_all(text.as_bytes())
+        };
+        let quota = value * CPU_PERIOD_US / 1000;
+        match (controller, v1.is_some()) {
+            ("memory", true) => put("memory.limit_in_bytes", value.to_string()),
+            ("memory", false) => put("memory.max", value.to_string()),
+            ("pids", _) => put("pids.max", value.to_string()),
+            (_, true) => put("cpu.cfs_quota_us", quota.to_string()),
+            (_, false) => put("cpu.max", format!("{quota} {CPU_PERIOD_US}")),
+        }
+    }
+
+    /// The v2 directory to clone into, if there is one.
+    pub fn clone_into(&self) -> Option<BorrowedFd<'_>> {
+        self.v2.as_ref().map(|fd| fd.as_fd())
+    }
+
+    /// Moves the calling process into the v1 directories.
+    pub fn enter(&self) -> std::io::Result<()> {
+        self.enter.iter().try_for_each(|mut file| file.write_all(b"0"))
+    }
+
+    /// Removes the directories; their processes must be dead. Names one that stays.
+    pub fn remove(&mut self) -> Result<(), String> {
+        let start = Instant::now();
+        while let Some(directory) = self.directories.last() {
+            match fs::remove_dir(directory) {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && start.elapsed() < BUSY_TIMEOUT => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(format!("cgroup {}: {error}", directory.display()));
+                }
+                _ => drop(self.directories.pop()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        let _ = self.remove();
+    }
+}
+
+/// Directories in which a tagged directory can stand, for the sweep.
+pub fn places() -> Vec<PathBuf> {
+    hierarchies().into_iter().map(|hierarchy| hierarchy.place).collect()
+}
+
+/// Whether children of a v2 cgroup may have the controller, switched on if need be.
+fn offers(place: &Path, controller: &str) -> bool {
+    let has = |file: &str| {
+        let text = fs::read_to_string(place.join(file)).unwrap_or_default();
+        text.split_whitespace().any(|name| name == controller)
+    };
+    let switch_on = || fs::write(place.join("cgroup.subtree_control"), format!("+{controller}")).is_ok();
+    has("cgroup.subtree_control") || (has("cgroup.controllers") && switch_on())
+}
+
+fn hierarchies() -> Vec<Hierarchy> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    table.lines().filter_map(|line| hierarchy(line, &own)).filter(|found| found.place.is_dir()).collect()
+}
+
+/// A hierarchy from its line of mountinfo, and the own place from `/proc/self/cgroup`
+/// (`number:controllers:path`; v2 has no controllers there).
+fn hierarchy(mount: &str, own: &str) -> Option<Hierarchy> {
+    let (before, after) = mount.split_once(" - ")?;
+    let mut words = before.split(' ').skip(3);
+    let (root, point) = (words.next()?, words.next()?);
+    let mut kind = after.split(' ');
+    let (kind, options) = (kind.next()?, kind.nth(1)?);
+    if kind != "cgroup" && kind != "cgroup2" {
+        return None;
+    }
+    let (controllers, path) = own.lines().find_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        let names: Vec<String> =
+            controllers.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        let ours = match kind {
+            "cgroup2" => names.is_empty(),
+            _ => {
+                !names.is_empty() && names.iter().all(|name| options.split(',').any(|option| option == name))
+            }
+        };
+        ours.then_some((names, path))
+    })?;
+    // Seen from a container the mount's root is already the own place.
+    let below = Path::new(path).strip_prefix(root).unwrap_or(Path::new(""));
+    Some(Hierarchy { controllers, place: Path::new(point).join(below) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_place_is_found_in_both_kinds() {
+        let own = "8:pids:/\n4:memory:/slurm/uid_7/job_1\n1:name=systemd:/\n0::/user.slice\n";
+        let v1 = "35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory";
+        let found = hierarchy(v1, own).unwrap();
+        assert_eq!(found.controllers, ["memory"]);
+        assert_eq!(found.place, Path::new("/sys/fs/cgroup/memory/slurm/uid_7/job_1"));
+        let v2 = "41 31 0:38 / /sys/fs/cgroup/unified rw shared:3 - cgroup2 cgroup2 rw";
+        let found = hierarchy(v2, own).unwrap();
+        assert!(found.controllers.is_empty());
+        assert_eq!(found.place, Path::new("/sys/fs/cgroup/unified/user.slice"));
+        let contained = "35 31 0:32 /slurm/uid_7 /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory";
+        assert_eq!(hierarchy(contained, own).unwrap().place, Path::new("/sys/fs/cgroup/memory/job_1"));
+        assert!(hierarchy("22 27 0:21 / /proc rw - proc proc rw", own).is_none());
+    }
+}

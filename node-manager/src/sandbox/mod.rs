@@ -1,0 +1,221 @@
+//! One sandbox: everything it owns hangs on its first process. Killing that process is
+//! the teardown; the kernel removes the rest, whether or not our code gets to run.
+//!
+//! ```text
+//! start(plan) --clone3--> child: mounts, network, drop --"Built"--> init::serve
+//!     |                                |
+//!   Sandbox (pidfd, lifeline)          +--"Failed"--> exit
+//! ```
+
+mod build;
+mod carry;
+pub mod cgroup;
+mod drop;
+mod files;
+mod home;
+mod mounts;
+mod root;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use grant::{Driver, UserName};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+
+use crate::account::Account;
+use crate::channel;
+use crate::failure::{At, Failure};
+use crate::net::link::{self, INSIDE_NAME, Link};
+use crate::net::netlink::Netlink;
+use crate::operation::{Notice, RECORD_BYTES_MAX, Step};
+use crate::sys::process::{Clone, clone_into};
+use cgroup::{Cgroups, Limits};
+
+/// How long the kernel may take to end the sandbox's processes before it is reported.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a pair may outlive its sandbox before it is removed by hand.
+const LINK_TIMEOUT: Duration = Duration::from_millis(100);
+
+const NAMESPACES: i32 = libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWCGROUP;
+
+/// A host directory that is carried in.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Share {
+    pub path: PathBuf,
+    pub writable: bool,
+}
+
+/// Everything that must be known before the first system call.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub host_name: String,
+    /// Ends the names of what no namespace owns: `<site>-<reservation>-<epoch>-<member>-<pid>`.
+    pub tag: String,
+    /// The user's name inside.
+    pub user: UserName,
+    pub account: Account,
+    pub shares: Vec<Share>,
+    pub link: Link,
+    pub limits: Limits,
+    pub upper_bytes: u64,
+    pub upper_inodes: u64,
+}
+
+/// A sandbox that is being built, stands, or has died by itself. Dropping it kills it.
+pub struct Sandbox {
+    pid: Pid,
+    pidfd: OwnedFd,
+    /// Closing it tells init to die. Its first datagram is the outcome of the build.
+    lifeline: OwnedFd,
+    agent_end: Option<OwnedFd>,
+    inside: Option<Netlink>,
+    node: Netlink,
+    link: Link,
+    cgroups: Cgroups,
+    reaped: bool,
+}
+
+/// Starts a build. For processes with one thread. The sandbox's own steps are
+/// reported by [`Sandbox::outcome`].
+pub fn start(plan: &Plan) -> Result<Sandbox, Failure> {
+    let cgroups = Cgroups::make(&plan.tag, &plan.limits)?;
+    let node = Netlink::open().at(Step::CreateLink, "netlink")?;
+    let carried = carry::find(plan)?;
+    let (lifeline, inside_lifeline) = channel::pair().at(Step::CreateProcess, "socket pair")?;
+    let (agent_end, inside_agent) = channel::pair().at(Step::CreateProcess, "socket pair")?;
+    match clone_into(NAMESPACES as u64, cgroups.clone_into()).at(Step::CreateProcess, "")? {
+        Clone::Child => {
+            let ends = build::Ends {
+                lifeline: inside_lifeline.as_fd(),
+                agent: inside_agent.as_fd(),
+                node: node.as_fd(),
+            };
+            build::run(plan, &carried, &cgroups, ends)
+        }
+        Clone::Parent { pid, pidfd } => Ok(Sandbox {
+            pid,
+            pidfd,
+            lifeline,
+            agent_end: Some(agent_end),
+            inside: None,
+            node,
+            link: plan.link.clone(),
+            cgroups,
+            reaped: false,
+        }),
+    }
+}
+
+impl Sandbox {
+    /// Builds and waits. On failure nothing is left.
+    pub fn build(plan: &Plan) -> Result<(Sandbox, OwnedFd), Failure> {
+        let mut sandbox = start(plan)?;
+        match sandbox.outcome() {
+            Ok(agent_end) => Ok((sandbox, agent_end)),
+            Err(failure) => {
+                let _ = sandbox.tear_down();
+                Err(failure)
+            }
+        }
+    }
+
+    /// Readable when [`Sandbox::outcome`] will not wait.
+    pub fn lifeline(&self) -> BorrowedFd<'_> {
+        self.lifeline.as_fd()
+    }
+
+    /// Readable when the sandbox's first process, and with it every other, is dead.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Process id of the sandbox's init on the node.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// The outcome of the build, once: the agent's end of init's socket.
+    pub fn outcome(&mut self) -> Result<OwnedFd, Failure> {
+        let died = || Failure::rule(Step::Serve, "the sandbox's first process died while it was built");
+        let report =
+            channel::receive(&self.lifeline, RECORD_BYTES_MAX).at(Step::Serve, "")?.ok_or_else(died)?;
+        match Notice::decode(&report.bytes) {
+            Ok(Notice::Built) => {
+                self.inside = report.descriptors.into_iter().next().map(Netlink::adopt);
+                self.agent_end.take().ok_or_else(died)
+            }
+            Ok(Notice::Failed { step, errno, detail }) => Err(Failure { step, errno, detail }),
+            _ => Err(died()),
+        }
+    }
+
+    /// Ends everything inside and waits until it is gone. Returns what is left, by name.
+    pub fn tear_down(mut self) -> Result<(), String> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), String> {
+        if self.reaped {
+            return Ok(());
+        }
+        // A namespace that somebody holds by a passed-on descriptor keeps its link; without
+        // the address it is mute.
+        if let Some(inside) = self.inside.take()
+            && let Ok(Some(index)) = inside.index_of(INSIDE_NAME)
+        {
+            let _ = self.link.withdraw(&inside, index);
+        }
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        if !wait_readable(self.pidfd.as_fd(), KILL_TIMEOUT) {
+            return Err(format!("process {} does not die", self.pid()));
+        }
+        let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
+        self.reaped = true;
+        self.cgroups.remove()?;
+        if self.link.driver == Driver::Veth {
+            self.remove_pair()?;
+        }
+        Ok(())
+    }
+
+    fn remove_pair(&self) -> Result<(), String> {
+        let name = &self.link.outside_name;
+        let start = Instant::now();
+        while start.elapsed() < LINK_TIMEOUT {
+            if let Ok(None) = self.node.index_of(name) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        link::remove(&self.node, name).map_err(|errno| format!("link {name}: {errno}"))
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+/// Waits until a descriptor is readable or closed at its other end.
+pub fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> bool {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&left)) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            Err(Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The new mount API, one key at a time: no option strings, no paths but our own.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2};
+use rustix::io::{Errno, Result};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+
+use crate::sys::mount::set_attributes;
+
+/// What every mount of the sandbox is, with one exception for `/dev`.
+pub const INERT: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
+
+/// A new filesystem, attached to nothing yet. An option without a value is a flag.
+pub fn filesystem(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for &(key, value) in options {
+        if value.is_empty() {
+            fsconfig_set_flag(&context, key)?;
+        } else {
+            fsconfig_set_string(&context, key, value)?;
+        }
+    }
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// A second view of what `directory` names (a file or a directory), without the mounts
+/// below it, attached to nothing yet.
+pub fn view(directory: impl AsFd, path: &str, attributes: MountAttrFlags) -> Result<OwnedFd> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let view = open_tree(directory, path, flags)?;
+    set_attributes(view.as_fd(), attributes.bits().into())?;
+    Ok(view)
+}
+
+/// The same with everything mounted below it, as it is.
+pub fn view_of_tree(directory: impl AsFd) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_RECURSIVE;
+    open_tree(directory, "", flags)
+}
+
+/// Attaches a mount onto what `target` names: never by a path that could change.
+pub fn attach(mount: impl AsFd, target: impl AsFd) -> Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", target, "", flags)
+}
+
+/// Names a directory by an absolute path of the current root.
+pub fn open_directory(path: impl AsRef<Path>) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat2(CWD, path.as_ref(), flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS)
+}
+
+/// Names what `path` leads to when `root` is taken for `/`.
+pub fn open_inside(root: impl AsFd, path: impl AsRef<Path>) -> Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    openat2(root, path.as_ref(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+/// The same for a directory, made with its parents where it is missing.
+pub fn make_inside(root: impl AsFd, path: impl AsRef<Path>) -> Result<OwnedFd> {
+    if let Ok(found) = open_inside(&root, &path) {
+        return Ok(found);
+    }
+    let mut walked = PathBuf::from("/");
+    let mut parent = open_inside(&root, &walked)?;
+    for component in path.as_ref().components() {
+        let name: &OsStr = match component {
+            Component::Normal(name) => name,
+            Component::RootDir | Component::CurDir => continue,
+            _ => return Err(Errno::INVAL),
+        };
+        walked.push(name);
+        parent = match open_inside(&root, &walked) {
+            Err(Errno::NOENT) => {
+                mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
+                open_inside(&root, &walked)?
+            }
+            other => other?,
+        };
+    }
+    Ok(parent)
+}

@@ -1,0 +1,76 @@
+//! Making processes, and putting signals back.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::Result;
+use rustix::process::Pid;
+
+/// What a fork returned.
+pub enum Fork {
+    Child,
+    Parent(Pid),
+}
+
+/// `fork(2)`. For processes with one thread; then the child may do anything.
+pub fn fork() -> Result<Fork> {
+    // SAFETY: the callers (monitor, init, their children) have a single thread, so no
+    // lock can be held by a thread that does not exist in the child.
+    match unsafe { libc::fork() } {
+        -1 => Err(super::fd::last_error()),
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(Pid::from_raw(pid).expect("fork returned a pid"))),
+    }
+}
+
+/// What a clone returned.
+pub enum Clone {
+    Child,
+    Parent { pid: Pid, pidfd: OwnedFd },
+}
+
+/// `clone3(2)` like a fork into new namespaces (`CLONE_NEW*`), optionally straight into
+/// a cgroup of the v2 hierarchy. For processes with one thread.
+pub fn clone_into(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone> {
+    let mut pidfd: RawFd = -1;
+    // libc's own constant does not fit its type.
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let into_cgroup = if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 };
+    // SAFETY: an all-zero clone_args is valid: no stack, no tid pointers, no tls.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = namespaces | libc::CLONE_PIDFD as u64 | into_cgroup;
+    args.pidfd = &raw mut pidfd as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.cgroup = cgroup.map_or(0, |fd| fd.as_raw_fd() as u64);
+    // SAFETY: without CLONE_VM the child has its own copy of everything; the process has
+    // one thread (contract above), so the copy is consistent. `args` outlives the call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    match pid {
+        -1 => Err(super::fd::last_error()),
+        0 => Ok(Clone::Child),
+        pid => Ok(Clone::Parent {
+            pid: Pid::from_raw(pid as i32).expect("clone returned a pid"),
+            // SAFETY: with CLONE_PIDFD the kernel stored a new descriptor there.
+            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+        }),
+    }
+}
+
+/// Every signal at its default, none blocked: nobody's inheritance.
+pub fn reset_signals() {
+    // SAFETY: SIG_DFL installs no code; numbers that cannot be set are refused by the
+    // kernel, which is as good. The empty set is initialised before it is used.
+    unsafe {
+        for signal in 1..=libc::SIGRTMAX() {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Ends the process at once; nothing is dropped or flushed.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit takes an integer and does not return.
+    unsafe { libc::_exit(code) }
+}
