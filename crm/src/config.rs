@@ -166,8 +166,8 @@ fn size(text: &str) -> Option<u64> {
 impl Config {
     /// Reads and checks a file, and the grid-mapfile that it names.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            fs::read_to_string(path).map_err(|e| ConfigError(format!("cannot read {}: {e}", path.display())))?;
+        let text = fs::read_to_string(path)
+            .map_err(|e| ConfigError(format!("cannot read {}: {e}", path.display())))?;
         let config = Self::parse(path, &text)?;
         Mapfile::load(config.mapfile.as_deref()).map_err(|e| ConfigError(e.to_string()))?;
         Ok(config)
@@ -200,7 +200,10 @@ impl Config {
             }
             let net = Ipv4Net::new(range.network(), self.prefix_len).map_err(|e| e.to_string())?;
             if let Some(gateway) = self.gateway.filter(|gateway| !net.contains(gateway)) {
-                return Err(format!("gateway {gateway} is not in {}, the network of range {range}", net.trunc()));
+                return Err(format!(
+                    "gateway {gateway} is not in {}, the network of range {range}",
+                    net.trunc()
+                ));
             }
         }
         if self.mtu < 576 {
@@ -219,8 +222,9 @@ impl Config {
             return Err(format!("interface {:?} is no interface's name", self.interface));
         }
         for share in &self.shares {
-            let well_formed =
-                share.split_once(' ').is_some_and(|(dir, mode)| dir.starts_with('/') && ["rw", "ro"].contains(&mode));
+            let well_formed = share
+                .split_once(' ')
+                .is_some_and(|(dir, mode)| dir.starts_with('/') && ["rw", "ro"].contains(&mode));
             if !is_plain(share) || !well_formed {
                 return Err(format!("share {share:?} must read like \"/scratch rw\" or \"/data ro\""));
             }

@@ -59,7 +59,13 @@ impl GrantKey {
     }
 
     /// SETUP for one pilot: the grant, signed, and what the agent needs beside it.
-    pub fn setup(&self, site: &SiteName, pilot: PilotId, grant: &Grant, environment: EnvironmentName) -> Setup {
+    pub fn setup(
+        &self,
+        site: &SiteName,
+        pilot: PilotId,
+        grant: &Grant,
+        environment: EnvironmentName,
+    ) -> Setup {
         let PilotId { reservation, epoch, member } = pilot;
         let (reservation, epoch): (ReservationId, Epoch) = (reservation, epoch);
         Setup {

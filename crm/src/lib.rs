@@ -6,8 +6,19 @@
 #![forbid(unsafe_code)]
 
 pub mod addresses;
+pub mod batch;
+pub mod config;
+pub mod grant_key;
+pub mod grc_client;
+pub mod mapfile;
 pub mod nodes;
 pub mod offer;
 pub mod pilot;
+pub mod pilots;
+pub mod policy;
 pub mod roster;
+pub mod serve;
 pub mod site;
+pub mod state;
+pub mod ticket;
+pub mod tokens;
