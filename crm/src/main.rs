@@ -1,1 +1,108 @@
-fn main() {}
+//! `crm`: the Cluster Resource Manager of one site.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use crm::config::Config;
+use crm::grc_client::{self, Grc};
+use crm::state::State;
+use crm::ticket::Ticket;
+
+#[derive(Parser)]
+#[command(version, about = "Cluster Resource Manager: one per site of a gridpilot grid")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Join a grid, once, with a ticket that the GRC's administrator made for this site
+    Join {
+        #[arg(long)]
+        config: PathBuf,
+        /// As printed by `grc ticket SITE`; `-` reads it from standard input
+        #[arg(long)]
+        ticket: String,
+    },
+    /// Print the node policy, to be placed as /etc/gridpilot/node.policy on every node
+    Policy {
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Serve the site until a signal says to stop
+    Serve {
+        #[arg(long)]
+        config: PathBuf,
+        /// Only check the configuration and what it names
+        #[arg(long)]
+        check_config: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    match run(arguments.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("crm: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Join { config, ticket } => {
+            let config = Config::load(&config)?;
+            runtime()?.block_on(join(&config, &ticket))
+        }
+        Verb::Policy { config } => {
+            let config = Config::load(&config)?;
+            let state = State::open(&config.state, config.site.as_str())?;
+            print!("{}", crm::policy::policy(&config, &state.grant_key, state.identity.pin()));
+            Ok(())
+        }
+        Verb::Serve { config: path, check_config } => {
+            let config = Config::load(&path)?;
+            if check_config {
+                println!("{}: ok", path.display());
+                return Ok(());
+            }
+            runtime()?.block_on(crm::serve::serve(&config))
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")
+}
+
+async fn join(config: &Config, ticket: &str) -> Result<()> {
+    let ticket: Ticket = match ticket {
+        "-" => std::io::read_to_string(std::io::stdin())?.parse()?,
+        text => text.parse()?,
+    };
+    if ticket.site != config.site {
+        bail!("the ticket is for site {}, the configuration is for site {}", ticket.site, config.site);
+    }
+    let state = State::open(&config.state, config.site.as_str())?;
+    let grc = Grc {
+        site: config.site.clone(),
+        address: config.grc,
+        connector: protocol::tls::connector(&state.identity, ticket.grc)?,
+        mapfile: None,
+    };
+    grc_client::register(&grc, ticket.secret)
+        .await
+        .with_context(|| format!("site {} cannot join the grid at {}", config.site, config.grc))?;
+    state.set_grc_pin(ticket.grc)?;
+    println!("site {} has joined the grid at {}", config.site, config.grc);
+    Ok(())
+}

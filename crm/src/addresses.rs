@@ -1,0 +1,213 @@
+//! One address for every pilot, out of the part's carve.
+//!
+//! An address belongs to its pilot from the hold until the teardown is *confirmed*. A pilot that
+//! cannot be confirmed gone keeps its address in quarantine, beyond the end of its part: it is
+//! published as reserved and given to nobody.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use protocol::reservation::AddressBlock;
+
+use crate::pilot::PilotId;
+
+/// Why a carve cannot serve a part.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum CarveError {
+    /// A block is not wholly inside the site's ranges.
+    Outside(AddressBlock),
+    /// So many addresses of the carve can be given.
+    TooFew(u32),
+}
+
+/// Who has which address.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    ranges: Vec<Ipv4Net>,
+    prefix_len: u8,
+    reserved: BTreeSet<Ipv4Addr>,
+    holders: BTreeMap<Ipv4Addr, PilotId>,
+    quarantined: BTreeSet<Ipv4Addr>,
+}
+
+impl Addresses {
+    /// `reserved` are addresses of machines; those inside the ranges are never given.
+    pub fn new(ranges: &[Ipv4Net], prefix_len: u8, reserved: impl IntoIterator<Item = Ipv4Addr>) -> Self {
+        let ranges = Ipv4Net::aggregate(&ranges.to_vec());
+        let reserved = reserved.into_iter().filter(|a| ranges.iter().any(|r| r.contains(a))).collect();
+        Self { ranges, prefix_len, reserved, holders: BTreeMap::new(), quarantined: BTreeSet::new() }
+    }
+
+    /// Takes an address for every pilot, or none at all.
+    ///
+    /// # Errors
+    /// A carve that leaves the ranges, or has too few addresses that can be given.
+    pub fn take(&mut self, carve: &[AddressBlock], pilots: &[PilotId]) -> Result<Vec<Ipv4Addr>, CarveError> {
+        if let Some(block) = carve.iter().find(|block| !self.contains(block)) {
+            return Err(CarveError::Outside(*block));
+        }
+        let mut chosen = Vec::with_capacity(pilots.len());
+        let mut seen = BTreeSet::new();
+        // The blocks are inside the ranges, so this looks at no more addresses than the site has,
+        // and it stops as soon as there are enough.
+        for address in carve.iter().flat_map(|block| block.addresses()) {
+            if chosen.len() == pilots.len() {
+                break;
+            }
+            if self.can_be_given(address) && seen.insert(address) {
+                chosen.push(address);
+            }
+        }
+        if chosen.len() < pilots.len() {
+            return Err(CarveError::TooFew(chosen.len() as u32));
+        }
+        self.holders.extend(chosen.iter().copied().zip(pilots.iter().copied()));
+        Ok(chosen)
+    }
+
+    /// Gives an address back: the teardown of its holder is confirmed. Repeatable; an address
+    /// that somebody else holds meanwhile stays with him.
+    pub fn release(&mut self, address: Ipv4Addr, holder: PilotId) {
+        if self.holders.get(&address) == Some(&holder) {
+            self.holders.remove(&address);
+            self.quarantined.remove(&address);
+        }
+    }
+
+    /// Marks an address whose holder cannot be confirmed gone. Ended by [`Self::release`].
+    pub fn quarantine(&mut self, address: Ipv4Addr) {
+        self.quarantined.insert(address);
+    }
+
+    /// What must not be carved for anybody: machines, and holders that did not go.
+    pub fn never_carve(&self) -> Vec<Ipv4Addr> {
+        self.reserved.union(&self.quarantined).copied().collect()
+    }
+
+    /// Addresses that pilots hold.
+    pub fn held(&self) -> usize {
+        self.holders.len()
+    }
+
+    fn contains(&self, block: &AddressBlock) -> bool {
+        let first = u32::from(block.first);
+        let Some(last) = block.count.checked_sub(1).and_then(|more| first.checked_add(more)) else {
+            return false;
+        };
+        // The ranges are aggregated, so a block inside their union lies in a run of touching ones.
+        let mut next = first;
+        for range in &self.ranges {
+            let (low, high) = (u32::from(range.network()), u32::from(range.broadcast()));
+            if (low..=high).contains(&next) {
+                if last <= high {
+                    return true;
+                }
+                next = high + 1;
+            }
+        }
+        false
+    }
+
+    fn can_be_given(&self, address: Ipv4Addr) -> bool {
+        let host_part = u32::MAX.checked_shr(u32::from(self.prefix_len)).unwrap_or(0);
+        let host = u32::from(address) & host_part;
+        let is_host = self.prefix_len >= 31 || (host != 0 && host != host_part);
+        is_host && !self.reserved.contains(&address) && !self.holders.contains_key(&address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use protocol::ids::{Epoch, ReservationId};
+
+    use super::*;
+
+    fn pilots(reservation: u64, count: u32) -> Vec<PilotId> {
+        (0..count)
+            .map(|member| PilotId { reservation: ReservationId(reservation), epoch: Epoch(1), member })
+            .collect()
+    }
+
+    fn block(first: [u8; 4], count: u32) -> AddressBlock {
+        AddressBlock { first: first.into(), count }
+    }
+
+    fn site() -> Addresses {
+        let ranges = ["10.71.128.0/25".parse().unwrap(), "10.71.128.128/26".parse().unwrap()];
+        Addresses::new(&ranges, 24, [[10, 71, 128, 3].into(), [10, 9, 9, 9].into()])
+    }
+
+    #[test]
+    fn a_carve_outside_the_ranges_is_refused_whole() {
+        for bad in [
+            block([10, 71, 127, 255], 2),
+            block([10, 71, 128, 190], 3),
+            block([10, 71, 128, 1], 0),
+            block([255, 255, 255, 255], 2),
+            block([0, 0, 0, 0], u32::MAX),
+        ] {
+            let mut site = site();
+            let carve = [block([10, 71, 128, 1], 1), bad];
+            assert_eq!(site.take(&carve, &pilots(1, 1)), Err(CarveError::Outside(bad)));
+            assert_eq!(site.held(), 0);
+        }
+        // Touching ranges are one range.
+        assert!(site().take(&[block([10, 71, 128, 120], 20)], &pilots(1, 20)).is_ok());
+    }
+
+    #[test]
+    fn network_address_and_machines_are_never_given() {
+        let mut site = site();
+        let given = site.take(&[block([10, 71, 128, 0], 6)], &pilots(1, 4)).unwrap();
+        assert_eq!(given.iter().map(|a| a.octets()[3]).collect::<Vec<_>>(), [1, 2, 4, 5]);
+        assert_eq!(site.take(&[block([10, 71, 128, 0], 6)], &pilots(2, 1)), Err(CarveError::TooFew(0)));
+    }
+
+    #[test]
+    fn an_address_in_quarantine_comes_back_only_with_its_holder() {
+        let mut site = site();
+        let first = pilots(1, 1)[0];
+        let address = site.take(&[block([10, 71, 128, 9], 1)], &[first]).unwrap()[0];
+        site.quarantine(address);
+        assert!(site.never_carve().contains(&address));
+        site.release(address, pilots(2, 1)[0]);
+        assert!(site.take(&[block([10, 71, 128, 9], 1)], &pilots(2, 1)).is_err());
+        site.release(address, first);
+        assert!(!site.never_carve().contains(&address));
+        assert!(site.take(&[block([10, 71, 128, 9], 1)], &pilots(2, 1)).is_ok());
+    }
+
+    proptest! {
+        /// Against the plainest oracle there is: a set of what everybody has.
+        #[test]
+        fn no_two_pilots_ever_have_the_same_address(
+            moves in prop::collection::vec((0u32..200, 1u32..20, 1u32..8, any::<bool>()), 1..60)
+        ) {
+            let mut site = site();
+            let mut live: Vec<(Vec<PilotId>, Vec<Ipv4Addr>)> = Vec::new();
+            for (n, (start, width, count, end)) in moves.into_iter().enumerate() {
+                if end && !live.is_empty() {
+                    let (pilots, given) = live.remove(start as usize % live.len());
+                    for (pilot, address) in pilots.iter().zip(&given) {
+                        site.release(*address, *pilot);
+                        site.release(*address, *pilot);
+                    }
+                } else {
+                    let first = u32::from(Ipv4Addr::new(10, 71, 128, 0)) + start;
+                    let carve = [AddressBlock { first: first.into(), count: width }];
+                    let pilots = pilots(n as u64, count);
+                    if let Ok(given) = site.take(&carve, &pilots) {
+                        prop_assert!(given.iter().all(|a| carve[0].addresses().any(|b| b == *a)));
+                        live.push((pilots, given));
+                    }
+                }
+                let all: Vec<_> = live.iter().flat_map(|(_, given)| given).collect();
+                let distinct: BTreeSet<_> = all.iter().collect();
+                prop_assert_eq!(all.len(), distinct.len());
+                prop_assert_eq!(all.len(), site.held());
+            }
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The batch system of a site that has none: the CRM starts pilots itself, on configured nodes.
+//!
+//! A node's `start` command is put in front of the Launcher's command line; it gets the process
+//! onto the node and into the mapped account (`ssh`, `nsenter` with `setpriv`, ...) and must end
+//! as the Launcher, not beside it. The invocation goes through its standard input.
+//!
+//! A pilot does not die with the CRM, and need not: its agent loses the CRM and tears down. Its
+//! standard error is an unlinked file, so that neither a full nor a broken pipe can hurt it; the
+//! last line is the reason that users see when a pilot ends before its time.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use protocol::names::{NodeName, Text};
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, Command};
+use tokio::sync::Notify;
+
+use super::{Batch, BatchError, Capabilities, Standing};
+use crate::config::NodeConfig;
+use crate::pilot::PilotId;
+use crate::site::{Account, Submit};
+
+/// From SIGTERM to SIGKILL: more than the 10 s that a Launcher waits for its NodeManager.
+const KILL_AFTER: Duration = Duration::from_secs(12);
+/// How long a sweep may take; below what the owner waits for it.
+const SWEEP_TIME: Duration = Duration::from_secs(10);
+/// Of what a pilot printed, so much of the end is looked at.
+const TAIL_BYTES: u64 = 4096;
+/// What a pilot starts with instead of the CRM's own environment.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Pilots that this process started and that were not reported gone yet.
+#[derive(Debug, Default)]
+struct Started {
+    pilots: BTreeMap<PilotId, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    standing: Standing,
+    cancel: Arc<Notify>,
+}
+
+/// The embedded batch system.
+#[derive(Debug)]
+pub struct Embedded {
+    starts: BTreeMap<NodeName, Vec<String>>,
+    launcher: PathBuf,
+    /// Where unlinked files for pilots' last words are made.
+    state: PathBuf,
+    started: Arc<Mutex<Started>>,
+    changed: Arc<Notify>,
+}
+
+fn lock(started: &Mutex<Started>) -> MutexGuard<'_, Started> {
+    // Nothing that holds the lock can panic half way through a change.
+    started.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Embedded {
+    pub fn new(nodes: &[NodeConfig], launcher: &Path, state: &Path) -> Self {
+        Self {
+            starts: nodes.iter().map(|node| (node.name.clone(), node.start.clone())).collect(),
+            launcher: launcher.to_owned(),
+            state: state.to_owned(),
+            started: Arc::default(),
+            changed: Arc::default(),
+        }
+    }
+
+    /// The command that runs `program` on a node as an account, with nothing of our environment.
+    fn command(
+        &self,
+        node: &NodeName,
+        account: &Account,
+        program: &Path,
+        arguments: &[&str],
+    ) -> Result<Command, BatchError> {
+        let start =
+            self.starts.get(node).ok_or_else(|| BatchError(format!("node {node} is not configured")))?;
+        let replace = |word: &String| {
+            word.replace("{user}", account.name.as_str())
+                .replace("{uid}", &account.uid.to_string())
+                .replace("{gid}", &account.gid.to_string())
+        };
+        let mut words = start.iter().map(replace);
+        let first = words.next().ok_or_else(|| BatchError(format!("node {node} has no start command")))?;
+        let mut command = Command::new(first);
+        command.args(words).arg(program).args(arguments);
+        command.env_clear().env("PATH", PATH).current_dir("/");
+        // Away from our terminal's signals: Ctrl-C on the CRM is not meant for pilots.
+        command.process_group(0);
+        Ok(command)
+    }
+}
+
+impl Batch for Embedded {
+    fn name(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { places_on_named_nodes: true, reserves_ahead: false, enforces_limits: false }
+    }
+
+    async fn submit(&self, submit: &Submit, invocation: &[u8]) -> Result<(), BatchError> {
+        let words = File::options()
+            .read(true)
+            .append(true)
+            .create_new(true)
+            .open(self.words_path(submit.pilot))
+            .and_then(|file| std::fs::remove_file(self.words_path(submit.pilot)).map(|()| file))
+            .map_err(|e| BatchError(format!("no file for its last words: {e}")))?;
+        let for_child = words.try_clone().map_err(|e| BatchError(e.to_string()))?;
+        let mut command =
+            self.command(&submit.node, &submit.account, &self.launcher, &["--invocation", "-"])?;
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(for_child);
+        let program = command.as_std().get_program().to_owned();
+        let mut child =
+            command.spawn().map_err(|e| BatchError(format!("cannot start {}: {e}", program.display())))?;
+        let stdin = child.stdin.take();
+        let cancel = Arc::new(Notify::new());
+        let entry = Entry { standing: Standing::There, cancel: cancel.clone() };
+        lock(&self.started).pilots.insert(submit.pilot, entry);
+        if let Some(mut stdin) = stdin {
+            // It fits into the pipe, so this does not wait; a child that died is noticed by its end.
+            let _ = stdin.write_all(invocation).await;
+        }
+        let (started, changed, pilot) = (self.started.clone(), self.changed.clone(), submit.pilot);
+        tokio::spawn(async move {
+            let status = watch(child, &cancel).await;
+            let reason = reason(status, &words);
+            tracing::debug!("pilot {pilot}: {reason}; its last lines:\n{}", tail(&words));
+            if let Some(entry) = lock(&started).pilots.get_mut(&pilot) {
+                entry.standing = Standing::Gone(reason);
+            }
+            changed.notify_one();
+        });
+        Ok(())
+    }
+
+    async fn status(&self) -> Result<Vec<(PilotId, Standing)>, BatchError> {
+        let mut started = lock(&self.started);
+        let standings =
+            started.pilots.iter().map(|(pilot, entry)| (*pilot, entry.standing.clone())).collect();
+        started.pilots.retain(|_, entry| entry.standing == Standing::There);
+        Ok(standings)
+    }
+
+    async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    async fn cancel(&self, pilot: PilotId) -> Result<(), BatchError> {
+        if let Some(entry) = lock(&self.started).pilots.get(&pilot) {
+            entry.cancel.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn sweep(&self, node: &NodeName, account: &Account) -> Result<(), BatchError> {
+        let program = self.launcher.with_file_name("node-manager");
+        let mut command = self.command(node, account, &program, &["sweep"])?;
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(SWEEP_TIME, command.output())
+            .await
+            .map_err(|_| BatchError(format!("the sweep did not end within {} s", SWEEP_TIME.as_secs())))?
+            .map_err(|e| BatchError(format!("the sweep cannot be started: {e}")))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let words = String::from_utf8_lossy(&output.stderr);
+        Err(BatchError(format!("the sweep failed ({}): {}", ending(output.status), last_line(&words))))
+    }
+}
+
+impl Embedded {
+    fn words_path(&self, pilot: PilotId) -> PathBuf {
+        let PilotId { reservation, epoch, member } = pilot;
+        self.state.join(format!(".pilot-{reservation}-{}-{member}.{}", epoch.0, std::process::id()))
+    }
+}
+
+/// Waits for the end of a pilot's process; a cancel ends it, politely first.
+async fn watch(mut child: Child, cancel: &Notify) -> std::io::Result<ExitStatus> {
+    tokio::select! {
+        status = child.wait() => return status,
+        () = cancel.notified() => {}
+    }
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+        // Not reaped yet, so the number is still this child's.
+        if let Err(errno) = kill(Pid::from_raw(pid), Signal::SIGTERM) {
+            tracing::warn!("process {pid} of a pilot cannot be signalled: {errno}");
+        }
+    }
+    match tokio::time::timeout(KILL_AFTER, child.wait()).await {
+        Ok(status) => status,
+        Err(_) => {
+            child.start_kill()?;
+            child.wait().await
+        }
+    }
+}
+
+fn reason(status: std::io::Result<ExitStatus>, words: &File) -> Text {
+    let ending = match status {
+        Ok(status) => ending(status),
+        Err(error) => format!("lost: {error}"),
+    };
+    match last_line(&tail(words)) {
+        "" => ending.into(),
+        line => format!("{line} ({ending})").into(),
+    }
+}
+
+fn ending(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("killed by signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+fn tail(words: &File) -> String {
+    let length = words.metadata().map(|m| m.len()).unwrap_or(0);
+    let from = length.saturating_sub(TAIL_BYTES);
+    let mut bytes = vec![0; (length - from) as usize];
+    match words.read_exact_at(&mut bytes, from) {
+        Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(_) => String::new(),
+    }
+}
+
+fn last_line(text: &str) -> &str {
+    text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("")
+}

@@ -1,0 +1,137 @@
+//! The site's grant key: what its nodes' monitors believe. It signs grants and nothing else.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use grant::Grant;
+use protocol::identity::{IdentityError, write_private};
+use protocol::ids::{Epoch, ReservationId};
+use protocol::names::{EnvironmentName, HostName, SiteName};
+use protocol::node::Setup;
+use ring::rand::SystemRandom;
+use ring::signature::{Ed25519KeyPair, KeyPair};
+
+use crate::pilot::PilotId;
+
+const FILE: &str = "grant-key.der";
+
+/// An ed25519 key pair.
+pub struct GrantKey(Ed25519KeyPair);
+
+impl fmt::Debug for GrantKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GrantKey({})", self.public_hex())
+    }
+}
+
+impl GrantKey {
+    /// The key in the state directory, made if there is none. A key that others can read is
+    /// refused, for whoever has it may build sandboxes on every node of the site.
+    pub fn open_or_make(state: &Path) -> Result<Self, IdentityError> {
+        let path = state.join(FILE);
+        if !path.exists() {
+            let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())
+                .map_err(|e| IdentityError::Generate(e.to_string()))?;
+            write_private(&path, document.as_ref())?;
+        }
+        let read = |source| IdentityError::Read { path: path.clone(), source };
+        let mode = fs::metadata(&path).map_err(read)?.permissions().mode();
+        if mode & 0o077 != 0 {
+            return Err(IdentityError::Exposed { path });
+        }
+        let bytes = fs::read(&path).map_err(read)?;
+        Ed25519KeyPair::from_pkcs8(&bytes).map(Self).map_err(|_| IdentityError::Damaged { path })
+    }
+
+    /// A key that is kept nowhere, for tests and benchmarks.
+    pub fn ephemeral() -> Result<Self, IdentityError> {
+        let failed = |e: String| IdentityError::Generate(e);
+        let document =
+            Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|e| failed(e.to_string()))?;
+        Ed25519KeyPair::from_pkcs8(document.as_ref()).map(Self).map_err(|e| failed(e.to_string()))
+    }
+
+    /// The public half as the node policy names it: 64 hexadecimal digits.
+    pub fn public_hex(&self) -> String {
+        self.0.public_key().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// SETUP for one pilot: the grant, signed, and what the agent needs beside it.
+    pub fn setup(
+        &self,
+        site: &SiteName,
+        pilot: PilotId,
+        grant: &Grant,
+        environment: EnvironmentName,
+    ) -> Setup {
+        let PilotId { reservation, epoch, member } = pilot;
+        let (reservation, epoch): (ReservationId, Epoch) = (reservation, epoch);
+        Setup {
+            grant: grant.encode().to_vec(),
+            signature: self.0.sign(&grant.signed_message()).as_ref().to_vec(),
+            host: HostName { site: site.clone(), number: member },
+            address: grant.address,
+            reservation,
+            epoch,
+            environment,
+            variables: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ring::signature::{ED25519, UnparsedPublicKey};
+
+    use super::*;
+
+    fn grant() -> Grant {
+        Grant {
+            nonce: [7; 16],
+            site: grant::SiteName::new("a").unwrap(),
+            reservation: 12,
+            epoch: 3,
+            member: 1,
+            uid: 1001,
+            user: grant::UserName::new("alice").unwrap(),
+            address: [10, 71, 128, 7].into(),
+            prefix_len: 16,
+            gateway: None,
+            mtu: 1500,
+            driver: grant::Driver::Macvlan,
+            lifetime_s: 60,
+            memory_bytes: 0,
+            pids: 0,
+            cpus_milli: 0,
+            upper_bytes: 0,
+            upper_inodes: 0,
+        }
+    }
+
+    #[test]
+    fn what_is_signed_is_what_the_node_verifies() {
+        let key = GrantKey::ephemeral().unwrap();
+        let pilot = PilotId { reservation: ReservationId(12), epoch: Epoch(3), member: 1 };
+        let setup = key.setup(&"a".parse().unwrap(), pilot, &grant(), EnvironmentName::host());
+        let record: [u8; grant::GRANT_LEN] = setup.grant.clone().try_into().unwrap();
+        assert_eq!(Grant::decode(&record), Ok(grant()));
+        let public = UnparsedPublicKey::new(&ED25519, key.0.public_key().as_ref());
+        public.verify(&grant::signed_message(&record), &setup.signature).unwrap();
+        let mut other = record;
+        other[5] ^= 1;
+        assert!(public.verify(&grant::signed_message(&other), &setup.signature).is_err());
+        assert_eq!(setup.host.to_string(), "a-1");
+    }
+
+    #[test]
+    fn the_key_stays_the_same_and_must_be_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = GrantKey::open_or_make(dir.path()).unwrap().public_hex();
+        assert_eq!(GrantKey::open_or_make(dir.path()).unwrap().public_hex(), first);
+        assert_eq!(first.len(), 64);
+        fs::set_permissions(dir.path().join(FILE), fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(GrantKey::open_or_make(dir.path()), Err(IdentityError::Exposed { .. })));
+    }
+}

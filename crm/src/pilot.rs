@@ -1,0 +1,352 @@
+//! The machine of one pilot: what the batch system starts on a node for one member.
+//!
+//! ```text
+//! Held -> Submitted -> Building -> Built -> Ready -> Joining -> Joined -> Running
+//!   |         |            \_________\________\________\__________\_________/
+//!   |         |                                  |
+//!   |         |          asked to end, too late, |  agent lost, dirty
+//!   |         |          or its Launcher is gone v       |
+//!   |         |                              Stopping    |
+//!   |         |        sandbox confirmed gone /  | too late, agent lost, dirty
+//!   |         |                              /   v       v
+//!   |         |---- asked to end, too late -/-> Cancelling -- too late --> Stuck (cancelled again)
+//!   |         |                            /        | batch: gone            | batch: gone
+//!   |         | batch: gone               /         v                        |
+//!   |         |                          /       Sweeping <------------------'
+//!   v         v                         v           | swept     \ not swept
+//!  Gone <-----+-------------------------+-----------'            Dirty (swept again)
+//! ```
+//! No I/O and no clock here: [`State::step`] says what follows, [`crate::site`] does it. Every
+//! arrow of the picture is one arm below; news that fits no arrow is late or repeated and
+//! changes nothing. The node and the address are given back exactly once, on the way into `Gone`.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use protocol::ids::{Epoch, MemberNumber, ReservationId};
+use protocol::keys::MemberKeys;
+use protocol::names::NodeName;
+use protocol::refusal::Step;
+
+/// Which pilot: one member of one incarnation of a reservation.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
+pub struct PilotId {
+    pub reservation: ReservationId,
+    pub epoch: Epoch,
+    pub member: MemberNumber,
+}
+
+impl fmt::Display for PilotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}/{}", self.reservation, self.epoch.0, self.member)
+    }
+}
+
+/// Where a pilot stands. The order is the order of life.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
+pub enum State {
+    /// Node and address are kept for it; nothing was started.
+    Held,
+    /// The batch system has it.
+    Submitted,
+    /// It dialled in; SETUP and GET_KEYS are with it.
+    Building,
+    /// Its sandbox stands; the keys are still being made.
+    Built,
+    /// Sandbox and keys are there: it counts for the first barrier.
+    Ready,
+    /// SET_KEYS and RUN are with it.
+    Joining,
+    /// The key ring is installed; services start.
+    Joined,
+    /// Its sshd answers: it counts for the second barrier and takes commands.
+    Running,
+    /// SHUTDOWN is with it.
+    Stopping,
+    /// The batch system was asked to take it away.
+    Cancelling,
+    /// Its processes are gone; leftovers are being removed.
+    Sweeping,
+    /// The batch system does not confirm that it is gone.
+    Stuck,
+    /// Leftovers could not be removed.
+    Dirty,
+    /// Confirmed: nothing of it is left.
+    Gone,
+}
+
+/// What happens to a pilot.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Event {
+    Committed,
+    Arrived,
+    SandboxBuilt,
+    KeysGiven,
+    JoinAsked,
+    KeysInstalled,
+    ServicesUp,
+    EndAsked,
+    /// The agent reports that the monitor confirmed the teardown.
+    SandboxGone,
+    /// The agent reports a teardown that left something.
+    SandboxDirty,
+    /// The connection to the agent ended.
+    AgentLost,
+    /// The batch system says that the pilot's process is gone.
+    BatchGone,
+    /// The deadline of the present state passed.
+    TimeOver,
+    Swept,
+    NotSwept,
+}
+
+/// What follows from an event.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Do {
+    Submit,
+    /// Send SETUP and GET_KEYS back to back.
+    SetUp,
+    /// Send SHUTDOWN.
+    ShutDown,
+    /// Close the connection to the agent.
+    Dismiss,
+    /// Ask the batch system to take the pilot away; its token is void from now on.
+    Cancel,
+    /// Remove what a dead pilot left on its node.
+    Sweep,
+    /// Keep the node away from new pilots and the address from new members, and say so.
+    Quarantine,
+    /// Give node and address back.
+    Release,
+}
+
+impl State {
+    /// Every state, in the order of life.
+    pub const ALL: [State; 14] = {
+        use State::*;
+        [
+            Held, Submitted, Building, Built, Ready, Joining, Joined, Running, Stopping, Cancelling,
+            Sweeping, Stuck, Dirty, Gone,
+        ]
+    };
+
+    /// What follows. Total: news that fits no arrow changes nothing.
+    pub fn step(self, event: Event) -> (State, &'static [Do]) {
+        use {Do::*, Event::*, State::*};
+        match (self, event) {
+            (Held, Committed) => (Submitted, &[Submit]),
+            (Submitted, Arrived) => (Building, &[SetUp]),
+            (Building, SandboxBuilt) => (Built, &[]),
+            (Built, KeysGiven) => (Ready, &[]),
+            (Ready, JoinAsked) => (Joining, &[]),
+            (Joining, KeysInstalled) => (Joined, &[]),
+            (Joined, ServicesUp) => (Running, &[]),
+
+            (Held, EndAsked | TimeOver) => (Gone, &[Release]),
+            (Submitted, EndAsked | TimeOver) => (Cancelling, &[Cancel]),
+            // It never arrived, so it never had a grant: nothing can be left of it.
+            (Submitted, BatchGone) => (Gone, &[Cancel, Release]),
+
+            // When the Launcher is gone the monitor tears down by itself; the agent, as long as
+            // it is connected, still tells how that ended.
+            (s, EndAsked | TimeOver | BatchGone) if s.has_agent() => (Stopping, &[ShutDown]),
+            (s, SandboxGone) if s.has_agent() || s == Stopping => (Gone, &[Dismiss, Cancel, Release]),
+            (s, SandboxDirty) if s.has_agent() || s == Stopping => (Cancelling, &[Dismiss, Cancel]),
+            (s, AgentLost) if s.has_agent() || s == Stopping => (Cancelling, &[Cancel]),
+            (Stopping, TimeOver) => (Cancelling, &[Dismiss, Cancel]),
+
+            (Cancelling | Stuck, BatchGone) => (Sweeping, &[Sweep]),
+            (Cancelling, TimeOver) => (Stuck, &[Quarantine]),
+            (Stuck, TimeOver) => (Stuck, &[Cancel]),
+
+            (Sweeping | Dirty, Swept) => (Gone, &[Release]),
+            (Sweeping, NotSwept | TimeOver) => (Dirty, &[Quarantine]),
+            (Dirty, TimeOver) => (Sweeping, &[Sweep]),
+
+            (state, _) => (state, &[]),
+        }
+    }
+
+    /// Whether an agent is connected and nothing is ending yet.
+    pub fn has_agent(self) -> bool {
+        (State::Building..=State::Running).contains(&self)
+    }
+
+    /// Nothing more is waited for: it is gone, or it is known by name that it is not.
+    pub fn is_settled(self) -> bool {
+        matches!(self, State::Stuck | State::Dirty | State::Gone)
+    }
+
+    /// What is under way, for a failure that strikes now.
+    pub fn step_under_way(self) -> Step {
+        match self {
+            State::Held => Step::Commit,
+            State::Submitted => Step::Pilots,
+            State::Building => Step::Setup,
+            State::Built => Step::GetKeys,
+            State::Joining => Step::SetKeys,
+            State::Joined => Step::Run,
+            State::Ready | State::Running => Step::Running,
+            _ => Step::End,
+        }
+    }
+}
+
+/// How long each state may last. Not shown: a state without a limit is left by the part's end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Times {
+    /// From submission until the pilot dials in.
+    pub pilots: Duration,
+    pub setup: Duration,
+    /// GET_KEYS, and likewise SET_KEYS.
+    pub keys: Duration,
+    pub run: Duration,
+    /// From SHUTDOWN until the sandbox is confirmed gone.
+    pub end: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        Self { pilots: s(60), setup: s(20), keys: s(20), run: s(30), end: s(10) }
+    }
+}
+
+/// How long the batch system may take, beyond the end time, to take a pilot away.
+const CANCEL_MARGIN: Duration = Duration::from_secs(5);
+/// How long a sweep may take; the edge that runs it gives up before.
+const SWEEP_TIME: Duration = Duration::from_secs(15);
+/// Between two attempts to get rid of a pilot that does not go.
+const RETRY_TIME: Duration = Duration::from_secs(30);
+
+impl Times {
+    /// How long `state` may last, if that is bounded by itself.
+    pub fn of(&self, state: State) -> Option<Duration> {
+        match state {
+            State::Submitted => Some(self.pilots),
+            State::Building => Some(self.setup),
+            State::Built | State::Joining => Some(self.keys),
+            State::Joined => Some(self.run),
+            State::Stopping => Some(self.end),
+            State::Cancelling => Some(self.end + CANCEL_MARGIN),
+            State::Sweeping => Some(SWEEP_TIME),
+            State::Stuck | State::Dirty => Some(RETRY_TIME),
+            State::Held | State::Ready | State::Running | State::Gone => None,
+        }
+    }
+}
+
+/// One pilot and what is known of it.
+#[derive(Clone, Debug)]
+pub struct Pilot {
+    pub id: PilotId,
+    pub node: NodeName,
+    pub address: Ipv4Addr,
+    pub state: State,
+    /// When the present state has lasted too long.
+    pub deadline: Option<Duration>,
+    /// The batch system said that its process is gone.
+    pub batch_gone: bool,
+    pub keys: Option<MemberKeys>,
+    /// Why it is not clean, while it is not.
+    pub dirt: Option<protocol::names::Text>,
+}
+
+impl Pilot {
+    pub fn new(id: PilotId, node: NodeName, address: Ipv4Addr) -> Self {
+        Self {
+            id,
+            node,
+            address,
+            state: State::Held,
+            deadline: None,
+            batch_gone: false,
+            keys: None,
+            dirt: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const EVENTS: [Event; 15] = {
+        use Event::*;
+        [
+            Committed,
+            Arrived,
+            SandboxBuilt,
+            KeysGiven,
+            JoinAsked,
+            KeysInstalled,
+            ServicesUp,
+            EndAsked,
+            SandboxGone,
+            SandboxDirty,
+            AgentLost,
+            BatchGone,
+            TimeOver,
+            Swept,
+            NotSwept,
+        ]
+    };
+
+    /// The promise to the GRC: `End` is always answered, whoever stays silent.
+    #[test]
+    fn every_state_can_be_ended() {
+        for start in State::ALL {
+            let (mut state, _) = start.step(Event::EndAsked);
+            for _ in 0..4 {
+                if state.is_settled() {
+                    break;
+                }
+                state = state.step(Event::TimeOver).0;
+            }
+            assert!(state.is_settled(), "{start:?} came to rest in {state:?}");
+        }
+    }
+
+    /// A pilot that the batch system says is gone does not keep its node, from wherever it was.
+    #[test]
+    fn every_state_ends_clean_when_everybody_answers() {
+        for start in State::ALL {
+            let mut state = start.step(Event::EndAsked).0;
+            for event in [Event::AgentLost, Event::BatchGone, Event::Swept] {
+                state = state.step(event).0;
+            }
+            // Dirty waits for its next sweep, which is asked for by time.
+            assert_eq!(state, State::Gone, "from {start:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn node_and_address_are_given_back_exactly_once(events in prop::collection::vec(0..EVENTS.len(), 0..60)) {
+            let mut state = State::Held;
+            let mut released = 0;
+            for event in events {
+                let (next, follows) = state.step(EVENTS[event]);
+                released += follows.iter().filter(|d| **d == Do::Release).count();
+                prop_assert_eq!(next == State::Gone, released == 1);
+                prop_assert!(state != State::Gone || (next == State::Gone && follows.is_empty()));
+                // Nothing comes back to life.
+                prop_assert!(state < State::Stopping || next >= State::Stopping);
+                state = next;
+            }
+        }
+
+        #[test]
+        fn a_repeated_event_starts_nothing_twice(events in prop::collection::vec(0..EVENTS.len(), 0..60)) {
+            let mut state = State::Held;
+            for event in events {
+                state = state.step(EVENTS[event]).0;
+                let (_, again) = state.step(EVENTS[event]);
+                prop_assert!(!again.contains(&Do::Submit) && !again.contains(&Do::SetUp));
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The listener for agents: TLS, greeting, and the one request that a stranger may make, `Arrive`.
+//!
+//! Until its token was redeemed a peer is nobody: it has [`ARRIVE_TIME`] in all, may send small
+//! frames only, and there is a bounded number of such peers at once.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use protocol::connection::{Connection, ConnectionError, Outbox, greet, read};
+use protocol::frame::{Frame, Kind};
+use protocol::hello::Role;
+use protocol::limits::{FRAME_BYTES_MAX, SMALL_BODY_BYTES};
+use protocol::node::{Arrive, Reply};
+use protocol::refusal::Refusal;
+use protocol::tls::{TlsError, accept};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio_rustls::{TlsAcceptor, TlsStream};
+
+use crate::pilot::PilotId;
+use crate::serve::Input;
+
+/// From the connection to a redeemed token.
+pub const ARRIVE_TIME: Duration = Duration::from_secs(10);
+/// Peers at once whose token was not redeemed yet.
+const STRANGERS_MAX: usize = 1024;
+/// How long what was sent last may take to reach an agent that is dismissed.
+const GOODBYE_TIME: Duration = Duration::from_secs(5);
+
+/// An agent that asks to be let in.
+#[derive(Debug)]
+pub struct Knock {
+    pub from: SocketAddr,
+    pub arrive: Arrive,
+    pub outbox: Outbox,
+    /// Correlation id of its request, for the answer.
+    pub correlation: u64,
+    /// Tells the connection's task that the driver is done with it.
+    pub dismissed: Arc<Notify>,
+    /// Whose it is, if it was let in.
+    pub answer: oneshot::Sender<Option<PilotId>>,
+}
+
+/// Why a stranger stays one.
+#[derive(Debug, thiserror::Error)]
+enum NotLetIn {
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    #[error("its first message is not a request to arrive")]
+    NotArriving,
+    #[error("it did not arrive within {} s", ARRIVE_TIME.as_secs())]
+    TooSlow,
+}
+
+/// Accepts agents until the driver is gone.
+pub async fn listen(listener: TcpListener, acceptor: TlsAcceptor, inputs: mpsc::Sender<Input>) {
+    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+    while !inputs.is_closed() {
+        let Ok(permit) = strangers.clone().acquire_owned().await else { return };
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, most likely: others must close before more can come.
+                tracing::warn!("no connection can be accepted: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (acceptor, inputs) = (acceptor.clone(), inputs.clone());
+        tokio::spawn(async move {
+            let arrived = tokio::time::timeout(ARRIVE_TIME, arrive(stream, &acceptor)).await;
+            match arrived.unwrap_or(Err(NotLetIn::TooSlow)) {
+                Ok((connection, arrive, correlation)) => {
+                    let knocked = knock(connection, arrive, correlation, from, &inputs).await;
+                    drop(permit);
+                    if let Some((pilot, connection, dismissed)) = knocked {
+                        converse(pilot, connection, &dismissed, &inputs).await;
+                    }
+                }
+                Err(error) => tracing::warn!("a peer at {from} is not let in: {error}"),
+            }
+        });
+    }
+}
+
+/// A node that vanishes says nothing: the kernel asks, and the connection ends within 25 s.
+pub fn notice_dead_peers(stream: &TcpStream) {
+    let set = || {
+        setsockopt(stream, sockopt::KeepAlive, &true)?;
+        setsockopt(stream, sockopt::TcpKeepIdle, &10)?;
+        setsockopt(stream, sockopt::TcpKeepInterval, &5)?;
+        setsockopt(stream, sockopt::TcpKeepCount, &3)?;
+        setsockopt(stream, sockopt::TcpUserTimeout, &25_000)
+    };
+    if let Err(errno) = set() {
+        tracing::warn!("a dead peer would not be noticed: {errno}");
+    }
+}
+
+type Agent = Connection<TlsStream<TcpStream>>;
+
+async fn arrive(stream: TcpStream, acceptor: &TlsAcceptor) -> Result<(Agent, Arrive, u64), NotLetIn> {
+    notice_dead_peers(&stream);
+    // Its certificate is made for this one pilot; the token says which pilot it is.
+    let (stream, _pin) = accept(acceptor, stream).await?;
+    let mut connection = greet(stream, Role::Crm, &[Role::Agent]).await?;
+    connection.inbox.limit_bodies(SMALL_BODY_BYTES);
+    let first = connection.inbox.next().await?;
+    if first.kind != Kind::Request {
+        return Err(NotLetIn::NotArriving);
+    }
+    let arrive: Arrive = read(&first)?;
+    connection.inbox.limit_bodies(FRAME_BYTES_MAX);
+    Ok((connection, arrive, first.correlation))
+}
+
+/// Asks the driver. A refused agent gets its refusal, which the driver queued, and is closed.
+async fn knock(
+    connection: Agent,
+    arrive: Arrive,
+    correlation: u64,
+    from: SocketAddr,
+    inputs: &mpsc::Sender<Input>,
+) -> Option<(PilotId, Agent, Arc<Notify>)> {
+    let dismissed = Arc::new(Notify::new());
+    let (answer, answered) = oneshot::channel();
+    let outbox = connection.outbox.clone();
+    let knock = Knock { from, arrive, outbox, correlation, dismissed: dismissed.clone(), answer };
+    inputs.send(Input::Knock(Box::new(knock))).await.ok()?;
+    match answered.await {
+        Ok(Some(pilot)) => Some((pilot, connection, dismissed)),
+        Ok(None) | Err(_) => {
+            say_goodbye(connection).await;
+            None
+        }
+    }
+}
+
+/// Passes on what the agent says until either side ends the conversation.
+async fn converse(pilot: PilotId, connection: Agent, dismissed: &Notify, inputs: &mpsc::Sender<Input>) {
+    let Connection { mut inbox, outbox, writer, peer, version } = connection;
+    // Only the driver sends: when it drops its outbox the writer ends.
+    drop(outbox);
+    let cause = loop {
+        let frame: Frame = tokio::select! {
+            () = dismissed.notified() => break None,
+            frame = inbox.next() => match frame {
+                Ok(frame) => frame,
+                Err(error) => break Some(error.to_string()),
+            },
+        };
+        if inputs.send(Input::Frame { pilot, frame }).await.is_err() {
+            break None;
+        }
+    };
+    tracing::debug!("pilot {pilot} ({}, version {version}) is disconnected", peer.software);
+    match cause {
+        Some(cause) => {
+            let _ = inputs.send(Input::Lost { pilot, cause: cause.into() }).await;
+        }
+        None => {
+            let _ = tokio::time::timeout(GOODBYE_TIME, writer).await;
+        }
+    }
+}
+
+async fn say_goodbye(connection: Agent) {
+    let Connection { inbox, outbox, writer, .. } = connection;
+    drop(outbox);
+    let _ = tokio::time::timeout(GOODBYE_TIME, writer).await;
+    drop(inbox);
+}
+
+/// Answers an arrival.
+pub fn answer(knock: Knock, verdict: Result<PilotId, Refusal>) {
+    let (reply, pilot) = match verdict {
+        Ok(pilot) => (Reply::Done, Some(pilot)),
+        Err(refusal) => (Reply::Refused(refusal), None),
+    };
+    // A peer that is gone already is noticed by its own task.
+    let _ = knock.outbox.post(Kind::Reply, knock.correlation, &reply);
+    let _ = knock.answer.send(pilot);
+}

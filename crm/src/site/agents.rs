@@ -1,0 +1,222 @@
+//! What pilots do: arrive, answer, report, die.
+
+use protocol::ids::{JobId, MemberNumber};
+use protocol::names::Text;
+use protocol::node::{self, Notice, Reply};
+use protocol::refusal::{Failure, Step};
+use protocol::site::FromSite;
+
+use super::{Action, Asked, Site};
+use crate::pilot::{Event, PilotId, State};
+
+impl Site {
+    pub(super) fn on_arrived(&mut self, id: PilotId, nonce: [u8; 16]) {
+        if !self.advance(id, Event::Arrived) {
+            return;
+        }
+        let environment = self.parts.get(&id.reservation).map(|held| held.part.environment.clone());
+        if let (Some(grant), Some(environment)) = (self.grant(id, nonce), environment) {
+            self.actions.push(Action::SetUp { pilot: id, grant: Box::new(grant), environment });
+        }
+    }
+
+    pub(super) fn on_answer(&mut self, id: PilotId, asked: Asked, reply: Reply) {
+        if let Asked::Exec(job) = asked {
+            return self.on_exec_answer(id, job, reply);
+        }
+        let step = match asked {
+            Asked::Setup => Step::Setup,
+            Asked::GetKeys => Step::GetKeys,
+            Asked::SetKeys => Step::SetKeys,
+            Asked::Run => Step::Run,
+            // The job is over meanwhile, or the notice `Gone` follows: nothing hangs on these.
+            Asked::Signal(_) | Asked::Shutdown | Asked::Exec(_) => return,
+        };
+        match (asked, reply) {
+            (Asked::Setup, Reply::Done) => self.advance(id, Event::SandboxBuilt),
+            (Asked::GetKeys, Reply::Keys(keys)) => {
+                if let Some(pilot) = self.pilot_mut(id).filter(|pilot| pilot.state == State::Built) {
+                    pilot.keys = Some(keys);
+                }
+                self.advance(id, Event::KeysGiven)
+            }
+            (Asked::SetKeys, Reply::Done) => self.advance(id, Event::KeysInstalled),
+            (Asked::Run, Reply::Done) => self.advance(id, Event::ServicesUp),
+            (_, Reply::Failed(failure)) => self.give_up(id, failure),
+            (_, Reply::Refused(refusal)) => {
+                let hint = "the CRM's log and the node's system log say more";
+                self.give_up(id, Failure::new(step, refusal.to_string(), hint))
+            }
+            (_, reply) => {
+                let cause = format!("the agent gave an answer that fits no such request: {}", word(&reply));
+                self.give_up(id, Failure::new(step, cause, "upgrade the older of CRM and node"))
+            }
+        };
+    }
+
+    fn on_exec_answer(&mut self, id: PilotId, job: JobId, reply: Reply) {
+        let failure = match reply {
+            Reply::Done => return,
+            Reply::Failed(failure) => failure,
+            Reply::Refused(refusal) => Failure::new(Step::Exec, refusal.to_string(), ""),
+            Reply::Keys(_) | Reply::Status { .. } => Failure::new(
+                Step::Exec,
+                "the agent's answer fits no EXEC",
+                "upgrade the older of CRM and node",
+            ),
+        };
+        if self.forget_command(id, job) {
+            let failure = self.placed(id, failure);
+            let PilotId { reservation, epoch, member } = id;
+            self.tell(FromSite::ExecFailed { reservation, epoch, job, member, failure });
+        }
+    }
+
+    pub(super) fn on_notice(&mut self, id: PilotId, notice: Notice) {
+        let PilotId { reservation, epoch, member } = id;
+        match notice {
+            Notice::StateChanged { state: node::State::TearingDown | node::State::Gone, cause } => {
+                // Asked for by us it changes nothing; else the pilot is lost, and this says why.
+                self.lost(id, cause, "the sandbox ended by itself".into());
+                self.advance(id, Event::EndAsked);
+            }
+            Notice::StateChanged { .. } => {}
+            Notice::Output { job, stream, offset, bytes } => {
+                if self.runs(id, job) {
+                    let output = FromSite::Output { reservation, epoch, job, member, stream, offset, bytes };
+                    self.tell(output);
+                }
+            }
+            Notice::Exited { job, status } => {
+                if self.forget_command(id, job) {
+                    self.tell(FromSite::Exited { reservation, epoch, job, member, status });
+                }
+            }
+            Notice::Gone { dirty, cause } => {
+                self.lost(id, cause, "the sandbox ended by itself".into());
+                match dirty {
+                    None => self.advance(id, Event::SandboxGone),
+                    Some(what) => {
+                        self.set_dirt(id, what);
+                        self.advance(id, Event::SandboxDirty)
+                    }
+                };
+            }
+        }
+    }
+
+    pub(super) fn on_agent_lost(&mut self, id: PilotId, cause: &Text) {
+        self.lost(id, None, format!("the connection to the node's agent was lost: {cause}").into());
+        self.advance(id, Event::AgentLost);
+    }
+
+    pub(super) fn on_batch_gone(&mut self, id: PilotId, reason: &Text) {
+        let Some(pilot) = self.pilot_mut(id) else { return };
+        pilot.batch_gone = true;
+        let cause = match pilot.state {
+            State::Submitted => format!("the pilot ended before it dialled in: {reason}"),
+            _ => format!("the pilot's Launcher is gone: {reason}"),
+        };
+        self.lost(id, None, cause.into());
+        self.advance(id, Event::BatchGone);
+    }
+
+    pub(super) fn on_swept(&mut self, id: PilotId, outcome: Result<(), Text>) {
+        match outcome {
+            Ok(()) => self.advance(id, Event::Swept),
+            Err(what) => {
+                self.set_dirt(id, what);
+                self.advance(id, Event::NotSwept)
+            }
+        };
+    }
+
+    pub(super) fn on_time_over(&mut self, id: PilotId) {
+        let Some(pilot) = self.pilot_mut(id) else { return };
+        pilot.deadline = None;
+        let state = pilot.state;
+        let time = self.settings.times.of(state).unwrap_or_default().as_secs();
+        match state {
+            State::Submitted => {
+                let hint = "see the CRM's log and the Launcher's last lines there; is the node up?";
+                let cause = format!("no pilot dialled in within {time} s");
+                self.fail_at(id, Failure::new(Step::Pilots, cause, hint));
+            }
+            state if state.has_agent() => {
+                let step = state.step_under_way();
+                let cause = format!("{step} was not answered within {time} s");
+                self.fail_at(id, Failure::new(step, cause, "the node is overloaded or hangs; see its log"));
+            }
+            State::Sweeping => self.set_dirt(id, "the sweep of the node does not end".into()),
+            State::Cancelling => {
+                self.set_dirt(id, format!("the batch system does not end pilot {id}").into())
+            }
+            _ => {}
+        }
+        self.advance(id, Event::TimeOver);
+    }
+
+    /// A pilot that ends without having been asked fails its part, once, with the best cause
+    /// there is: the agent's own if it gave one.
+    fn lost(&mut self, id: PilotId, cause: Option<Failure>, otherwise: Text) {
+        let Some(state) = self.pilot(id).map(|pilot| pilot.state) else { return };
+        if state != State::Submitted && !state.has_agent() {
+            return;
+        }
+        let hint = "the reservation cannot go on; see the CRM's log and the node's system log";
+        let failure = cause.unwrap_or_else(|| Failure::new(state.step_under_way(), otherwise, hint));
+        self.fail_at(id, failure);
+    }
+
+    /// The pilot cannot go on: its part fails and it is torn down.
+    fn give_up(&mut self, id: PilotId, failure: Failure) -> bool {
+        if self.pilot(id).is_some_and(|pilot| pilot.state.has_agent()) {
+            self.fail_at(id, failure);
+        }
+        self.advance(id, Event::EndAsked)
+    }
+
+    fn fail_at(&mut self, id: PilotId, failure: Failure) {
+        if self.parts.get(&id.reservation).is_some_and(|held| held.epoch == id.epoch) {
+            let failure = self.placed(id, failure);
+            self.fail(id.reservation, failure);
+        }
+    }
+
+    /// The failure with site and node as this site knows them.
+    fn placed(&self, id: PilotId, failure: Failure) -> Failure {
+        match self.pilot(id) {
+            Some(pilot) => failure.at_site(&self.settings.name).at_node(&pilot.node),
+            None => failure.at_site(&self.settings.name),
+        }
+    }
+
+    fn set_dirt(&mut self, id: PilotId, what: Text) {
+        if let Some(pilot) = self.pilot_mut(id) {
+            pilot.dirt = Some(what);
+        }
+    }
+
+    /// Whether this member runs this job: an agent speaks for its own commands only.
+    fn runs(&self, id: PilotId, job: JobId) -> bool {
+        let held = self.parts.get(&id.reservation).filter(|held| held.epoch == id.epoch);
+        held.and_then(|held| held.jobs.get(&job)).is_some_and(|members| members.contains(&id.member))
+    }
+
+    fn forget_command(&mut self, id: PilotId, job: JobId) -> bool {
+        let member: MemberNumber = id.member;
+        let held = self.parts.get_mut(&id.reservation).filter(|held| held.epoch == id.epoch);
+        held.and_then(|held| held.jobs.get_mut(&job)).is_some_and(|members| members.remove(&member))
+    }
+}
+
+/// What kind of reply it is, without what an agent put into it.
+fn word(reply: &Reply) -> &'static str {
+    match reply {
+        Reply::Done => "done",
+        Reply::Keys(_) => "keys",
+        Reply::Status { .. } => "a status",
+        Reply::Refused(_) => "a refusal",
+        Reply::Failed(_) => "a failure",
+    }
+}

@@ -1,0 +1,98 @@
+//! What the owner of a site is told and what it tells its driver.
+
+use grant::Grant;
+use protocol::ids::{Epoch, JobId, ReservationId};
+use protocol::keys::KeyRing;
+use protocol::names::{EnvironmentName, NodeName, Text, UserName};
+use protocol::node::{Notice, Reply, Request};
+use protocol::refusal::Refusal;
+use protocol::reservation::Limits;
+use protocol::site::{FromSite, Part, ToSite};
+
+use crate::pilot::PilotId;
+
+/// The local account that a grid user's pilots run as.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Account {
+    pub name: UserName,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A connection to the GRC stands and has greeted.
+    GrcConnected,
+    /// It is gone; everything that the site has is ended.
+    GrcLost,
+    /// `ToSite::Hold`, with the account that the edge looked up for its user.
+    Hold { reservation: ReservationId, epoch: Epoch, part: Part, account: Result<Account, Refusal> },
+    /// Every other message of the GRC.
+    Grc(ToSite),
+    /// A pilot showed its token, and [`crate::site::Site::expects`] said yes.
+    Arrived { pilot: PilotId, nonce: [u8; 16] },
+    /// The agent answered a request.
+    Answered { pilot: PilotId, asked: Asked, reply: Reply },
+    /// The agent said something unasked.
+    Noticed { pilot: PilotId, notice: Notice },
+    /// The connection to the agent ended.
+    AgentLost { pilot: PilotId, cause: Text },
+    /// The batch system says that the pilot's process is gone, or never came to be.
+    BatchGone { pilot: PilotId, reason: Text },
+    /// The answer to [`Action::Sweep`].
+    Swept { pilot: PilotId, outcome: Result<(), Text> },
+    /// Time passed; sent at the latest at [`crate::site::Site::next_deadline`].
+    Tick,
+    /// The CRM shall stop: end everything, take nothing new.
+    Stop,
+}
+
+/// Which request an agent's reply belongs to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Asked {
+    Setup,
+    GetKeys,
+    SetKeys,
+    Run,
+    Exec(JobId),
+    Signal(JobId),
+    Shutdown,
+}
+
+/// What the driver shall do, in this order.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Send to the GRC; dropped when it is not connected.
+    Tell(FromSite),
+    /// Make a token for this pilot and hand the pilot to the batch system.
+    Submit(Submit),
+    /// Void the pilot's token and have the batch system take it away. Repeatable.
+    Cancel { pilot: PilotId },
+    /// Remove what dead pilots left on the node; answered by [`Event::Swept`].
+    Sweep { pilot: PilotId, node: NodeName, account: Account },
+    /// Sign the grant, then send SETUP and GET_KEYS back to back.
+    SetUp { pilot: PilotId, grant: Box<Grant>, environment: EnvironmentName },
+    /// Send SET_KEYS and RUN back to back to each of them; the ring is encoded once.
+    Join { pilots: Vec<PilotId>, ring: KeyRing },
+    /// Send a request that is answered.
+    Ask { pilot: PilotId, asked: Asked, request: Request },
+    /// Send what is not answered (`OutputSaved`).
+    Pass { pilot: PilotId, request: Request },
+    /// Close the connection after what was sent.
+    Dismiss { pilot: PilotId },
+}
+
+/// A pilot for the batch system.
+#[derive(Clone, Debug)]
+pub struct Submit {
+    pub pilot: PilotId,
+    /// Where it shall run; a batch system that chooses by itself takes it as a wish.
+    pub node: NodeName,
+    pub account: Account,
+    pub limits: Limits,
+    /// After so many seconds it is over in any case.
+    pub lifetime_s: u32,
+    /// How long its token is good for, seconds.
+    pub token_s: u32,
+}
