@@ -3,10 +3,17 @@
 //! the sandbox's own init does everything that happens inside it.
 #![forbid(unsafe_code)]
 
+pub mod command;
+pub mod connection;
+pub mod handler;
 pub mod init;
 pub mod keys;
 pub mod lifecycle;
 pub mod monitor;
 pub mod render;
 pub mod seqpacket;
+pub mod services;
+pub mod setup;
+pub mod start;
 pub mod variables;
+pub mod work;

@@ -67,7 +67,8 @@ MaxSessions 1000
 Subsystem sftp internal-sftp
 AcceptEnv LANG LC_* GRIDPILOT_JOB
 {set_env}",
-        set_env = if variables.is_empty() { String::new() } else { format!("SetEnv {}\n", set_env(variables)) },
+        set_env =
+            if variables.is_empty() { String::new() } else { format!("SetEnv {}\n", set_env(variables)) },
     )
 }
 
@@ -163,7 +164,8 @@ mod tests {
         let keys = Keys::generate().unwrap();
         let private = private_file(directory.path(), "key", keys.user.private());
         assert_eq!(output("ssh-keygen", &["-y", "-f", &private]).trim_end(), public_key(keys.user.public()));
-        let public = private_file(directory.path(), "key.pub", public_key_file(keys.user.public()).as_bytes());
+        let public =
+            private_file(directory.path(), "key.pub", public_key_file(keys.user.public()).as_bytes());
         let fingerprint = |file: &str| {
             let shown = output("ssh-keygen", &["-lf", file]);
             shown.split(' ').nth(1).unwrap().to_owned()
@@ -197,8 +199,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let keys = Keys::generate().unwrap();
         let key = private_file(directory.path(), "host", keys.host.private());
-        let variables =
-            Variables::from([("A".into(), "one two".into()), ("B".into(), "q\"\\ # x".into())]);
+        let variables = Variables::from([("A".into(), "one two".into()), ("B".into(), "q\"\\ # x".into())]);
         let config = sshd_config(&"grid".parse().unwrap(), Ipv4Addr::LOCALHOST, &variables)
             .replace("/etc/gridpilot/ssh_host_ed25519_key", &key);
         let config = private_file(directory.path(), "sshd_config", config.as_bytes());
