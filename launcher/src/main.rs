@@ -1,1 +1,137 @@
-fn main() {}
+//! The Launcher: what a batch system runs on a node, as the job's user. It starts the setuid
+//! NodeManager on a tether, passes the invocation on unread, and does not end before the
+//! NodeManager is down, because batch systems kill or lose what is left once it does.
+#![forbid(unsafe_code)]
+
+mod batch_env;
+mod exit_code;
+mod invocation;
+mod tether;
+
+use std::ffi::OsString;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use exit_code::Ending;
+use tether::{Exit, Tether};
+
+/// How long the NodeManager may take to come down once asked.
+const END_TIME: Duration = Duration::from_secs(10);
+/// How long a sweep may take.
+const SWEEP_TIME: Duration = Duration::from_secs(10);
+/// Between looks at a NodeManager that let go of its tether but has not been reaped.
+const REAP_INTERVAL: Duration = Duration::from_millis(20);
+/// All mean the same, whichever a batch system sends: Slurm TERM or the user's choice, Grid
+/// Engine USR2 or USR1, a terminal INT or HUP.
+const END_SIGNALS: [Signal; 5] =
+    [Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGINT, Signal::SIGHUP];
+
+fn main() -> ExitCode {
+    let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if arguments == ["--version"] {
+        println!("launcher {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    let ending = match arguments.as_mut_slice() {
+        [option, source] if *option == "--invocation" => run(source),
+        [] => Ending::Usage("no invocation is named".into()),
+        _ => Ending::Usage("these arguments are not known".into()),
+    };
+    eprintln!("gridpilot launcher: {ending}");
+    ExitCode::from(ending.code())
+}
+
+fn run(source: &OsString) -> Ending {
+    // Before anything else: from here on a signal is an event and cannot end us half way.
+    let signals = match block_signals() {
+        Ok(signals) => signals,
+        Err(errno) => return Ending::Start { cause: format!("no signal descriptor: {errno}") },
+    };
+    let invocation = match invocation::read(source) {
+        Ok(invocation) => invocation,
+        Err(error) => return Ending::Invocation(error),
+    };
+    if let Some(origin) = batch_env::origin(|name| std::env::var(name).ok()) {
+        eprintln!("gridpilot launcher: started by {origin}");
+    }
+    let node_manager = match sibling("node-manager") {
+        Ok(path) => path,
+        Err(error) => return Ending::Start { cause: format!("own path unknown: {error}") },
+    };
+    let tether = match Tether::start(&node_manager, &invocation) {
+        Ok(tether) => tether,
+        Err(error) => return Ending::Start { cause: format!("{}: {error}", node_manager.display()) },
+    };
+    match watch(&tether, &signals) {
+        Ending::NodeManagerKilled { signal, .. } => {
+            let swept = tether::sweep(&node_manager, SWEEP_TIME);
+            Ending::NodeManagerKilled { signal, swept }
+        }
+        ending => ending,
+    }
+}
+
+/// Programs of one installation stand beside each other; a path from outside is never used.
+fn sibling(name: &str) -> std::io::Result<PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name(name))
+}
+
+fn block_signals() -> Result<SignalFd, Errno> {
+    let mut mask: SigSet = END_SIGNALS.into_iter().collect();
+    mask.add(Signal::SIGCHLD);
+    mask.thread_block()?;
+    SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// Waits until the NodeManager is down; a signal asks it to come down.
+fn watch(tether: &Tether, signals: &SignalFd) -> Ending {
+    let mut asked: Option<(&'static str, Instant)> = None;
+    let mut tethered = true;
+    loop {
+        if let Some(exit) = tether.ended() {
+            return match (exit, asked) {
+                (Exit::Signal(signal), _) => Ending::NodeManagerKilled { signal, swept: false },
+                (Exit::Code(code), _) if code != 0 => Ending::NodeManagerFailed { code },
+                (_, Some((signal, _))) => Ending::Asked { signal },
+                (_, None) => Ending::Finished,
+            };
+        }
+        let left = asked.map(|(_, since)| END_TIME.saturating_sub(since.elapsed()));
+        if let (Some((signal, _)), Some(Duration::ZERO)) = (asked, left) {
+            return Ending::Overdue { signal, seconds: END_TIME.as_secs() };
+        }
+        // A closed tether stays readable, so it is watched once; SIGCHLD may have been lost.
+        let reap = (!tethered).then_some(REAP_INTERVAL);
+        tethered &= !wait(signals, tethered.then_some(tether), left.into_iter().chain(reap).min());
+        while let Ok(Some(information)) = signals.read_signal() {
+            let signal = END_SIGNALS.into_iter().find(|known| *known as u32 == information.ssi_signo);
+            if let (Some(signal), None) = (signal, asked) {
+                eprintln!("gridpilot launcher: {} received, ending the NodeManager", signal.as_str());
+                tether.ask_to_end();
+                asked = Some((signal.as_str(), Instant::now()));
+            }
+        }
+    }
+}
+
+/// Sleeps until a signal came, the tether closed or the time is over; true for the tether.
+fn wait(signals: &SignalFd, tether: Option<&Tether>, time: Option<Duration>) -> bool {
+    let timeout = match time {
+        // Rounded up: a wait that ends a moment too early would only be repeated.
+        Some(time) => PollTimeout::try_from(time.as_millis() + 1).unwrap_or(PollTimeout::MAX),
+        None => PollTimeout::NONE,
+    };
+    let mut watched = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    watched.extend(tether.map(|tether| PollFd::new(tether.as_fd(), PollFlags::POLLIN)));
+    if poll(&mut watched, timeout).is_err() {
+        return false;
+    }
+    watched.get(1).and_then(PollFd::any).unwrap_or(false)
+}

@@ -1,0 +1,155 @@
+//! The way to the site's CRM: dial, prove who is there, arrive.
+
+use std::io;
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use node_manager::operation::Welcome;
+use protocol::connection::{Connection, ConnectionError, greet, read};
+use protocol::frame::Kind;
+use protocol::hello::Role;
+use protocol::identity::{Identity, IdentityError, Pin};
+use protocol::names::NodeName;
+use protocol::node::{Arrive, Invocation, Reply};
+use protocol::refusal::Refusal;
+use protocol::tls::{self, TlsError};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+
+/// How long the CRM is dialled. One that is slow for a moment must not waste a pilot that waited
+/// hours in a queue; one that is gone must not keep the node.
+const DIAL_TIME: Duration = Duration::from_secs(8);
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// How long the CRM may take to accept the token.
+const ARRIVE_TIME: Duration = Duration::from_secs(10);
+/// A CRM whose machine vanished without a word is noticed after idle + count * interval seconds.
+const KEEPALIVE_IDLE_S: u32 = 4;
+const KEEPALIVE_INTERVAL_S: u32 = 2;
+const KEEPALIVE_COUNT: u32 = 2;
+const UNACKNOWLEDGED_MS_MAX: u32 = 8000;
+
+/// Why the pilot did not get in.
+#[derive(Debug, thiserror::Error)]
+pub enum ArriveError {
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    #[error("the CRM refused this pilot: {0}")]
+    Refused(Refusal),
+    #[error("the CRM did not answer within {} s", ARRIVE_TIME.as_secs())]
+    Timeout,
+    #[error("the CRM answered something else than was asked")]
+    Confused,
+    #[error("the node's boot id cannot be read: {0}")]
+    BootId(io::Error),
+    #[error("the node is called {0:?}, which is no node name")]
+    NodeName(String),
+}
+
+/// Dials the CRM that the node policy pins, shows the token, and is let in.
+pub async fn arrive(
+    invocation: &Invocation,
+    welcome: &Welcome,
+) -> Result<Connection<impl AsyncRead + AsyncWrite + Send + 'static>, ArriveError> {
+    let node: NodeName =
+        welcome.node_name.parse().map_err(|_| ArriveError::NodeName(welcome.node_name.clone()))?;
+    let arrive = Arrive {
+        token: invocation.token,
+        nonce: welcome.nonce,
+        node,
+        uid: welcome.uid,
+        boot_id: boot_id().map_err(ArriveError::BootId)?,
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    // Fresh for every pilot: the CRM binds it to this one, and it is never written anywhere.
+    let identity = Identity::generate("node-agent")?;
+    let connector = tls::connector(&identity, Pin(welcome.crm_pin))?;
+    let deadline = Instant::now() + DIAL_TIME;
+    let mut pause = RETRY_MIN;
+    let stream = loop {
+        match tls::dial(&connector, invocation.crm).await {
+            Ok(stream) => break stream,
+            Err(error) if passes(&error) && Instant::now() + pause < deadline => {
+                tracing::debug!("{error}; trying again");
+                sleep(pause).await;
+                pause = (pause * 2).min(RETRY_MAX);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
+    watch_closely(stream.get_ref().0);
+    let mut connection = greet(stream, Role::Agent, &[Role::Crm]).await?;
+    connection.outbox.post(Kind::Request, 1, &arrive)?;
+    let answer = timeout(ARRIVE_TIME, connection.inbox.next()).await.map_err(|_| ArriveError::Timeout)??;
+    if answer.kind != Kind::Reply || answer.correlation != 1 {
+        return Err(ArriveError::Confused);
+    }
+    match read(&answer)? {
+        Reply::Done => Ok(connection),
+        Reply::Refused(refusal) => Err(ArriveError::Refused(refusal)),
+        _ => Err(ArriveError::Confused),
+    }
+}
+
+/// Whether it may be better a moment later. A wrong certificate stays wrong.
+fn passes(error: &TlsError) -> bool {
+    match error {
+        TlsError::Dial { .. } | TlsError::Timeout => true,
+        TlsError::Handshake(error) => error.kind() != io::ErrorKind::InvalidData,
+        TlsError::NoCertificate | TlsError::Identity(_) => false,
+    }
+}
+
+/// A lost CRM must be noticed even if no packet says so. Without these options it still works,
+/// only more slowly, so a refusal is no reason to give up.
+fn watch_closely(stream: &TcpStream) {
+    let _ = setsockopt(stream, sockopt::KeepAlive, &true);
+    let _ = setsockopt(stream, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_S);
+    let _ = setsockopt(stream, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL_S);
+    let _ = setsockopt(stream, sockopt::TcpKeepCount, &KEEPALIVE_COUNT);
+    let _ = setsockopt(stream, sockopt::TcpUserTimeout, &UNACKNOWLEDGED_MS_MAX);
+}
+
+/// The kernel's name for this boot, 16 bytes written as a UUID.
+fn boot_id() -> io::Result<[u8; 16]> {
+    parse_boot_id(&std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?)
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn parse_boot_id(text: &str) -> Option<[u8; 16]> {
+    let digits: Vec<u8> = text
+        .trim_end()
+        .chars()
+        .filter(|c| *c != '-')
+        .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
+        .collect::<Option<_>>()?;
+    let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, d| byte << 4 | d)).collect();
+    bytes.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_boot_id_is_read_as_the_kernel_writes_it() {
+        let text = "5a1b0f00-ffff-4e2d-8001-0102030405ff\n";
+        let wanted = [0x5a, 0x1b, 0x0f, 0, 0xff, 0xff, 0x4e, 0x2d, 0x80, 1, 1, 2, 3, 4, 5, 0xff];
+        assert_eq!(parse_boot_id(text), Some(wanted));
+        assert_eq!(parse_boot_id("xyz"), None);
+        assert_eq!(parse_boot_id(""), None);
+        assert!(boot_id().is_ok());
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert!(passes(&TlsError::Dial { address: "127.0.0.1:1".parse().unwrap(), source: refused }));
+        assert!(!passes(&TlsError::Handshake(io::ErrorKind::InvalidData.into())));
+    }
+}

@@ -1,0 +1,102 @@
+//! What the handler has done beside itself, and what comes back from it.
+
+use std::sync::Arc;
+
+use node_manager::init::record::FileId;
+use protocol::ids::JobId;
+use protocol::keys::KeyRing;
+use protocol::names::Text;
+use protocol::node::Reply;
+use protocol::refusal::{Failure, Refusal};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::JoinHandle;
+
+use crate::init::{Init, InitError};
+use crate::keys::{KeyError, Keys};
+use crate::render::environment::Variables;
+use crate::render::ssh;
+use crate::services::{OWN_COMMANDS, Services};
+use crate::setup::{self, CheckedSetup, Prepared};
+
+/// Numbers of own commands that one RUN may use.
+const OWN_COMMANDS_PER_RUN: u64 = 1 << 16;
+const ESRCH: i32 = 3;
+
+/// Keys and account, or why there are none.
+pub type PrepareResult = Result<Prepared, KeyError>;
+
+/// A sandbox that stands.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    pub init: Init,
+    pub keys: Arc<Keys>,
+    /// The account's login shell.
+    pub shell: String,
+}
+
+/// What follows from the key ring that was installed last.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    pub ring: Arc<KeyRing>,
+    /// Of every command and ssh login.
+    pub variables: Arc<Variables>,
+}
+
+/// A piece of work came to its end.
+#[derive(Debug)]
+pub enum Done {
+    Prepared { init: Init, result: Result<Prepared, Text> },
+    Installed { correlation: u64, result: Result<Joined, (FileId, InitError)> },
+    Served { correlation: u64, result: Result<(), Failure> },
+    CommandEnded(JobId),
+    InitGone,
+}
+
+/// Waits for the keys, which are nearly always there before the sandbox.
+pub async fn prepared(preparing: JoinHandle<PrepareResult>, init: Init, results: UnboundedSender<Done>) {
+    let result = match preparing.await {
+        Ok(Ok(prepared)) => Ok(prepared),
+        Ok(Err(error)) => Err(error.to_string().into()),
+        Err(error) => Err(error.to_string().into()),
+    };
+    let _ = results.send(Done::Prepared { init, result });
+}
+
+/// SET_KEYS: writes every file that follows from the ring.
+pub async fn install(sandbox: Sandbox, joined: Joined, correlation: u64, results: UnboundedSender<Done>) {
+    let result = setup::install(&sandbox.init, &sandbox.keys, &joined.ring, &joined.variables).await;
+    let _ = results.send(Done::Installed { correlation, result: result.map(|()| joined) });
+}
+
+/// RUN: starts the services and proves them. `run` counts the RUNs of this sandbox.
+pub async fn serve(
+    sandbox: Sandbox,
+    setup: Arc<CheckedSetup>,
+    joined: Joined,
+    run: u64,
+) -> Result<(), Failure> {
+    let address = setup.setup.address;
+    let sshd_config = ssh::sshd_config(&setup.user, address, &joined.variables);
+    let services = Services { keys: &sandbox.keys, address, sshd_config: &sshd_config };
+    services.start(&sandbox.init, OWN_COMMANDS + run * OWN_COMMANDS_PER_RUN).await
+}
+
+/// Signals all of a job's session. One that is over already is no error: the wish is fulfilled.
+pub async fn signal(init: Init, job: JobId, signal: u8, failure: Failure) -> Reply {
+    match init.signal(job.0, signal, true).await {
+        Ok(()) => Reply::Done,
+        Err(InitError::System(error)) if error.raw_os_error() == Some(ESRCH) => Reply::Done,
+        Err(error) => {
+            let cause = format!("signal {signal} cannot be sent to {job}: {error}").into();
+            Reply::Failed(Failure { cause, ..failure })
+        }
+    }
+}
+
+/// Job ids share their numbers with the agent's own commands, but for the upper half.
+pub fn check_job(job: JobId) -> Result<(), Refusal> {
+    if job.0 < OWN_COMMANDS {
+        return Ok(());
+    }
+    Err(Refusal::Malformed { why: format!("{job} is no job id").into() })
+}
