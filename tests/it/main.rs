@@ -3,5 +3,9 @@
 #![forbid(unsafe_code)]
 
 mod common;
+mod death;
+mod grid;
 mod house;
+mod inside;
 mod machines;
+mod refusals;
