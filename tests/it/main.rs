@@ -5,6 +5,7 @@
 mod common;
 mod death;
 mod grid;
+mod hostile;
 mod house;
 mod inside;
 mod machines;
