@@ -10,17 +10,30 @@ use std::time::Duration;
 use gridpilot_tests::account::Account;
 use gridpilot_tests::demo::Workplace;
 use gridpilot_tests::install;
-use gridpilot_tests::process::wait_until;
+use gridpilot_tests::process::{Identity, wait_until};
 use gridpilot_tests::residue::Residue;
 use gridpilot_tests::state::{Driver, Plan};
-use gridpilot_tests::world::Grid;
+use gridpilot_tests::world::{self, Grid};
 use serde_json::Value;
 
 /// No job of a test runs longer; a command that does is a failed test.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Grids of test runs that were killed go first, once.
+fn sweep_stale() {
+    for entry in std::fs::read_dir("/var/lib").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix("gridpilot-test-").and_then(|rest| rest.split('-').next()?.parse().ok());
+        if pid.is_some_and(|pid| Identity::of(pid).is_none()) {
+            let _ = world::down(&entry.path(), &mut |_| ());
+        }
+    }
+}
+
 /// A directory that no other test and no other run uses.
 pub fn fresh_directory() -> PathBuf {
+    static SWEPT: std::sync::Once = std::sync::Once::new();
+    SWEPT.call_once(sweep_stale);
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     PathBuf::from(format!("/var/lib/gridpilot-test-{}-{number}", std::process::id()))

@@ -5,9 +5,12 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::account::Account;
 use crate::install;
@@ -71,11 +74,12 @@ impl Drop for Workplace {
 pub fn run(plan: Plan) -> Result<()> {
     let begin = Instant::now();
     let directory = plan.directory.clone();
+    let interrupted = note_interrupts()?;
     let mut say = |step: &str| println!("# {step}");
-    let outcome = Grid::up(plan, &install::programs()?, &mut say).and_then(|grid| {
-        println!("# up after {:.1} s\n", begin.elapsed().as_secs_f64());
-        show(&grid)
-    });
+    // When this fails it has already taken down what it made, and nothing else.
+    let grid = Grid::up(plan, &install::programs()?, &mut say)?;
+    println!("# up after {:.1} s\n", begin.elapsed().as_secs_f64());
+    let outcome = show(&grid, &interrupted);
     println!("# taking the grid down");
     let killed = world::down(&directory, &mut |_| ())?;
     outcome?;
@@ -84,7 +88,30 @@ pub fn run(plan: Plan) -> Result<()> {
     Ok(())
 }
 
-fn show(grid: &Grid) -> Result<()> {
+/// From now on an interrupt does not end this program: the grid is taken down first.
+fn note_interrupts() -> Result<Arc<AtomicBool>> {
+    let noted = Arc::new(AtomicBool::new(false));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    let flag = Arc::clone(&noted);
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => (),
+                    _ = terminate.recv() => (),
+                }
+                flag.store(true, Ordering::Relaxed);
+            }
+        });
+    });
+    Ok(noted)
+}
+
+fn show(grid: &Grid, interrupted: &AtomicBool) -> Result<()> {
     let account = grid.account()?.clone();
     let place = Workplace::new(&account, "demo")?;
     let programs =
@@ -95,6 +122,7 @@ fn show(grid: &Grid) -> Result<()> {
         (0..plan.sites).map(|site| format!("{}={}", crate::netns::site_name(site), plan.nodes)).collect();
     let nodes = nodes.join(",");
     for (family, program) in FAMILIES.iter().zip(&programs) {
+        ensure!(!interrupted.load(Ordering::Relaxed), "interrupted");
         println!("# ring.c by {family}, as it came from mpicc.{family}");
         let ring = format!("./{}", program.file_name().and_then(|n| n.to_str()).context("a strange name")?);
         let mpirun = format!("mpirun.{family}");
