@@ -1,1 +1,12 @@
+//! Whole-program tests. Those that make a grid need root and the installed packages, and say so
+//! when they are missing: nothing is skipped.
+#![forbid(unsafe_code)]
 
+mod common;
+mod death;
+mod grid;
+mod hostile;
+mod house;
+mod inside;
+mod machines;
+mod refusals;

@@ -1,1 +1,16 @@
-//! placeholder
+//! A whole grid on one machine: the sites as network, UTS and mount namespaces, the real
+//! programs inside them, and the means to prove that nothing of it is left. `local-grid` is
+//! built on it, and so are the integration tests.
+#![forbid(unsafe_code)]
+
+pub mod account;
+pub mod demo;
+pub mod install;
+pub mod netns;
+pub mod node;
+pub mod process;
+pub mod residue;
+pub mod shared;
+pub mod site;
+pub mod state;
+pub mod world;

@@ -1,1 +1,103 @@
-fn main() {}
+//! `local-grid`: a real grid on one machine, to try things out and to test against.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use clap::{Args, Parser, Subcommand};
+use gridpilot_tests::node::{Hold, hold};
+use gridpilot_tests::state::{DEFAULT_DIRECTORY, Driver, Plan, State};
+use gridpilot_tests::world::{self, Grid};
+use gridpilot_tests::{demo, install};
+
+/// Makes a whole grid on this machine: sites as namespaces, with the real programs in them.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Make a grid and leave it running.
+    Up(Shape),
+    /// Print the lines that make `gridpilot` talk to the grid: eval "$(local-grid env)".
+    Env(Place),
+    /// Take the grid away; nothing of it is left. Fine when there is none.
+    Down(Place),
+    /// Make a grid, run an MPI program over its sites, take it away again.
+    Demo(Shape),
+    /// Be one machine of a grid.
+    #[command(hide = true)]
+    Hold(Hold),
+}
+
+#[derive(Args)]
+struct Place {
+    /// Where the grid lives. Every directory above must be root's and writable by nobody else.
+    #[arg(long, default_value = DEFAULT_DIRECTORY)]
+    dir: PathBuf,
+}
+
+#[derive(Args)]
+struct Shape {
+    #[command(flatten)]
+    place: Place,
+    /// Number of sites: a, b, c, ...
+    #[arg(long, default_value_t = 2)]
+    sites: u32,
+    /// Nodes of each site.
+    #[arg(long, default_value_t = 2)]
+    nodes: u32,
+    /// How a sandbox gets its interface.
+    #[arg(long, value_enum, default_value_t)]
+    driver: Driver,
+}
+
+impl Shape {
+    fn plan(self) -> Plan {
+        Plan { directory: self.place.dir, sites: self.sites, nodes: self.nodes, driver: self.driver }
+    }
+}
+
+fn main() -> ExitCode {
+    match act(Arguments::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("local-grid: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(verb: Verb) -> Result<()> {
+    let mut say = |step: &str| eprintln!("local-grid: {step}");
+    match verb {
+        Verb::Up(shape) => {
+            let grid = Grid::up(shape.plan(), &install::programs()?, &mut say)?;
+            let dir = grid.state.plan.directory.display();
+            eprintln!("local-grid: up; now: eval \"$(local-grid env --dir {dir})\" && gridpilot sites");
+            Ok(())
+        }
+        Verb::Env(place) => env(&place.dir),
+        Verb::Down(place) => {
+            let killed = world::down(&place.dir, &mut say)?;
+            for process in &killed {
+                eprintln!("local-grid: had to be killed: {process}");
+            }
+            ensure!(killed.is_empty(), "the grid is gone, but not everything ended by itself");
+            Ok(())
+        }
+        Verb::Demo(shape) => demo::run(shape.plan()),
+        Verb::Hold(args) => hold(&args),
+    }
+}
+
+fn env(dir: &Path) -> Result<()> {
+    let state = State::load(dir)?;
+    println!("export GRIDPILOT_GRC='{}'", state.socket().display());
+    println!("export PATH='{}':\"$PATH\"", state.path("bin").display());
+    Ok(())
+}

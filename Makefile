@@ -1,0 +1,50 @@
+# gridpilot: what one types. `make demo` shows a grid, `make test` tests everything.
+SHELL := /bin/sh
+CARGO ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+LIB := $(DESTDIR)$(PREFIX)/lib/gridpilot
+
+.PHONY: all build demo test bench lint install needs help
+
+all: build
+
+help:
+	@echo "make demo     a grid of two sites on this machine runs an MPI program (needs root)"
+	@echo "make test     all tests (needs root: they make namespaces)"
+	@echo "make bench    measurements, as ratios"
+	@echo "make lint     format, clippy, rules of the house"
+	@echo "make install  PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)"
+
+build:
+	$(CARGO) build --locked --workspace --bins
+
+# Programs of the system that a local grid needs; installed where apt is and one is root.
+needs:
+	@./tests/needs.sh
+
+demo: needs build
+	./target/debug/local-grid demo
+
+# The grids of the tests share the machine: one test at a time. The other crates' tests do not.
+test: needs build
+	$(CARGO) test --locked --workspace --exclude gridpilot-tests --exclude node-manager
+	$(CARGO) test --locked -p node-manager -- --test-threads=1
+	$(CARGO) test --locked -p gridpilot-tests -- --test-threads=1
+
+bench: needs
+	$(CARGO) build --locked --release --workspace --bins
+	./target/release/gridpilot-bench
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) test --locked -p gridpilot-tests --test it house:: -- --test-threads=4
+
+# Mode 4755 needs root; a package that is built without it sets the mode itself.
+install:
+	$(CARGO) build --locked --release --workspace --bins
+	install -d -m 0755 $(LIB) $(DESTDIR)$(PREFIX)/bin
+	install -m 0755 target/release/grc target/release/crm target/release/launcher target/release/node-agent $(LIB)
+	install -o root -g root -m 4755 target/release/node-manager $(LIB)
+	install -m 0755 target/release/gridpilot $(DESTDIR)$(PREFIX)/bin

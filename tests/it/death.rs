@@ -1,0 +1,246 @@
+//! The promise to every batch system and every administrator: kill us whenever you like. After
+//! kill -9 of any program of a pilot, at any point of its life, nothing of it is left on the node
+//! within ten seconds, the user is told which site and node it was, and the node takes the next
+//! job.
+
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use gridpilot_tests::process::{Identity, wait_until};
+use gridpilot_tests::world::Grid;
+use nix::sys::signal::Signal;
+
+use crate::common::{TestGrid, finish_child};
+
+/// How long a moment may take to come.
+const MOMENT_TIME: Duration = Duration::from_secs(60);
+
+/// Who is killed on node a1, or, for the CRM, on a0.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Victim {
+    Launcher,
+    Monitor,
+    Agent,
+    Crm,
+}
+
+/// When: the states of a NodeManager, as far as one can see them from outside.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Moment {
+    /// The process has just come to be: idle, or building.
+    Arriving,
+    /// The sandbox stands and waits for the other site, which is kept from getting ready.
+    Ready,
+    /// The key ring is out, services start.
+    Joining,
+    /// A command runs.
+    Running,
+    /// The release was sent.
+    TearingDown,
+}
+
+const MOMENTS: [Moment; 5] =
+    [Moment::Arriving, Moment::Ready, Moment::Joining, Moment::Running, Moment::TearingDown];
+
+/// A program of a pilot on a node, outside its sandbox.
+fn on_node(grid: &Grid, node: &str, program: &str) -> Option<Identity> {
+    let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    let of_node = namespace(grid.state.machine(node).ok()?.holder.pid)?;
+    let mut found: Vec<Identity> = grid
+        .pilot_processes()
+        .iter()
+        .map(|stat| stat.identity)
+        .filter(|identity| namespace(identity.pid).as_ref() == Some(&of_node))
+        .filter(|identity| {
+            std::fs::read_link(format!("/proc/{}/exe", identity.pid))
+                .is_ok_and(|path| path.file_name() == Path::new(program).file_name())
+        })
+        .collect();
+    // The monitor's own children are younger than it.
+    found.sort_by_key(|identity| (identity.start, identity.pid));
+    found.first().copied()
+}
+
+fn victim(grid: &Grid, victim: Victim) -> Option<Identity> {
+    match victim {
+        Victim::Launcher => on_node(grid, "a1", "launcher"),
+        Victim::Monitor => on_node(grid, "a1", "node-manager"),
+        Victim::Agent => on_node(grid, "a1", "node-agent"),
+        Victim::Crm => Some(grid.state.daemon("crm-a").ok()?.identity),
+    }
+}
+
+fn wait_for<T>(what: &str, world: &TestGrid, mut find: impl FnMut() -> Option<T>) -> T {
+    let mut found = None;
+    wait_until(MOMENT_TIME, || {
+        found = find();
+        found.is_some()
+    });
+    found.unwrap_or_else(|| panic!("{what} never came{}", world.logs()))
+}
+
+/// One reservation at both sites, killed at one moment.
+struct Scene {
+    reservation: String,
+    job: Option<Child>,
+    /// Stopped, so that the other site does not get ready.
+    held_back: Option<Identity>,
+}
+
+impl Scene {
+    /// Brings a fresh reservation to the moment.
+    fn set(world: &mut TestGrid, who: Victim, moment: Moment) -> Self {
+        let words = ["--output-mode", "quiet", "reserve", "--nodes", "a=1,b=1"];
+        let reservation = world.type_in(&words).ok().trim().to_owned();
+        let mut scene = Self { reservation, job: None, held_back: None };
+        match moment {
+            Moment::Arriving => {
+                // The CRM is there all the time: its moment is that of the first pilot.
+                let of = if who == Victim::Crm { Victim::Launcher } else { who };
+                wait_for("the pilot", world, || victim(&world.grid, of));
+            }
+            Moment::Ready => {
+                let agent = wait_for("the other agent", world, || on_node(&world.grid, "b1", "node-agent"));
+                agent.signal(Signal::SIGSTOP);
+                scene.held_back = Some(agent);
+                wait_for("the sandbox", world, || {
+                    let view = world.ask(&["show", &scene.reservation]);
+                    (view["parts"][0]["built"].as_u64() == Some(1)).then_some(())
+                });
+            }
+            Moment::Joining => world.wait_for_state(&scene.reservation, &["joining", "ready"]),
+            Moment::Running => {
+                world.wait_for_state(&scene.reservation, &["ready"]);
+                let words = ["submit", "--wait", "--in", &scene.reservation, "--", "sh", "-c"];
+                let script = "setsid sleep 4321 & sleep 4322";
+                let job = world
+                    .command(&words)
+                    .arg(script)
+                    .stdin(Stdio::null())
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped())
+                    .spawn();
+                scene.job = Some(job.unwrap());
+                wait_for("the job", world, || (world.state_of("last") == "running").then_some(()));
+            }
+            Moment::TearingDown => {
+                world.wait_for_state(&scene.reservation, &["ready"]);
+                world.observe();
+                world.type_in(&["release", &scene.reservation]).ok();
+            }
+        }
+        world.observe();
+        scene
+    }
+}
+
+/// What the user is shown of a failure: the site, and the node unless the whole site was lost.
+fn check_named(shown: &str, who: Victim, moment: Moment) {
+    let site = shown.contains("site a");
+    let node = shown.contains("a1") || who == Victim::Crm;
+    assert!(site && node, "{who:?} killed while {moment:?} is shown as: {shown}");
+}
+
+fn kill_in_every_state(who: Victim) {
+    let mut world = TestGrid::two_by_two();
+    for moment in MOMENTS {
+        let mut scene = Scene::set(&mut world, who, moment);
+        if let Some(target) = victim(&world.grid, who) {
+            target.signal(Signal::SIGKILL);
+        } else {
+            // Only a teardown may have been quicker than we are.
+            assert_eq!(moment, Moment::TearingDown, "{who:?} is not there");
+        }
+        if let Some(agent) = scene.held_back.take() {
+            agent.signal(Signal::SIGCONT);
+        }
+        let site_gone = who == Victim::Crm;
+        world.wait_for_state(&scene.reservation, &["failed", "ended"]);
+        if moment != Moment::TearingDown {
+            let view = world.ask(&["show", &scene.reservation]);
+            assert_eq!(view["state"], "failed", "{who:?} killed while {moment:?}: {view}");
+            assert_eq!(view["failure"]["site"], "a", "{who:?} killed while {moment:?}: {view}");
+            let explained = world.type_in(&["explain", &scene.reservation]).ok();
+            check_named(&explained, who, moment);
+        }
+        if let Some(job) = scene.job.take() {
+            let outcome = finish_child(job);
+            assert_eq!(outcome.code, 123, "{who:?} killed while {moment:?}: {outcome:?}");
+            check_named(&outcome.err, who, moment);
+        }
+        world.expect_nothing_left();
+        if site_gone {
+            world.grid.start_crm(0).unwrap();
+            world.grid.wait_connected().unwrap();
+        }
+        let next = world.submit("a=2", &["sh", "-c", "hostname; ssh a-1 hostname"]);
+        assert_eq!(next.out, "a-0\na-1\n", "after {who:?} killed while {moment:?}: {next:?}{}", world.logs());
+    }
+    world.expect_nothing_left();
+}
+
+#[test]
+fn kill_9_of_the_launcher_in_any_state_leaves_nothing() {
+    kill_in_every_state(Victim::Launcher);
+}
+
+#[test]
+fn kill_9_of_the_monitor_in_any_state_leaves_nothing() {
+    kill_in_every_state(Victim::Monitor);
+}
+
+#[test]
+fn kill_9_of_the_agent_in_any_state_leaves_nothing() {
+    kill_in_every_state(Victim::Agent);
+}
+
+#[test]
+fn kill_9_of_the_crm_in_any_state_leaves_nothing() {
+    kill_in_every_state(Victim::Crm);
+}
+
+/// The GRC's death ends what it had granted (nothing is durable yet), and the sites come back.
+#[test]
+fn kill_9_of_the_grc_leaves_nothing_and_the_sites_come_back() {
+    let mut world = TestGrid::two_by_two();
+    world.reserve("a=2,b=2");
+    world.observe();
+    let grc = world.grid.state.daemon("grc").unwrap().identity;
+    assert!(grc.signal(Signal::SIGKILL));
+    world.expect_nothing_left();
+    world.grid.restart_grc().unwrap();
+    world.grid.wait_connected().unwrap();
+    let next = world.submit("a=1,b=1", &["ssh", "b-0", "hostname"]);
+    assert_eq!(next.out, "b-0\n", "{next:?}{}", world.logs());
+    world.expect_nothing_left();
+}
+
+/// A batch system ends a pilot with SIGTERM: the part fails by name, nothing is left.
+#[test]
+fn a_pilot_ended_by_the_batch_system_goes_in_order() {
+    let mut world = TestGrid::two_by_two();
+    let reservation = world.reserve("a=1,b=1");
+    let launcher = on_node(&world.grid, "a1", "launcher").unwrap();
+    assert!(launcher.signal(Signal::SIGTERM));
+    world.wait_for_state(&reservation, &["failed"]);
+    let view = world.ask(&["show", &reservation]);
+    assert_eq!(view["failure"]["site"], "a", "{view}");
+    assert_eq!(view["failure"]["node"], "a1", "{view}");
+    world.expect_nothing_left();
+}
+
+/// The user may stop any process of his own real uid; nothing of ours has it but the Launcher.
+#[test]
+fn a_stopped_launcher_stops_nothing_else() {
+    let mut world = TestGrid::two_by_two();
+    let reservation = world.reserve("a=1");
+    let launcher = on_node(&world.grid, "a1", "launcher").unwrap();
+    launcher.signal(Signal::SIGSTOP);
+    assert_eq!(world.on_head(&reservation, "hostname").out, "a-0\n");
+    world.type_in(&["release", &reservation]).ok();
+    wait_until(Duration::from_secs(2), || false);
+    launcher.signal(Signal::SIGCONT);
+    world.wait_for_state(&reservation, &["ended", "failed"]);
+    world.expect_nothing_left();
+}

@@ -1,0 +1,59 @@
+#!/bin/sh
+# Makes sure that what a local grid needs of the system is there. Nothing is touched when it is.
+set -eu
+
+missing=
+need() { # need PACKAGE PROBE...: the package is missing when a probe is no file and no program
+    package=$1
+    shift
+    for probe; do
+        case $probe in
+        /*) [ -e "$probe" ] && continue ;;
+        *) PATH=/usr/local/sbin:/usr/sbin:/sbin:$PATH command -v "$probe" >/dev/null && continue ;;
+        esac
+        missing="$missing $package"
+        return 0
+    done
+}
+need gcc gcc
+need libc6-dev /usr/include/stdio.h
+need iproute2 ip
+need util-linux nsenter setpriv setsid
+need passwd useradd userdel
+need openssh-client ssh ssh-keygen
+need openssh-server sshd
+need openmpi-bin mpirun.openmpi
+need libopenmpi-dev mpicc.openmpi
+need mpich mpirun.mpich
+need libmpich-dev mpicc.mpich
+
+if [ "$(id -u)" != 0 ]; then
+    echo "gridpilot: this needs root, for it makes namespaces${missing:+ (and installs$missing)}; run it with sudo" >&2
+    exit 1
+fi
+[ -n "$missing" ] || exit 0
+if ! command -v apt-get >/dev/null; then
+    echo "gridpilot: missing on this system:$missing (Debian's names); install them and try again" >&2
+    exit 1
+fi
+
+# No package starts a daemon meanwhile; a policy that the machine has is put back as it was.
+policy=/usr/sbin/policy-rc.d
+kept=
+restore() {
+    if [ -n "$kept" ]; then mv -f "$kept" $policy; else rm -f $policy; fi
+}
+if [ -e $policy ]; then
+    kept=$policy.before-gridpilot
+    cp -p $policy $kept
+fi
+trap restore EXIT
+trap 'exit 1' INT TERM HUP
+printf '#!/bin/sh\nexit 101\n' >$policy
+chmod 0755 $policy
+
+echo "gridpilot: installing$missing"
+export DEBIAN_FRONTEND=noninteractive
+apt="apt-get -o DPkg::Lock::Timeout=600 -q -y"
+# shellcheck disable=SC2086
+$apt install --no-install-recommends $missing || { $apt update && $apt install --no-install-recommends $missing; }

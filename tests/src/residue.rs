@@ -1,0 +1,200 @@
+//! What a pilot leaves behind, counted by identity and not by number: totals move whenever
+//! anything else on the machine does.
+//!
+//! [`Residue::before`] notes what the grid's machines look like without pilots;
+//! [`Residue::observe`] notes, any number of times, what pilots have now; [`Residue::left`]
+//! says what of it is still there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::process::{self, Identity, run, wait_until};
+use crate::world::Grid;
+
+/// The promise: so long after a death nothing is left.
+pub const GONE_TIME: Duration = Duration::from_secs(10);
+
+/// Things that outlive a process if they are forgotten.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Ground {
+    /// `machine: link` of every machine of the grid.
+    links: BTreeSet<String>,
+    /// `machine: mount point and root` of every machine of the grid.
+    mounts: BTreeSet<String>,
+    cgroups: BTreeSet<PathBuf>,
+    /// Paths in the account's home and in the grid's directory, logs and job output aside.
+    files: BTreeSet<PathBuf>,
+}
+
+/// Before and meanwhile.
+#[derive(Debug)]
+pub struct Residue {
+    before: Ground,
+    /// Namespaces of the machines and of the host: nobody's residue.
+    standing: BTreeSet<String>,
+    processes: BTreeSet<Identity>,
+    namespaces: BTreeSet<String>,
+}
+
+impl Residue {
+    /// To be taken while no pilot lives.
+    pub fn before(grid: &Grid) -> Result<Self> {
+        let pilots = grid.pilot_processes();
+        ensure!(pilots.is_empty(), "pilots live already: {pilots:?}");
+        let mut standing = namespaces_of(std::process::id() as i32);
+        for machine in &grid.state.machines {
+            standing.extend(namespaces_of(machine.holder.pid));
+        }
+        Ok(Self { before: ground(grid)?, standing, processes: BTreeSet::new(), namespaces: BTreeSet::new() })
+    }
+
+    /// Notes processes and namespaces of all pilots and of everything below them. Returns how
+    /// many processes are known by now.
+    pub fn observe(&mut self, grid: &Grid) -> usize {
+        let roots: Vec<Identity> = grid.pilot_processes().iter().map(|stat| stat.identity).collect();
+        for identity in process::with_descendants(&roots) {
+            let theirs = namespaces_of(identity.pid);
+            self.namespaces.extend(theirs.difference(&self.standing).cloned());
+            self.processes.insert(identity);
+        }
+        self.processes.len()
+    }
+
+    /// Whether anything in a namespace of its own was ever seen.
+    pub fn saw_a_sandbox(&self) -> bool {
+        self.namespaces.iter().any(|namespace| namespace.starts_with("net:"))
+    }
+
+    /// Everything that is there now and was not before, one line each.
+    pub fn left(&self, grid: &Grid) -> Result<Vec<String>> {
+        let mut left = Vec::new();
+        let mut alive: BTreeSet<Identity> = grid.pilot_processes().iter().map(|s| s.identity).collect();
+        alive.extend(self.processes.iter().copied().filter(|process| process.alive()));
+        left.extend(alive.iter().map(|process| format!("process {}", process.describe())));
+        left.extend(self.held_namespaces());
+        let now = ground(grid)?;
+        let before = &self.before;
+        left.extend(now.links.difference(&before.links).map(|link| format!("link {link}")));
+        left.extend(before.links.difference(&now.links).map(|link| format!("lost link {link}")));
+        left.extend(now.mounts.difference(&before.mounts).map(|mount| format!("mount {mount}")));
+        left.extend(before.mounts.difference(&now.mounts).map(|mount| format!("lost mount {mount}")));
+        left.extend(now.cgroups.difference(&before.cgroups).map(|dir| format!("cgroup {}", dir.display())));
+        left.extend(now.files.difference(&before.files).map(|file| format!("file {}", file.display())));
+        Ok(left)
+    }
+
+    /// Waits for at most [`GONE_TIME`] until nothing is left.
+    ///
+    /// # Errors
+    /// What is left then, by name.
+    pub fn expect_none(&self, grid: &Grid) -> Result<()> {
+        let mut left = Vec::new();
+        let clean = wait_until(GONE_TIME, || {
+            left = self.left(grid).unwrap_or_else(|error| vec![format!("{error:#}")]);
+            left.is_empty()
+        });
+        ensure!(clean, "left after {} s:\n  {}", GONE_TIME.as_secs(), left.join("\n  "));
+        Ok(())
+    }
+
+    /// Namespaces of pilots that any process of this machine still lives in, holds open, or
+    /// has mounted. Inode numbers of namespaces are used again, so a process that is younger
+    /// than every pilot that was seen does not count.
+    fn held_namespaces(&self) -> Vec<String> {
+        let youngest = self.processes.iter().map(|process| process.start).max().unwrap_or(0);
+        let mut held = BTreeMap::new();
+        for stat in process::all() {
+            if stat.zombie || stat.identity.start > youngest {
+                continue;
+            }
+            let pid = stat.identity.pid;
+            let mut theirs = namespaces_of(pid);
+            theirs.extend(links_in(&format!("/proc/{pid}/fd")));
+            theirs.extend(mounted_namespaces(pid));
+            for namespace in theirs.intersection(&self.namespaces) {
+                held.entry(namespace.clone()).or_insert(stat.identity);
+            }
+        }
+        held.into_iter().map(|(ns, by)| format!("namespace {ns} held by {}", by.describe())).collect()
+    }
+}
+
+fn links_in(directory: &str) -> BTreeSet<String> {
+    fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| Some(fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned()))
+        .filter(|target| target.contains(":["))
+        .collect()
+}
+
+/// The namespaces that a process lives in, as `net:[4026531840]`.
+pub fn namespaces_of(pid: i32) -> BTreeSet<String> {
+    links_in(&format!("/proc/{pid}/ns"))
+}
+
+fn mounted_namespaces(pid: i32) -> BTreeSet<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    text.lines()
+        .filter(|line| line.contains(" - nsfs "))
+        .filter_map(|line| line.split(' ').nth(3).map(String::from))
+        .collect()
+}
+
+fn ground(grid: &Grid) -> Result<Ground> {
+    let mut ground = Ground::default();
+    for machine in &grid.state.machines {
+        let enter = machine.enter();
+        let text = run(Command::new(&enter[0]).args(&enter[1..]).args(["ip", "-o", "link"]))?;
+        for line in text.lines() {
+            // "4: eth0@if3: <...": number and name are its identity.
+            let link: String = line.splitn(3, ' ').take(2).collect::<Vec<_>>().join(" ");
+            ground.links.insert(format!("{}: {link}", machine.name));
+        }
+        let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", machine.holder.pid))?;
+        for line in mounts.lines() {
+            let fields: Vec<&str> = line.split(' ').collect();
+            if let [_, _, device, root, point, ..] = fields[..] {
+                ground.mounts.insert(format!("{}: {point} ({device} {root})", machine.name));
+            }
+        }
+    }
+    find_cgroups(Path::new("/sys/fs/cgroup"), 0, &mut ground.cgroups);
+    list(&grid.account()?.home, &mut ground.files);
+    for below in ["run", "etc", "lib"] {
+        list(&grid.state.path(below), &mut ground.files);
+    }
+    Ok(ground)
+}
+
+/// Directories named `gridpilot-...` anywhere in the cgroup trees.
+fn find_cgroups(directory: &Path, depth: u32, found: &mut BTreeSet<PathBuf>) {
+    if depth > 8 {
+        return;
+    }
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        if entry.file_name().to_string_lossy().starts_with("gridpilot-") {
+            found.insert(entry.path());
+        }
+        find_cgroups(&entry.path(), depth + 1, found);
+    }
+}
+
+/// All paths below a directory, links not followed.
+fn list(directory: &Path, found: &mut BTreeSet<PathBuf>) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        found.insert(entry.path());
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            list(&entry.path(), found);
+        }
+    }
+}

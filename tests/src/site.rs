@@ -1,0 +1,117 @@
+//! The configuration files of a local grid, as an administrator would write them.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::account::Account;
+use crate::netns::{GRC_ADDRESS, gateway, machine_address, sandbox_range, site_name, supernet};
+use crate::node::{Machine, Role};
+use crate::state::State;
+
+/// Port on which the GRC waits for CRMs.
+pub const GRC_PORT: u16 = 7400;
+/// Port on which a CRM waits for pilots.
+pub const CRM_PORT: u16 = 7401;
+
+/// `grc.toml`. Root, who needs no account to run jobs with, is the account's grid user.
+pub fn grc_config(state: &State, account: &Account) -> String {
+    let mut text = format!(
+        "state = {}\nlisten = \"{GRC_ADDRESS}:{GRC_PORT}\"\nsocket = {}\n\n[users]\nroot = \"{user}\"\n",
+        quoted(&state.path("state/grc")),
+        quoted(&state.socket()),
+        user = account.grid_user(),
+    );
+    if account.grid_user() != account.name {
+        let _ = writeln!(text, "{} = {:?}", toml_key(&account.name), account.grid_user());
+    }
+    for site in 0..state.plan.sites {
+        let _ = write!(
+            text,
+            "\n[[site]]\nname = \"{}\"\nsupernets = [\"{}\"]\n",
+            site_name(site),
+            supernet(site)
+        );
+    }
+    text
+}
+
+/// `crm.toml` of one site with its nodes behind the embedded queue. A pilot is started by
+/// stepping into the node's machine as root and dropping to the account there.
+pub fn crm_config(state: &State, site: u32) -> String {
+    let name = site_name(site);
+    let mut text = format!(
+        r#"site = "{name}"
+state = {state_directory}
+grc = "{GRC_ADDRESS}:{GRC_PORT}"
+listen = "{head}:{CRM_PORT}"
+launcher = {launcher}
+mapfile = {mapfile}
+ranges = ["{range}"]
+prefix_len = 16
+gateway = "{gateway}"
+mtu = 1500
+driver = "{driver}"
+
+[batch]
+system = "embedded"
+"#,
+        state_directory = quoted(&state.path(&format!("state/crm-{name}"))),
+        head = machine_address(site, 0),
+        launcher = quoted(&state.path("lib/launcher")),
+        mapfile = quoted(&state.path("etc/grid-mapfile")),
+        range = sandbox_range(site),
+        gateway = gateway(site),
+        driver = state.plan.driver.name(),
+    );
+    for node in nodes_of(state, site) {
+        let mut start = node.enter();
+        let drop = ["setpriv", "--reuid={uid}", "--regid={gid}", "--init-groups", "--inh-caps=-all", "--"];
+        start.extend(drop.map(String::from));
+        let _ = write!(text, "\n[[batch.node]]\nname = \"{}\"\nslots = 4\nstart = {start:?}\n", node.name);
+    }
+    text
+}
+
+/// `grid-mapfile`: the one user of the grid is the account at every site.
+pub fn mapfile(account: &Account) -> String {
+    format!("\"{}\" {}\n", account.grid_user(), account.name)
+}
+
+/// The nodes of one site.
+pub fn nodes_of(state: &State, site: u32) -> impl Iterator<Item = &Machine> {
+    state.machines.iter().filter(move |m| m.role == Role::Node && m.site == Some(site))
+}
+
+/// Files of configuration, once the machines are known.
+pub fn write_configs(state: &State, account: &Account) -> Result<()> {
+    write_public(&state.path("etc/grc.toml"), &grc_config(state, account))?;
+    write_public(&state.path("etc/grid-mapfile"), &mapfile(account))?;
+    for site in 0..state.plan.sites {
+        write_public(&crm_config_path(state, site), &crm_config(state, site))?;
+    }
+    Ok(())
+}
+
+/// Where a CRM finds its configuration.
+pub fn crm_config_path(state: &State, site: u32) -> PathBuf {
+    state.path(&format!("etc/crm-{}.toml", site_name(site)))
+}
+
+/// Writes a file that everybody may read and only root may change.
+pub fn write_public(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644))?;
+    Ok(())
+}
+
+fn quoted(path: &Path) -> String {
+    format!("{:?}", path.display().to_string())
+}
+
+fn toml_key(name: &str) -> String {
+    format!("{name:?}")
+}
