@@ -275,3 +275,6 @@ async fn write_all<S>(
     // Every sender is gone: say goodbye, so that the peer sees an orderly end.
     let _ = sink.close().await;
 }
+
+#[cfg(test)]
+mod tests;

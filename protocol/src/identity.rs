@@ -142,6 +142,13 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
     let failed = |source| IdentityError::Write { path: path.to_owned(), source };
     let mut file =
         fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    file.write_all(bytes).map_err(failed)?;
-    file.sync_all().map_err(failed)
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // Half a secret is worth nothing, and would keep a second attempt from writing it.
+        let _ = fs::remove_file(path);
+    }
+    written.map_err(failed)
 }
+
+#[cfg(test)]
+mod tests;

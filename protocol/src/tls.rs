@@ -210,3 +210,6 @@ pub async fn dial(connector: &TlsConnector, address: SocketAddr) -> Result<TlsSt
     let stream = tokio::time::timeout(HANDSHAKE_TIME, connect).await.map_err(|_| TlsError::Timeout)??;
     Ok(stream.into())
 }
+
+#[cfg(test)]
+mod tests;
