@@ -43,6 +43,8 @@ pub struct World {
     /// Actions that want something to happen, so far.
     pub asked: usize,
     pub fault: Option<(usize, Fault)>,
+    /// Nothing is answered at all, while this is set.
+    pub mute: bool,
     pub submitted: Vec<PilotId>,
     pub alive: BTreeSet<PilotId>,
     pub swept: usize,
@@ -127,6 +129,7 @@ impl World {
             events: VecDeque::new(),
             asked: 0,
             fault: None,
+            mute: false,
             submitted: vec![],
             alive: BTreeSet::new(),
             swept: 0,
@@ -180,6 +183,7 @@ impl World {
         let n = self.asked;
         self.asked += 1;
         let fault = self.fault.filter(|(at, _)| *at == n).map(|(_, fault)| fault);
+        let fault = if self.mute { Some(Fault::Silence) } else { fault };
         match action {
             Action::Submit(submit) => {
                 let pilot = submit.pilot;
@@ -197,7 +201,7 @@ impl World {
                 }
             }
             Action::Cancel { pilot } => {
-                if fault.is_none() && self.alive.remove(&pilot) {
+                if fault.is_none() {
                     self.gone(pilot);
                 }
             }
