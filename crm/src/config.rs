@@ -339,7 +339,7 @@ start = ["ssh", "a1"]
             ("site = \"a\"", "site = \"A\"", 2, "site name"),
             ("\"2GiB\"", "\"2GB\"", 15, "size"),
             ("10.71.128.0/17", "10.71.128.0/77", 7, ""),
-            ("\"embedded\"", "\"lsf\"", 12, "embedded"),
+            ("\"embedded\"", "\"lsf\"", 11, "embedded"),
             ("[batch]", "driver = \"move\"\n[batch]", 10, "macvlan"),
         ] {
             let error = refusal(from, to);

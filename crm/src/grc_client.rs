@@ -7,6 +7,7 @@ use std::time::Duration;
 use protocol::connection::{ConnectionError, Outbox, greet, read};
 use protocol::frame::Kind;
 use protocol::hello::Role;
+use protocol::ids::{Epoch, JobId, MemberNumber, ReservationId};
 use protocol::job::Stream;
 use protocol::limits::OUTPUT_CHUNK_BYTES_MAX;
 use protocol::names::SiteName;
@@ -144,12 +145,15 @@ async fn send_all(outbox: Outbox, mut queued: mpsc::UnboundedReceiver<FromSite>)
     }
 }
 
-/// Which stream of which command, and where in it a piece begins and ends.
-fn place(message: &FromSite) -> Option<((u64, u32, u64, u32, Stream), u64, u64)> {
+/// One stream of one member's command.
+type StreamOf = (ReservationId, Epoch, JobId, MemberNumber, Stream);
+
+/// Of which stream a piece is, and where in it it begins and ends.
+fn place(message: &FromSite) -> Option<(StreamOf, u64, u64)> {
     match message {
         FromSite::Output { reservation, epoch, job, member, stream, offset, bytes } => {
             let end = offset.checked_add(bytes.len() as u64)?;
-            Some(((reservation.0, epoch.0, job.0, *member, *stream), *offset, end))
+            Some(((*reservation, *epoch, *job, *member, *stream), *offset, end))
         }
         _ => None,
     }
@@ -184,8 +188,6 @@ pub async fn register(grc: &Grc, secret: [u8; 32]) -> Result<(), GrcError> {
 
 #[cfg(test)]
 mod tests {
-    use protocol::ids::{Epoch, JobId, ReservationId};
-
     use super::*;
 
     fn piece(offset: u64, text: &str, stream: Stream) -> FromSite {

@@ -75,6 +75,8 @@ pub async fn serve(config: &Config) -> Result<()> {
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.listen))?;
+    // The port may have been left to the system; pilots are told the real one.
+    let listen = listener.local_addr()?;
     let (inputs, mut incoming) = mpsc::channel(INPUTS_MAX);
     let (batch, commands) = mpsc::unbounded_channel();
     let (events, mut news) = mpsc::channel(INPUTS_MAX);
@@ -92,7 +94,7 @@ pub async fn serve(config: &Config) -> Result<()> {
     let mut driver = Driver {
         site: Site::new(config.settings(), config.nodes()),
         name: config.site.clone(),
-        listen: config.listen,
+        listen,
         started: Instant::now(),
         key: state.grant_key,
         tokens: Tokens::default(),
@@ -103,7 +105,7 @@ pub async fn serve(config: &Config) -> Result<()> {
     };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    eprintln!("crm: site {} ready, pilots are awaited on {}", config.site, config.listen);
+    eprintln!("crm: site {} ready, pilots are awaited on {listen}", config.site);
     let mut stop_at: Option<Instant> = None;
     loop {
         if let Some(at) = stop_at

@@ -1,0 +1,196 @@
+//! The embedded batch system with shell scripts where the Launcher and the NodeManager stand.
+//! No root is needed: the start command is `env`, which stays on this machine and account.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crm::batch::embedded::Embedded;
+use crm::batch::{self, Batch, Command};
+use crm::config::NodeConfig;
+use crm::pilot::PilotId;
+use crm::site::{Account, Event, Submit};
+use protocol::ids::{Epoch, ReservationId};
+use protocol::names::{NodeName, Text};
+use protocol::reservation::Limits;
+use tokio::sync::mpsc;
+
+fn script(dir: &Path, name: &str, body: &str) {
+    let path = dir.join(name);
+    fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn node() -> NodeName {
+    "a1".parse().unwrap()
+}
+
+fn account() -> Account {
+    Account { name: "alice".parse().unwrap(), uid: 1001, gid: 1002 }
+}
+
+fn pilot(member: u32) -> PilotId {
+    PilotId { reservation: ReservationId(1), epoch: Epoch(1), member }
+}
+
+fn submit(member: u32) -> Command {
+    let submit = Submit {
+        pilot: pilot(member),
+        node: node(),
+        account: account(),
+        limits: Limits::default(),
+        lifetime_s: 60,
+        token_s: 60,
+    };
+    Command::Submit { submit: Box::new(submit), invocation: b"secret".to_vec() }
+}
+
+struct Site {
+    dir: tempfile::TempDir,
+    commands: mpsc::UnboundedSender<Command>,
+    events: mpsc::Receiver<Event>,
+}
+
+impl Site {
+    fn new(launcher: &str, start: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        script(dir.path(), "launcher", launcher);
+        let start = start.iter().map(|word| word.replace("DIR", dir.path().to_str().unwrap())).collect();
+        let nodes = [NodeConfig { name: node(), slots: 1, memory: 0, members: 4, start }];
+        let embedded = Embedded::new(&nodes, &dir.path().join("launcher"), dir.path());
+        let (commands, taken) = mpsc::unbounded_channel();
+        let (said, events) = mpsc::channel(16);
+        tokio::spawn(batch::run(Arc::new(embedded), taken, said));
+        Self { dir, commands, events }
+    }
+
+    fn do_it(&self, command: Command) {
+        self.commands.send(command).unwrap();
+    }
+
+    async fn gone(&mut self) -> (PilotId, Text) {
+        match self.events.recv().await.unwrap() {
+            Event::BatchGone { pilot, reason } => (pilot, reason),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn swept(&mut self) -> Result<(), Text> {
+        let (pilot, node, account) = (pilot(0), node(), account());
+        self.do_it(Command::Sweep { pilot, node, account });
+        match self.events.recv().await.unwrap() {
+            Event::Swept { outcome, .. } => outcome,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What the launcher wrote, once it is there.
+    async fn file(&self, name: &str) -> String {
+        loop {
+            match fs::read_to_string(self.dir.path().join(name)) {
+                Ok(text) if text.ends_with('\n') => return text,
+                _ => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+            }
+        }
+    }
+
+    fn leftovers(&self) -> Vec<String> {
+        let names = fs::read_dir(self.dir.path()).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with('.')).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_pilot_gets_its_invocation_by_stdin_and_nothing_of_our_environment() {
+    let launcher = r#"
+        d=$(dirname "$0")
+        { echo "$@"; cat; echo; env | grep -c -v '^\(PATH\|PWD\|SHLVL\|_\|AS\)='; echo "$AS"; } > $d/said.part
+        mv $d/said.part $d/said"#;
+    let mut site = Site::new(launcher, &["env", "AS={user}:{uid}:{gid}"]);
+    site.do_it(submit(0));
+    let (gone, reason) = site.gone().await;
+    assert_eq!((gone, reason.as_str()), (pilot(0), "exit code 0"));
+    let said = site.file("said").await;
+    assert_eq!(said.lines().collect::<Vec<_>>(), ["--invocation -", "secret", "0", "alice:1001:1002"]);
+    assert_eq!(site.leftovers(), [""; 0]);
+}
+
+#[tokio::test]
+async fn the_last_line_that_a_pilot_printed_is_why_it_ended() {
+    let mut site = Site::new("echo first >&2; echo 'the node is full' >&2; echo >&2; exit 3", &["env"]);
+    site.do_it(submit(0));
+    assert_eq!(site.gone().await.1.as_str(), "the node is full (exit code 3)");
+}
+
+#[tokio::test]
+async fn a_cancelled_pilot_may_end_in_order_and_others_live_on() {
+    let launcher = r#"
+        trap 'echo ended in order >&2; exit 0' TERM
+        echo up > $(dirname "$0")/up-$$
+        while :; do sleep 0.05; done"#;
+    let mut site = Site::new(launcher, &["env"]);
+    site.do_it(submit(0));
+    site.do_it(submit(1));
+    while fs::read_dir(site.dir.path()).unwrap().count() < 3 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    site.do_it(Command::Cancel { pilot: pilot(1) });
+    site.do_it(Command::Cancel { pilot: pilot(1) });
+    site.do_it(Command::Cancel { pilot: pilot(9) });
+    let (gone, reason) = site.gone().await;
+    assert_eq!((gone, reason.as_str()), (pilot(1), "ended in order (exit code 0)"));
+    site.do_it(Command::Cancel { pilot: pilot(0) });
+    assert_eq!(site.gone().await.0, pilot(0));
+}
+
+#[tokio::test]
+async fn a_pilot_that_was_killed_is_noticed_with_its_signal() {
+    let mut site = Site::new("kill -9 $$", &["env"]);
+    site.do_it(submit(0));
+    assert_eq!(site.gone().await.1.as_str(), "killed by signal 9");
+}
+
+#[tokio::test]
+async fn a_start_command_that_is_not_there_is_said_by_name() {
+    let mut site = Site::new("", &["/no/such/program"]);
+    site.do_it(submit(0));
+    let (_, reason) = site.gone().await;
+    assert!(reason.as_str().contains("/no/such/program"), "{reason}");
+    assert_eq!(site.leftovers(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_sweep_runs_the_launchers_sibling_and_passes_its_complaint_on() {
+    let mut site = Site::new("", &["env"]);
+    let missing = site.swept().await.unwrap_err();
+    assert!(missing.as_str().contains("sweep"), "{missing}");
+    script(site.dir.path(), "node-manager", r#"[ "$*" = sweep ] || exit 9"#);
+    assert_eq!(site.swept().await, Ok(()));
+    script(site.dir.path(), "node-manager", "echo 'cgroup x is busy' >&2; exit 1");
+    let left = site.swept().await.unwrap_err();
+    assert!(left.as_str().contains("cgroup x is busy"), "{left}");
+}
+
+#[tokio::test]
+async fn every_pilot_is_told_of_in_one_call_and_a_gone_one_once() {
+    let site = Site::new("exec sleep 30", &["env"]);
+    let nodes = [NodeConfig { name: node(), slots: 1, memory: 0, members: 4, start: vec!["env".into()] }];
+    let embedded = Embedded::new(&nodes, &site.dir.path().join("launcher"), site.dir.path());
+    for member in 0..2 {
+        let Command::Submit { submit, invocation } = submit(member) else { unreachable!() };
+        embedded.submit(&submit, &invocation).await.unwrap();
+    }
+    assert_eq!(embedded.status().await.unwrap().len(), 2);
+    embedded.cancel(pilot(0)).await.unwrap();
+    embedded.changed().await;
+    let gone = |all: Vec<(PilotId, batch::Standing)>| {
+        all.into_iter().filter(|(_, s)| *s != batch::Standing::There).map(|(p, _)| p).collect::<Vec<_>>()
+    };
+    assert_eq!(gone(embedded.status().await.unwrap()), [pilot(0)]);
+    assert_eq!(gone(embedded.status().await.unwrap()), []);
+    embedded.cancel(pilot(1)).await.unwrap();
+    embedded.changed().await;
+    assert_eq!(gone(embedded.status().await.unwrap()), [pilot(1)]);
+}

@@ -1,0 +1,405 @@
+//! The owner of a site, whole, against a world that may fail at any point.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{E, Fault, J, R, World, account, exec, hold, part, ring};
+use crm::pilot::PilotId;
+use crm::site::{Event, LEASE_MARGIN};
+use protocol::ids::{Epoch, ReservationId};
+use protocol::job::{ExitStatus, Stream, Target};
+use protocol::node::{Notice, State};
+use protocol::refusal::{Failure, Refusal, Step};
+use protocol::reservation::AddressBlock;
+use protocol::site::{FromSite, ToSite};
+
+const COMMIT: Event = Event::Grc(ToSite::Commit { reservation: R, epoch: E });
+const END: Event = Event::Grc(ToSite::End { reservation: R, epoch: E });
+
+fn join(world: &World) -> Option<Event> {
+    ring(&world.told).map(|ring| Event::Grc(ToSite::Join { reservation: R, epoch: E, ring }))
+}
+
+fn is_failed(message: &FromSite) -> bool {
+    matches!(message, FromSite::Failed { .. })
+}
+
+fn is_ended(message: &FromSite) -> bool {
+    matches!(message, FromSite::Ended { .. })
+}
+
+fn is_joined(message: &FromSite) -> bool {
+    matches!(message, FromSite::Joined { .. })
+}
+
+fn is_ready(message: &FromSite) -> bool {
+    matches!(message, FromSite::SiteReady { .. })
+}
+
+/// Hold to End as a GRC would drive it; stops driving when the part fails.
+fn whole_life(world: &mut World, members: u32) {
+    world.say(hold(part(members)));
+    world.say(COMMIT);
+    world.wait(|w| w.heard(is_ready) + w.heard(is_failed) > 0);
+    if let Some(join) = join(world) {
+        world.say(join);
+        world.wait(|w| w.heard(is_joined) + w.heard(is_failed) > 0);
+    }
+    world.say(END);
+    world.wait(|w| w.site.is_idle());
+}
+
+fn failure(world: &World) -> &Failure {
+    let mut failures = world.told.iter().filter_map(|message| match message {
+        FromSite::Failed { failure, .. } => Some(failure),
+        _ => None,
+    });
+    failures.next().expect("no failure was told")
+}
+
+fn refusal(world: &World) -> &Refusal {
+    let mut refusals = world.told.iter().rev().filter_map(|message| match message {
+        FromSite::HoldRefused { refusal, .. } => Some(refusal),
+        _ => None,
+    });
+    refusals.next().expect("no hold was refused")
+}
+
+fn joined(members: u32) -> World {
+    let mut world = World::new(members);
+    world.say(hold(part(members)));
+    world.say(COMMIT);
+    let join = join(&world).unwrap();
+    world.say(join);
+    assert_eq!(world.heard(is_joined), 1);
+    world
+}
+
+fn pilot(member: u32) -> PilotId {
+    PilotId { reservation: R, epoch: E, member }
+}
+
+#[test]
+fn a_part_goes_from_hold_to_end_and_gives_everything_back() {
+    let mut world = World::new(3);
+    whole_life(&mut world, 3);
+    assert_eq!((world.heard(is_ready), world.heard(is_joined), world.heard(is_ended)), (1, 1, 1));
+    assert_eq!(world.heard(is_failed), 0);
+    assert_eq!(world.site.holdings(), (0, 0));
+    assert_eq!((world.offer().nodes_free, world.offer().unusable.len()), (3, 0));
+}
+
+#[test]
+fn messages_to_the_grc_do_not_grow_with_the_nodes() {
+    let count = |members| {
+        let mut world = World::new(members);
+        whole_life(&mut world, members);
+        world.told.len()
+    };
+    assert_eq!(count(2), count(200));
+}
+
+/// The promise: whatever fails, and however, nothing is held in the end, and the user is told
+/// once, with step, site and node.
+#[test]
+fn a_failure_at_any_step_leaves_nothing_held() {
+    let mut whole = World::new(2);
+    whole_life(&mut whole, 2);
+    for fault in [Fault::Silence, Fault::Refusal, Fault::Break, Fault::Death] {
+        for at in 0..whole.asked {
+            let mut world = World::new(2);
+            world.fault = Some((at, fault));
+            whole_life(&mut world, 2);
+            let what = format!("{fault:?} at action {at}");
+            assert_eq!(world.site.holdings(), (0, 0), "{what}");
+            assert!(world.site.is_idle(), "{what}");
+            assert_eq!(world.heard(is_ended), 1, "{what}");
+            assert!(world.alive.is_empty(), "{what}: {:?} live on", world.alive);
+            assert!(world.heard(is_failed) <= 1, "{what}");
+            if world.heard(is_joined) == 0 {
+                let failure = failure(&world);
+                assert!(failure.site.is_some() && failure.node.is_some(), "{what}: {failure}");
+                assert!(failure.to_string().lines().count() <= 3, "{what}: {failure}");
+            }
+            world.wait(|w| w.offer().nodes_free == 2);
+            assert!(world.offer().unusable.is_empty(), "{what}");
+        }
+    }
+}
+
+#[test]
+fn every_message_may_come_twice() {
+    let mut world = World::new(2);
+    let twice = |world: &mut World, event: Event| {
+        world.say(event.clone());
+        world.say(event);
+    };
+    twice(&mut world, hold(part(2)));
+    assert_eq!(world.site.holdings(), (2, 2));
+    twice(&mut world, COMMIT);
+    assert_eq!(world.submitted.len(), 2, "a pilot was submitted twice");
+    twice(&mut world, Event::Arrived { pilot: pilot(0), nonce: [2; 16] });
+    let join = join(&world).unwrap();
+    twice(&mut world, join);
+    twice(&mut world, exec(Target::All));
+    twice(
+        &mut world,
+        Event::Noticed { pilot: pilot(1), notice: Notice::Exited { job: J, status: ExitStatus::Code(3) } },
+    );
+    twice(&mut world, END);
+    twice(&mut world, Event::Grc(ToSite::Release { reservation: R, epoch: E }));
+    assert_eq!((world.heard(is_ready), world.heard(is_joined)), (1, 1));
+    assert_eq!(world.heard(|m| matches!(m, FromSite::Exited { .. })), 1);
+    // The second End is about something that is over, and is answered all the same.
+    assert_eq!(world.heard(is_ended), 2);
+    assert_eq!(world.heard(is_failed), 0);
+    assert_eq!(world.site.holdings(), (0, 0));
+}
+
+#[test]
+fn an_epoch_that_is_over_never_comes_back() {
+    let mut world = World::new(2);
+    whole_life(&mut world, 1);
+    world.say(hold(part(1)));
+    assert!(matches!(refusal(&world), Refusal::WrongState { .. }));
+    world.say(COMMIT);
+    assert_eq!(failure(&world).step, Step::Commit);
+    let newer = Event::Hold { reservation: R, epoch: Epoch(2), part: part(1), account: Ok(account()) };
+    world.say(newer);
+    assert_eq!(world.site.holdings(), (1, 1));
+    // An End of the old incarnation does not touch the new one.
+    world.say(END);
+    assert_eq!(world.site.holdings(), (1, 1));
+}
+
+#[test]
+fn a_newer_epoch_waits_until_the_older_one_is_gone() {
+    let mut world = joined(1);
+    world.fault = Some((world.asked, Fault::Silence)); // SHUTDOWN is not answered
+    let newer = Event::Hold { reservation: R, epoch: Epoch(2), part: part(1), account: Ok(account()) };
+    world.say(newer.clone());
+    assert!(matches!(refusal(&world), Refusal::WrongState { .. }));
+    world.wait(|w| w.site.is_idle());
+    world.say(newer);
+    assert_eq!(world.site.holdings(), (1, 1));
+}
+
+#[test]
+fn what_cannot_be_held_is_refused_by_its_reason_and_changes_nothing() {
+    type Change = fn(&mut protocol::site::Part);
+    type Expect = fn(&Refusal) -> bool;
+    let cases: [(Change, Expect); 6] = [
+        (|p| p.members = 0, |r| matches!(r, Refusal::ZeroNodes)),
+        (|p| p.members = 3, |r| matches!(r, Refusal::MoreNodesThanExist { asked: 3, have: 2, .. })),
+        (|p| p.environment = "debian".parse().unwrap(), |r| matches!(r, Refusal::UnknownEnvironment { .. })),
+        (
+            |p| p.addresses = vec![AddressBlock { first: [10, 72, 0, 1].into(), count: 2 }],
+            |r| matches!(r, Refusal::RangeNotAllowed { .. }),
+        ),
+        (|p| p.addresses[0].count = 1, |r| matches!(r, Refusal::AddressesExhausted { .. })),
+        (|p| p.addresses.clear(), |r| matches!(r, Refusal::AddressesExhausted { .. })),
+    ];
+    for (change, expect) in cases {
+        let mut world = World::new(2);
+        let mut wrong = part(2);
+        change(&mut wrong);
+        world.say(hold(wrong));
+        assert!(expect(refusal(&world)), "{}", refusal(&world));
+        assert_eq!(world.site.holdings(), (0, 0));
+    }
+    for (account, is_root) in [
+        (Err(Refusal::UserNotMapped { site: "a".parse().unwrap(), user: "alice".into() }), false),
+        (Ok(crm::site::Account { name: "toor".parse().unwrap(), uid: 0, gid: 0 }), true),
+    ] {
+        let mut world = World::new(2);
+        world.say(Event::Hold { reservation: R, epoch: E, part: part(1), account });
+        match refusal(&world) {
+            Refusal::AgainstPolicy { .. } => assert!(is_root),
+            Refusal::UserNotMapped { .. } => assert!(!is_root),
+            other => panic!("{other}"),
+        }
+        assert_eq!(world.site.holdings(), (0, 0));
+    }
+}
+
+#[test]
+fn busy_nodes_are_said_to_be_busy_and_addresses_are_never_shared() {
+    let mut world = World::new(3);
+    world.say(hold(part(2)));
+    let other = |members, first: [u8; 4]| Event::Hold {
+        reservation: ReservationId(2),
+        epoch: E,
+        part: protocol::site::Part {
+            addresses: vec![AddressBlock { first: first.into(), count: members }],
+            ..part(members)
+        },
+        account: Ok(account()),
+    };
+    world.say(other(2, [10, 71, 128, 100]));
+    assert!(matches!(refusal(&world), Refusal::NodesBusy { asked: 2, have: 1, .. }));
+    world.say(other(1, [10, 71, 128, 10]));
+    assert!(matches!(refusal(&world), Refusal::AddressesExhausted { .. }));
+    world.say(other(1, [10, 71, 128, 100]));
+    assert_eq!(world.site.holdings(), (3, 3));
+    world.say(Event::Grc(ToSite::Release { reservation: ReservationId(2), epoch: E }));
+    assert_eq!(world.site.holdings(), (2, 2));
+}
+
+#[test]
+fn losing_the_grc_ends_everything_and_the_next_one_finds_a_clean_site() {
+    for ready in [false, true] {
+        let mut world = if ready { joined(2) } else { World::new(2) };
+        if !ready {
+            world.say(hold(part(2)));
+        }
+        world.say(Event::GrcLost);
+        world.wait(|w| w.site.is_idle());
+        assert_eq!(world.site.holdings(), (0, 0));
+        assert_eq!(world.heard(is_ended), 0, "told to nobody");
+        world.say(Event::GrcConnected);
+        assert_eq!(world.offer().nodes_free, 2);
+        world.say(END);
+        assert_eq!(world.heard(is_ended), 1);
+    }
+}
+
+#[test]
+fn a_lease_that_nobody_ends_is_ended_by_the_site() {
+    let mut world = joined(2);
+    world.wait(|w| w.site.is_idle());
+    assert_eq!(failure(&world).step, Step::End);
+    assert_eq!(world.heard(is_ended), 1);
+    let lease = Duration::from_secs(3600) + LEASE_MARGIN;
+    assert!(world.now >= lease && world.now < lease + Duration::from_secs(30), "{:?}", world.now);
+}
+
+#[test]
+fn a_lost_agent_fails_the_part_by_name_and_its_node_comes_back_after_a_sweep() {
+    let mut world = joined(2);
+    world.say(Event::AgentLost { pilot: pilot(1), cause: "reset".into() });
+    let told = failure(&world);
+    assert_eq!((told.step, told.node.as_ref().unwrap().as_str()), (Step::Running, "a2"));
+    assert_eq!(world.swept, 1);
+    // The other member is kept until the GRC says End.
+    assert_eq!(world.site.holdings(), (1, 1));
+    world.say(END);
+    assert!(world.site.is_idle());
+}
+
+#[test]
+fn the_agents_own_cause_is_what_the_user_reads() {
+    let mut world = joined(2);
+    let cause = Failure::new(Step::Running, "the Launcher died", "see the batch system");
+    let state = Notice::StateChanged { state: State::TearingDown, cause: Some(cause) };
+    world.say(Event::Noticed { pilot: pilot(0), notice: state });
+    let told = failure(&world);
+    assert_eq!(told.cause.as_str(), "the Launcher died");
+    assert_eq!((told.site.as_ref().unwrap().as_str(), told.node.as_ref().unwrap().as_str()), ("a", "a1"));
+}
+
+#[test]
+fn a_pilot_that_cannot_be_confirmed_gone_keeps_its_node_and_address() {
+    let mut world = joined(1);
+    // SHUTDOWN and the cancel after it stay without effect.
+    world.fault = Some((world.asked, Fault::Silence));
+    world.say(END);
+    let cancelled = world.asked;
+    world.fault = Some((cancelled, Fault::Silence));
+    world.wait(|w| w.heard(is_ended) > 0);
+    assert_eq!(world.site.holdings(), (1, 1));
+    let dirty = world.told.iter().find_map(|message| match message {
+        FromSite::Ended { dirty, .. } => Some(dirty.clone()),
+        _ => None,
+    });
+    assert_eq!(dirty.unwrap()[0].0.as_str(), "a1");
+    assert_eq!((world.offer().nodes_usable, world.offer().unusable.len()), (0, 1));
+    assert_eq!(world.offer().reserved.len(), 1, "its address is not to be carved");
+    // Later the batch system gets rid of it.
+    world.wait(|w| w.site.is_idle());
+    world.wait(|w| w.offer().nodes_usable == 1);
+    assert_eq!(world.site.holdings(), (0, 0));
+    assert_eq!(world.heard(is_ended), 1);
+}
+
+#[test]
+fn only_an_awaited_pilot_of_the_right_account_is_let_in() {
+    let mut world = World::new(1);
+    world.fault = Some((0, Fault::Silence));
+    world.say(hold(part(1)));
+    assert!(world.site.expects(pilot(0), 1001).is_err(), "it was not submitted yet");
+    world.say(COMMIT);
+    assert!(world.site.expects(pilot(0), 1002).unwrap_err().to_string().contains("runs as 1002"));
+    assert!(world.site.expects(pilot(1), 1001).is_err());
+    world.site.expects(pilot(0), 1001).unwrap();
+    world.say(Event::Arrived { pilot: pilot(0), nonce: [3; 16] });
+    assert!(world.site.expects(pilot(0), 1001).is_err(), "it is there already");
+}
+
+#[test]
+fn commands_go_to_their_members_and_agents_speak_for_their_own_only() {
+    let mut world = joined(2);
+    world.say(exec(Target::Head));
+    let output = |pilot, text: &'static str| Event::Noticed {
+        pilot,
+        notice: Notice::Output { job: J, stream: Stream::Stdout, offset: 0, bytes: text.as_bytes().into() },
+    };
+    world.say(output(pilot(1), "forged"));
+    world.say(output(pilot(0), "true"));
+    let exited = Notice::Exited { job: J, status: ExitStatus::Code(0) };
+    world.say(Event::Noticed { pilot: pilot(1), notice: exited.clone() });
+    world.say(Event::Noticed { pilot: pilot(0), notice: exited });
+    world.say(output(pilot(0), "late"));
+    let relayed: Vec<_> = world
+        .told
+        .iter()
+        .filter_map(|message| match message {
+            FromSite::Output { member, bytes, .. } => Some(format!("{member} {}", bytes.escape_ascii())),
+            FromSite::Exited { member, .. } => Some(format!("{member} exited")),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(relayed, ["0 true", "0 exited"]);
+}
+
+#[test]
+fn a_command_for_members_that_do_not_run_is_refused_for_each() {
+    let mut world = World::new(2);
+    world.say(hold(part(2)));
+    world.say(COMMIT);
+    world.say(exec(Target::All));
+    assert_eq!(world.heard(|m| matches!(m, FromSite::ExecFailed { .. })), 2);
+}
+
+#[test]
+fn a_ring_that_changes_what_this_site_said_is_not_installed() {
+    type Change = fn(&mut protocol::keys::KeyRing);
+    let changes: [Change; 4] = [
+        |ring| ring.members[1].address = [10, 71, 128, 200].into(),
+        |ring| ring.members[0].keys.host.0[0] ^= 1,
+        |ring| drop(ring.members.pop()),
+        |ring| ring.user = "bob".parse().unwrap(),
+    ];
+    for change in changes {
+        let mut world = World::new(2);
+        world.say(hold(part(2)));
+        world.say(COMMIT);
+        let mut wrong = ring(&world.told).unwrap();
+        change(&mut wrong);
+        world.say(Event::Grc(ToSite::Join { reservation: R, epoch: E, ring: wrong }));
+        assert_eq!(failure(&world).step, Step::SetKeys);
+        assert_eq!(world.heard(is_joined), 0);
+    }
+}
+
+#[test]
+fn stopping_ends_all_parts_and_takes_no_new_ones() {
+    let mut world = joined(2);
+    world.say(Event::Stop);
+    world.wait(|w| w.site.is_idle());
+    assert_eq!(world.heard(is_ended), 1);
+    world.wait(|w| w.offer().nodes_usable == 0);
+    let next = Event::Hold { reservation: ReservationId(9), epoch: E, part: part(1), account: Ok(account()) };
+    world.say(next);
+    assert!(matches!(refusal(&world), Refusal::WrongState { .. }));
+}
