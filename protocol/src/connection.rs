@@ -4,6 +4,7 @@
 //! behind it, so that an owner never waits for a peer. A peer that lets its queue fill up is
 //! disconnected rather than waited for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -11,7 +12,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::codec::{Decoder, Encoder, FramedRead, FramedWrite};
 
 use crate::codec::{self, CodecError};
@@ -24,6 +25,12 @@ use crate::refusal::Refusal;
 pub const GREETING_TIME: Duration = Duration::from_secs(10);
 /// Frames that may wait for a slow peer.
 const OUTBOX_FRAMES_MAX: usize = 4096;
+/// Bytes that may wait for a slow peer, whatever the number of frames.
+const OUTBOX_BYTES_MAX: usize = 4 * FRAME_BYTES_MAX;
+/// Bytes of these that bulk data may take ([`Outbox::post_wait`]), so that a log never stands
+/// between a peer and its answers.
+const BULK_BYTES_MAX: usize = 1024 * 1024;
+const _: () = assert!(BULK_BYTES_MAX < OUTBOX_BYTES_MAX && OUTBOX_BYTES_MAX <= u32::MAX as usize);
 
 /// Why a connection ended or never came to be.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +87,12 @@ impl<S: AsyncRead + AsyncWrite> Inbox<S> {
     pub async fn next(&mut self) -> Result<Frame, ConnectionError> {
         self.frames.next().await.unwrap_or(Err(ConnectionError::Closed))
     }
+
+    /// From now on the peer's frames have at most this many bytes: for peers that have not yet
+    /// proven who they are, or have nothing long to say.
+    pub fn limit(&mut self, body_bytes_max: usize) {
+        self.frames.decoder_mut().body_bytes_max = body_bytes_max.min(FRAME_BYTES_MAX);
+    }
 }
 
 /// A message read out of a frame's body, checked.
@@ -87,13 +100,26 @@ pub fn read<T: DeserializeOwned>(frame: &Frame) -> Result<T, ConnectionError> {
     Ok(codec::decode(&frame.body)?)
 }
 
+/// A frame on its way out and the room it takes until it was sent.
+type Queued = (Frame, [OwnedSemaphorePermit; 2]);
+
 /// The sending half: cheap to clone, never waits.
 #[derive(Clone, Debug)]
 pub struct Outbox {
-    queue: mpsc::Sender<Frame>,
+    queue: mpsc::Sender<Queued>,
+    room: Arc<Semaphore>,
+    bulk_room: Arc<Semaphore>,
 }
 
 impl Outbox {
+    fn new(queue: mpsc::Sender<Queued>) -> Self {
+        Self {
+            queue,
+            room: Arc::new(Semaphore::new(OUTBOX_BYTES_MAX)),
+            bulk_room: Arc::new(Semaphore::new(BULK_BYTES_MAX)),
+        }
+    }
+
     /// Queues a message. An error means that the connection is over or must be given up; the
     /// caller drops it.
     pub fn post<T: Serialize>(
@@ -103,13 +129,19 @@ impl Outbox {
         message: &T,
     ) -> Result<(), ConnectionError> {
         let body = Bytes::from(codec::encode(message)?);
-        self.queue.try_send(Frame { kind, correlation, body }).map_err(|error| match error {
+        let take = |room: &Arc<Semaphore>, bytes: usize| {
+            room.clone().try_acquire_many_owned(bytes as u32).map_err(|_| ConnectionError::PeerTooSlow)
+        };
+        let room = [take(&self.room, body.len())?, take(&self.bulk_room, 0)?];
+        let queued = (Frame { kind, correlation, body }, room);
+        self.queue.try_send(queued).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => ConnectionError::PeerTooSlow,
             mpsc::error::TrySendError::Closed(_) => ConnectionError::Closed,
         })
     }
 
-    /// Like [`Self::post`], but waits for room: for a task that has nothing else to do.
+    /// Like [`Self::post`], but waits for room: for bulk data, by a task that has nothing else
+    /// to do.
     pub async fn post_wait<T: Serialize>(
         &self,
         kind: Kind,
@@ -117,7 +149,19 @@ impl Outbox {
         message: &T,
     ) -> Result<(), ConnectionError> {
         let body = Bytes::from(codec::encode(message)?);
-        self.queue.send(Frame { kind, correlation, body }).await.map_err(|_| ConnectionError::Closed)
+        let take = async |room: &Arc<Semaphore>, bytes: usize| {
+            tokio::select! {
+                permit = room.clone().acquire_many_owned(bytes as u32) => {
+                    permit.map_err(|_| ConnectionError::Closed)
+                }
+                // What a dead writer holds is not given back.
+                () = self.queue.closed() => Err(ConnectionError::Closed),
+            }
+        };
+        let bulk = take(&self.bulk_room, body.len().min(BULK_BYTES_MAX)).await?;
+        let room = take(&self.room, body.len()).await?;
+        let queued = (Frame { kind, correlation, body }, [room, bulk]);
+        self.queue.send(queued).await.map_err(|_| ConnectionError::Closed)
     }
 
     /// Resolves when nothing can be sent any more.
@@ -166,19 +210,19 @@ where
     frames.decoder_mut().body_bytes_max = FRAME_BYTES_MAX;
     let (queue, waiting) = mpsc::channel(OUTBOX_FRAMES_MAX);
     let writer = tokio::spawn(write_all(sink, waiting));
-    Ok(Connection { inbox: Inbox { frames }, outbox: Outbox { queue }, peer, version, writer })
+    Ok(Connection { inbox: Inbox { frames }, outbox: Outbox::new(queue), peer, version, writer })
 }
 
 /// Sends what is queued, several frames per system call when several wait.
-async fn write_all<S>(mut sink: FramedWrite<WriteHalf<S>, FrameCodec>, mut waiting: mpsc::Receiver<Frame>)
+async fn write_all<S>(mut sink: FramedWrite<WriteHalf<S>, FrameCodec>, mut waiting: mpsc::Receiver<Queued>)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
-    while let Some(frame) = waiting.recv().await {
+    while let Some((frame, _room)) = waiting.recv().await {
         if sink.feed(frame).await.is_err() {
             return;
         }
-        while let Ok(frame) = waiting.try_recv() {
+        while let Ok((frame, _room)) = waiting.try_recv() {
             if sink.feed(frame).await.is_err() {
                 return;
             }
