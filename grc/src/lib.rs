@@ -1,4 +1,24 @@
-//! The GRC of a grid, and the command that people type.
+//! The GRC, Grid Resource Coordinator: plans over the sites' offers, co-allocates, gathers and
+//! redistributes keys, answers users; and `gridpilot`, the command that people type.
+//!
+//! Three rings, arrows inwards only: pure ([`plan`], [`exchange`], [`coallocate`], [`reservation`],
+//! [`job`], [`view`], [`explain`]: no I/O, time is an argument) <- the owner ([`coordinator`]) <-
+//! edges (the rest: sockets, files).
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod coallocate;
+pub mod config;
+pub mod coordinator;
+pub mod exchange;
+pub mod explain;
+pub mod incarnation;
+pub mod job;
+pub mod output;
+pub mod pins;
+pub mod plan;
+pub mod reservation;
+pub mod serve;
+pub mod server;
+pub mod sites;
+pub mod view;

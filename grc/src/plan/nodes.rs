@@ -1,0 +1,218 @@
+//! Which sites give how many nodes. Two questions, two functions: [`check`] says whether an ask
+//! could ever be met by the sites as they stand, [`choose`] whether it can be met now.
+
+use std::collections::BTreeMap;
+
+use protocol::names::{EnvironmentName, SiteName};
+use protocol::refusal::Refusal;
+use protocol::reservation::{Ask, Placement};
+
+/// What planning needs to know of one connected site.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Capacity {
+    /// Nodes that take pilots at all. A part never has two members on one node.
+    pub usable: u32,
+    /// Nodes with room now, less what holds on their way will take.
+    pub free: u32,
+    pub environments: Vec<EnvironmentName>,
+}
+
+/// The sites of the grid: `None` is one that is not connected.
+pub type Sites = BTreeMap<SiteName, Option<Capacity>>;
+
+/// How many members at which site; the first site has the head.
+pub type Choice = Vec<(SiteName, u32)>;
+
+/// What can be refused at once: nothing that waiting for others to end would heal.
+pub fn check(ask: &Ask, sites: &Sites) -> Result<(), Refusal> {
+    ask.check()?;
+    match &ask.placement {
+        Placement::Sites(parts) => parts.iter().try_for_each(|(site, count)| {
+            let capacity = capacity(sites, site)?;
+            if !capacity.environments.contains(&ask.environment) {
+                let environment = ask.environment.clone();
+                return Err(Refusal::UnknownEnvironment { site: site.clone(), environment });
+            }
+            if capacity.usable < *count {
+                let (asked, have) = (*count, capacity.usable);
+                return Err(Refusal::MoreNodesThanExist { site: site.clone(), asked, have });
+            }
+            Ok(())
+        }),
+        Placement::Anywhere(asked) => {
+            let have = candidates(ask, sites).fold(0u32, |sum, (_, c)| sum.saturating_add(c.usable));
+            if have >= *asked {
+                return Ok(());
+            }
+            // Say which of the two it is: too few nodes, or too few with this environment.
+            let missing = sites.iter().find_map(|(site, capacity)| {
+                let lacks = |c: &Capacity| c.usable > 0 && !c.environments.contains(&ask.environment);
+                capacity.as_ref().filter(|c| lacks(c)).map(|_| site.clone())
+            });
+            match missing {
+                Some(site) if have == 0 => {
+                    Err(Refusal::UnknownEnvironment { site, environment: ask.environment.clone() })
+                }
+                _ => Err(Refusal::MoreNodesThanGrid { asked: *asked, have }),
+            }
+        }
+    }
+}
+
+/// Sites with room for the ask now, as few as possible.
+///
+/// # Errors
+/// Why it has to wait: the first site that is busy or away.
+pub fn choose(ask: &Ask, sites: &Sites) -> Result<Choice, Refusal> {
+    match &ask.placement {
+        Placement::Sites(parts) => {
+            for (site, asked) in parts {
+                let have = capacity(sites, site)?.free;
+                if have < *asked {
+                    return Err(Refusal::NodesBusy { site: site.clone(), asked: *asked, have });
+                }
+            }
+            Ok(parts.clone())
+        }
+        Placement::Anywhere(asked) => {
+            let mut free: Vec<(&SiteName, u32)> =
+                candidates(ask, sites).map(|(site, c)| (site, c.free)).filter(|(_, n)| *n > 0).collect();
+            // Largest first needs the fewest sites; the last one taken is the tightest that fits,
+            // so that large gaps stay whole.
+            free.sort_by_key(|(site, n)| (std::cmp::Reverse(*n), *site));
+            let mut wanted = *asked;
+            let mut choice = Choice::new();
+            while wanted > 0 {
+                if let Some((site, _)) = free.iter().rfind(|(_, n)| *n >= wanted) {
+                    choice.push(((*site).clone(), wanted));
+                    return Ok(choice);
+                }
+                if free.is_empty() {
+                    break;
+                }
+                let (site, n) = free.remove(0);
+                choice.push((site.clone(), n));
+                wanted -= n;
+            }
+            let have = asked - wanted;
+            let site = choice.first().map(|(site, _)| site.clone());
+            let site = site.or_else(|| candidates(ask, sites).next().map(|(site, _)| site.clone()));
+            Err(match site {
+                Some(site) => Refusal::NodesBusy { site, asked: *asked, have },
+                None => Refusal::MoreNodesThanGrid { asked: *asked, have: 0 },
+            })
+        }
+    }
+}
+
+fn capacity<'a>(sites: &'a Sites, site: &SiteName) -> Result<&'a Capacity, Refusal> {
+    match sites.get(site) {
+        None => Err(Refusal::UnknownSite { site: site.clone() }),
+        Some(None) => Err(Refusal::SiteDown { site: site.clone() }),
+        Some(Some(capacity)) => Ok(capacity),
+    }
+}
+
+fn candidates<'a>(ask: &'a Ask, sites: &'a Sites) -> impl Iterator<Item = (&'a SiteName, &'a Capacity)> {
+    sites
+        .iter()
+        .filter_map(|(site, capacity)| capacity.as_ref().map(|c| (site, c)))
+        .filter(|(_, c)| c.environments.contains(&ask.environment))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use protocol::reservation::Limits;
+
+    use super::*;
+
+    fn site(text: &str) -> SiteName {
+        text.parse().unwrap()
+    }
+
+    fn sites(free: &[u32]) -> Sites {
+        let name = |n: usize| site(&format!("s{n:02}"));
+        let host = vec![EnvironmentName::host()];
+        free.iter()
+            .enumerate()
+            .map(|(n, &free)| (name(n), Some(Capacity { usable: 10, free, environments: host.clone() })))
+            .collect()
+    }
+
+    fn ask(placement: Placement) -> Ask {
+        let limits = Limits::default();
+        Ask { placement, slots: 1, limits, duration_s: 60, environment: EnvironmentName::host(), label: None }
+    }
+
+    /// The fewest sites that could do it, by trying every subset.
+    fn fewest(free: &[u32], asked: u32) -> Option<u32> {
+        (1u32..1 << free.len())
+            .filter(|subset| {
+                let sum: u32 =
+                    free.iter().enumerate().filter(|(n, _)| subset >> n & 1 == 1).map(|(_, f)| f).sum();
+                sum >= asked
+            })
+            .map(u32::count_ones)
+            .min()
+    }
+
+    proptest! {
+        #[test]
+        fn anywhere_takes_the_fewest_sites_and_never_more_than_is_free(
+            free in prop::collection::vec(0u32..10, 1..8),
+            asked in 1u32..50,
+        ) {
+            let choice = choose(&ask(Placement::Anywhere(asked)), &sites(&free));
+            match fewest(&free, asked) {
+                None => {
+                    let busy = matches!(choice, Err(Refusal::NodesBusy { .. }));
+                    prop_assert!(busy);
+                }
+                Some(count) => {
+                    let choice = choice.unwrap();
+                    prop_assert_eq!(choice.len() as u32, count);
+                    prop_assert_eq!(choice.iter().map(|(_, n)| n).sum::<u32>(), asked);
+                    for (name, n) in &choice {
+                        let index: usize = name.as_str()[1..].parse().unwrap();
+                        prop_assert!(*n > 0 && *n <= free[index]);
+                        prop_assert_eq!(choice.iter().filter(|(other, _)| other == name).count(), 1);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_site_that_fits_tightly_is_preferred() {
+        let choice = choose(&ask(Placement::Anywhere(3)), &sites(&[9, 3, 4])).unwrap();
+        assert_eq!(choice, [(site("s01"), 3)]);
+    }
+
+    #[test]
+    fn named_sites_keep_their_order_for_the_first_has_the_head() {
+        let parts = vec![(site("s01"), 2), (site("s00"), 1)];
+        assert_eq!(choose(&ask(Placement::Sites(parts.clone())), &sites(&[5, 5])).unwrap(), parts);
+    }
+
+    #[test]
+    fn what_can_never_be_met_is_refused_by_name() {
+        let mut grid = sites(&[0, 0]);
+        grid.insert(site("down"), None);
+        let refused = |placement| check(&ask(placement), &grid).unwrap_err();
+        let at = |name: &str, count| Placement::Sites(vec![(site(name), count)]);
+        assert_eq!(refused(at("nowhere", 1)), Refusal::UnknownSite { site: site("nowhere") });
+        assert_eq!(refused(at("down", 1)), Refusal::SiteDown { site: site("down") });
+        let more = Refusal::MoreNodesThanExist { site: site("s00"), asked: 11, have: 10 };
+        assert_eq!(refused(at("s00", 11)), more);
+        assert_eq!(refused(at("s00", 0)), Refusal::ZeroNodes);
+        assert_eq!(refused(Placement::Anywhere(0)), Refusal::ZeroNodes);
+        assert_eq!(refused(Placement::Anywhere(21)), Refusal::MoreNodesThanGrid { asked: 21, have: 20 });
+        assert_eq!(check(&ask(Placement::Anywhere(20)), &grid), Ok(()), "busy is no reason to refuse");
+        let mut other = ask(at("s00", 1));
+        other.environment = "mpi".parse().unwrap();
+        assert!(matches!(check(&other, &grid), Err(Refusal::UnknownEnvironment { .. })));
+        other.placement = Placement::Anywhere(1);
+        assert!(matches!(check(&other, &grid), Err(Refusal::UnknownEnvironment { .. })));
+    }
+}

@@ -1,0 +1,268 @@
+//! `grc serve`: the wiring. One task owns the [`Coordinator`], feeds it what the doors bring and
+//! performs its actions in order; nothing it does waits for a peer.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use protocol::client::{Notice, Reply};
+use protocol::connection::Outbox;
+use protocol::frame::Kind;
+use protocol::identity::Identity;
+use protocol::refusal::Refusal;
+use protocol::tls;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::coordinator::{Action, ClientId, ConnectionId, Coordinator, Event, Settings};
+use crate::output::Store;
+use crate::pins::Pins;
+use crate::{incarnation, server, sites};
+
+/// Requests of one client that are not answered yet.
+const OPEN_REQUESTS_MAX: usize = 64;
+/// Events that may wait for the owner; the doors stop reading meanwhile.
+const INPUTS_MAX: usize = 1024;
+
+/// The sending side of a connection and the way to end it.
+#[derive(Debug)]
+pub struct Peer {
+    pub outbox: Outbox,
+    pub close: CancellationToken,
+}
+
+/// What the doors bring.
+#[derive(Debug)]
+pub enum Input {
+    ClientOpened {
+        client: ClientId,
+        peer: Peer,
+    },
+    ClientClosed {
+        client: ClientId,
+    },
+    SiteOpened {
+        connection: ConnectionId,
+        peer: Peer,
+    },
+    SiteClosed {
+        connection: ConnectionId,
+    },
+    /// A log request was answered where the log is.
+    LogRead {
+        client: ClientId,
+    },
+    Event(Event),
+}
+
+/// A GRC whose sockets are open.
+#[derive(Debug)]
+pub struct Server {
+    /// Where sites dial, with the port that was really taken.
+    pub address: SocketAddr,
+    driver: Driver,
+    inputs: mpsc::Receiver<Input>,
+    doors: Vec<tokio::task::JoinHandle<()>>,
+    stop: CancellationToken,
+}
+
+impl Server {
+    /// Reads the state directory and opens both doors. Cancelling `stop` ends everything.
+    pub async fn start(config: Config, stop: CancellationToken) -> anyhow::Result<Self> {
+        let identity = Identity::load(&config.state)
+            .with_context(|| format!("{} holds no identity; run `grc init` once", config.state.display()))?;
+        let acceptor = tls::acceptor(&identity)?;
+        let pins = Arc::new(Pins::load(&config.state, config.supernets.keys())?);
+        // The sockets come first: a second GRC on the same state must not count as a start.
+        let clients = server::bind(&config.socket)?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("cannot listen on {} for sites", config.listen))?;
+        let address = listener.local_addr().context("the sites' socket has no address")?;
+        let started_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let coordinator = Coordinator::new(Settings {
+            supernets: config.supernets,
+            deadlines: config.deadlines,
+            started_s,
+            incarnation: incarnation::begin(&config.state)?,
+            ids: incarnation::ids(&config.state)?,
+        });
+        let store = Arc::new(Store::new(&config.state, config.output_bytes_max));
+        let (owner, inputs) = mpsc::channel(INPUTS_MAX);
+        let door = server::Door { users: Arc::new(config.users), owner: owner.clone(), stop: stop.clone() };
+        let clients = tokio::spawn(server::listen(clients, config.socket, door));
+        let door =
+            sites::Door { acceptor, pins, store: store.clone(), owner: owner.clone(), stop: stop.clone() };
+        let sites = tokio::spawn(sites::listen(listener, door));
+        let driver = Driver {
+            coordinator,
+            state: config.state,
+            store,
+            start: Instant::now(),
+            owner,
+            clients: BTreeMap::new(),
+            sites: BTreeMap::new(),
+        };
+        Ok(Self { address, driver, inputs, doors: vec![clients, sites], stop })
+    }
+
+    /// Serves until told to stop.
+    ///
+    /// # Errors
+    /// What must be durable could not be written: memory must not get ahead of the disk.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        let result = self.driver.run(&mut self.inputs, &self.stop).await;
+        self.stop.cancel();
+        for door in self.doors {
+            let _ = door.await;
+        }
+        result
+    }
+}
+
+#[derive(Debug)]
+struct Driver {
+    coordinator: Coordinator,
+    state: std::path::PathBuf,
+    store: Arc<Store>,
+    start: Instant,
+    owner: mpsc::Sender<Input>,
+    /// With the number of their unanswered requests.
+    clients: BTreeMap<ClientId, (Peer, usize)>,
+    sites: BTreeMap<ConnectionId, Peer>,
+}
+
+impl Driver {
+    async fn run(
+        &mut self,
+        inputs: &mut mpsc::Receiver<Input>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        loop {
+            let wake = self.coordinator.next_wake();
+            let until = self.start + wake.unwrap_or(Duration::from_secs(3600));
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                input = inputs.recv() => match input {
+                    Some(input) => self.take(input)?,
+                    None => return Ok(()),
+                },
+                () = tokio::time::sleep_until(until), if wake.is_some() => self.step(Event::Tick)?,
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) -> anyhow::Result<()> {
+        match input {
+            Input::ClientOpened { client, peer } => {
+                self.clients.insert(client, (peer, 0));
+            }
+            Input::ClientClosed { client } => {
+                self.clients.remove(&client);
+                self.step(Event::ClientGone { client })?;
+            }
+            Input::SiteOpened { connection, peer } => {
+                self.sites.insert(connection, peer);
+            }
+            Input::SiteClosed { connection } => {
+                self.sites.remove(&connection);
+            }
+            Input::LogRead { client } => self.answered(client),
+            Input::Event(event) => {
+                if let Event::Request { client, correlation, .. } = &event {
+                    let (client, correlation) = (*client, *correlation);
+                    let Some((_, open)) = self.clients.get_mut(&client) else { return Ok(()) };
+                    *open += 1;
+                    if *open > OPEN_REQUESTS_MAX {
+                        let what = "open requests on one connection".into();
+                        let refusal = Refusal::TooMany { what, count: OPEN_REQUESTS_MAX as u32 };
+                        self.answer(client, correlation, Reply::Refused(refusal));
+                        return Ok(());
+                    }
+                }
+                self.step(event)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, event: Event) -> anyhow::Result<()> {
+        for action in self.coordinator.step(self.start.elapsed(), event) {
+            self.perform(action)?;
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, action: Action) -> anyhow::Result<()> {
+        match action {
+            Action::ReserveIds(ids) => incarnation::reserve_ids(&self.state, ids)
+                .context("cannot make the next ids durable; nothing more is answered")?,
+            Action::Send { site, connection, message } => {
+                if let Some(peer) = self.sites.get(&connection)
+                    && let Err(error) = peer.outbox.post(Kind::Notice, 0, &message)
+                {
+                    tracing::warn!(%site, %error, "a site is disconnected");
+                    peer.close.cancel();
+                }
+            }
+            Action::Disconnect { connection } => {
+                if let Some(peer) = self.sites.remove(&connection) {
+                    peer.close.cancel();
+                }
+            }
+            Action::Answer { client, correlation, reply } => self.answer(client, correlation, reply),
+            Action::Notify { client, correlation, mut notice } => {
+                if let Notice::Job(view) = &mut notice {
+                    self.store.measure(view);
+                }
+                if let Some((peer, _)) = self.clients.get(&client)
+                    && peer.outbox.post(Kind::Notice, correlation, &notice).is_err()
+                {
+                    peer.close.cancel();
+                }
+            }
+            Action::ExpectOutput { job, sources } => self.store.expect(job, sources),
+            Action::CloseOutput { job } => self.store.close(job),
+            Action::ForgetOutput { job } => {
+                let store = self.store.clone();
+                tokio::task::spawn_blocking(move || store.forget(job));
+            }
+            Action::ReadLog { client, correlation, job, stream, offset, follow } => {
+                let Some((peer, _)) = self.clients.get(&client) else { return Ok(()) };
+                let (store, outbox, owner) = (self.store.clone(), peer.outbox.clone(), self.owner.clone());
+                tokio::spawn(async move {
+                    store.read(&outbox, correlation, job, stream, offset, follow).await;
+                    drop(outbox);
+                    let _ = owner.send(Input::LogRead { client }).await;
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, client: ClientId, correlation: u64, mut reply: Reply) {
+        match &mut reply {
+            Reply::Job(view) => self.store.measure(view),
+            Reply::Jobs(views) => views.iter_mut().for_each(|view| self.store.measure(view)),
+            _ => {}
+        }
+        if let Some((peer, _)) = self.clients.get(&client)
+            && let Err(error) = peer.outbox.post(Kind::Reply, correlation, &reply)
+        {
+            tracing::info!(%error, "a client is disconnected");
+            peer.close.cancel();
+        }
+        self.answered(client);
+    }
+
+    fn answered(&mut self, client: ClientId) {
+        if let Some((_, open)) = self.clients.get_mut(&client) {
+            *open = open.saturating_sub(1);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The users' door: a unix socket whose peers the kernel names. Each connection is one task that
+//! reads requests and hands them to the owner; answers go through the connection's outbox.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use protocol::client::{Reply, Request};
+use protocol::connection::{self, Connection, ConnectionError, Outbox};
+use protocol::frame::Kind;
+use protocol::hello::Role;
+use protocol::limits::FRAME_BYTES_MAX;
+use protocol::names::{Text, UserName};
+use protocol::refusal::Refusal;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::coordinator::{ClientId, Event};
+use crate::serve::{Input, Peer};
+
+/// Clients at once, of all users and of one.
+const CLIENTS_MAX: usize = 512;
+const CLIENTS_PER_USER_MAX: usize = 256;
+/// Longest request: a command of the largest size and what stands around it.
+const REQUEST_BYTES_MAX: usize = FRAME_BYTES_MAX / 4;
+/// How long what was posted may take to leave when a connection is closed.
+const FAREWELL_TIME: Duration = Duration::from_secs(2);
+
+/// Makes the socket. One that nobody listens on is left from an earlier start and replaced.
+pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            bail!("{} is there and is no socket; move it away", path.display())
+        }
+        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => bail!("a GRC serves on {} already", path.display()),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display()))?;
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot see who serves on {}", path.display()));
+            }
+        },
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            if let Some(directory) = path.parent() {
+                std::fs::create_dir_all(directory)
+                    .with_context(|| format!("cannot make {}", directory.display()))?;
+            }
+        }
+        Err(error) => return Err(error).with_context(|| format!("cannot look at {}", path.display())),
+    }
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    // Everybody may connect: who they are is the kernel's word, what is theirs the owner's.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
+        .with_context(|| format!("cannot open {} for all users", path.display()))?;
+    Ok(listener)
+}
+
+/// What a connection needs to know of its surroundings.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// Local account to user of the grid.
+    pub users: Arc<BTreeMap<String, UserName>>,
+    pub owner: mpsc::Sender<Input>,
+    pub stop: CancellationToken,
+}
+
+/// Accepts clients until told to stop.
+pub async fn listen(listener: UnixListener, path: PathBuf, door: Door) {
+    let open: Arc<Mutex<BTreeMap<u32, usize>>> = Arc::default();
+    let mut next = 0;
+    loop {
+        let stream = tokio::select! {
+            () = door.stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, most likely: they come back.
+                    tracing::warn!(%error, "cannot accept a client");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+        };
+        let Ok(uid) = stream.peer_cred().map(|cred| cred.uid()) else { continue };
+        {
+            let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+            let all: usize = open.values().sum();
+            let own = open.entry(uid).or_default();
+            if all >= CLIENTS_MAX || *own >= CLIENTS_PER_USER_MAX {
+                tracing::warn!(uid, all, own, "too many clients");
+                continue;
+            }
+            *own += 1;
+        }
+        let client = ClientId(next);
+        next += 1;
+        let (door, open) = (door.clone(), open.clone());
+        tokio::spawn(async move {
+            if let Err(error) = serve(client, uid, stream, door).await {
+                tracing::info!(uid, %error, "a client was disconnected");
+            }
+            let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(own) = open.get_mut(&uid) {
+                *own -= 1;
+            }
+            open.retain(|_, own| *own > 0);
+        });
+    }
+    let _ = std::fs::remove_file(path);
+}
+
+async fn serve(client: ClientId, uid: u32, stream: UnixStream, door: Door) -> Result<(), ConnectionError> {
+    let user = user_of(uid, &door.users).await;
+    let Connection { mut inbox, outbox, writer, .. } =
+        connection::greet(stream, Role::Grc, &[Role::Client]).await?;
+    inbox.limit_bodies(REQUEST_BYTES_MAX);
+    let close = CancellationToken::new();
+    let peer = Peer { outbox: outbox.clone(), close: close.clone() };
+    if door.owner.send(Input::ClientOpened { client, peer }).await.is_err() {
+        return Ok(());
+    }
+    let result = loop {
+        let frame = tokio::select! {
+            frame = inbox.next() => frame,
+            () = close.cancelled() => break Err(ConnectionError::PeerTooSlow),
+            () = door.stop.cancelled() => break Ok(()),
+        };
+        match frame.and_then(|frame| take(frame, &outbox)) {
+            Ok((correlation, request)) => {
+                let user = match &user {
+                    Ok(user) => user.clone(),
+                    Err(why) => {
+                        let (what, state) = ("any request".into(), why.clone());
+                        let refused = Reply::Refused(Refusal::WrongState { what, state });
+                        if let Err(error) = outbox.post(Kind::Reply, correlation, &refused) {
+                            break Err(error);
+                        }
+                        continue;
+                    }
+                };
+                let event = Event::Request { client, correlation, user, request };
+                if door.owner.send(Input::Event(event)).await.is_err() {
+                    break Ok(());
+                }
+            }
+            Err(ConnectionError::Closed) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    let _ = door.owner.send(Input::ClientClosed { client }).await;
+    farewell(outbox, writer).await;
+    result
+}
+
+/// The request in a frame; what cannot be read is refused and ends the connection.
+fn take(frame: protocol::frame::Frame, outbox: &Outbox) -> Result<(u64, Request), ConnectionError> {
+    let correlation = frame.correlation;
+    let refuse = |why: String| {
+        let refused = Reply::Refused(Refusal::Malformed { why: why.into() });
+        let _ = outbox.post(Kind::Reply, correlation, &refused);
+    };
+    if frame.kind != Kind::Request {
+        refuse("a request was expected".into());
+        return Err(protocol::hello::HelloError::Damaged.into());
+    }
+    let request = connection::read(&frame).inspect_err(|error| refuse(error.to_string()))?;
+    Ok((correlation, request))
+}
+
+/// Lets what was posted leave, but not for ever: every other outbox of this connection is dropped
+/// by its holder at about the same time.
+pub(crate) async fn farewell(outbox: Outbox, writer: tokio::task::JoinHandle<()>) {
+    drop(outbox);
+    let abort = writer.abort_handle();
+    if tokio::time::timeout(FAREWELL_TIME, writer).await.is_err() {
+        abort.abort();
+    }
+}
+
+/// Who this account is in the grid.
+async fn user_of(uid: u32, users: &BTreeMap<String, UserName>) -> Result<UserName, Text> {
+    // May ask a directory service.
+    let found = tokio::task::spawn_blocking(move || nix::unistd::User::from_uid(uid.into())).await;
+    let account = match found {
+        Ok(Ok(Some(account))) => account.name,
+        _ => return Err(format!("uid {uid} has no account on this machine").into()),
+    };
+    match users.get(&account) {
+        Some(user) => Ok(user.clone()),
+        None => account.parse().map_err(|error: protocol::names::BadName| error.to_string().into()),
+    }
+}

@@ -1,0 +1,173 @@
+//! What users are shown of the owner's state.
+
+use std::time::Duration;
+
+use protocol::client::SiteView;
+use protocol::codec;
+use protocol::job::JobView;
+use protocol::limits::{FRAME_BYTES_MAX, LISTING_MAX};
+use protocol::names::{HostName, SiteName, Text};
+use protocol::reservation::{MemberView, PartView, ReservationState, ReservationView};
+use protocol::site::Offer;
+use serde::Serialize;
+
+use crate::job::Job;
+use crate::reservation::{PartState, Phase, Reservation};
+
+/// Turns times since the owner's start into seconds since the epoch.
+#[derive(Clone, Copy, Debug)]
+pub struct Wall {
+    pub started_s: u64,
+    pub now: Duration,
+}
+
+impl Wall {
+    pub fn at(self, time: Duration) -> u64 {
+        self.started_s + time.as_secs()
+    }
+}
+
+/// Whether a view lists every member; listings and news do not.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Members {
+    Shown,
+    LeftOut,
+}
+
+pub fn reservation(reservation: &Reservation, wall: Wall, members: Members) -> ReservationView {
+    let duration = Duration::from_secs(reservation.ask.duration_s.into());
+    ReservationView {
+        id: reservation.id,
+        label: reservation.ask.label.clone(),
+        user: reservation.user.as_str().into(),
+        state: state(reservation),
+        slots: reservation.ask.slots,
+        environment: reservation.ask.environment.clone(),
+        parts: reservation.parts.iter().map(|one| part(one, members)).collect(),
+        made_s: wall.at(reservation.made),
+        ends_s: wall.at(reservation.ended.or(reservation.ends).unwrap_or(wall.now + duration)),
+        deadline_s: reservation.deadline.map(|at| wall.at(at)),
+    }
+}
+
+fn state(reservation: &Reservation) -> ReservationState {
+    match (reservation.phase, &reservation.failure) {
+        (Phase::Waiting, _) => ReservationState::Waiting,
+        (Phase::Holding, _) => ReservationState::Holding,
+        (Phase::Starting, _) => ReservationState::Starting,
+        (Phase::Joining, _) => ReservationState::Joining,
+        (Phase::Ready, _) => ReservationState::Ready,
+        (Phase::Ending, _) => ReservationState::Ending,
+        (Phase::Over, None) => ReservationState::Ended,
+        (Phase::Over, Some(failure)) => ReservationState::Failed(failure.clone()),
+    }
+}
+
+fn part(part: &PartState, members: Members) -> PartView {
+    let members = match members {
+        Members::LeftOut => Vec::new(),
+        Members::Shown => part
+            .ready
+            .iter()
+            .map(|member| MemberView {
+                host: HostName { site: part.site.clone(), number: member.number },
+                address: member.address,
+                node: member.node.clone(),
+            })
+            .collect(),
+    };
+    PartView {
+        site: part.site.clone(),
+        nodes: part.members,
+        addresses: part.carve.clone(),
+        progress: part.progress,
+        members,
+    }
+}
+
+/// How much output there is is known where it is kept, and filled in there.
+pub fn job(job: &Job, wall: Wall) -> JobView {
+    JobView {
+        id: job.id,
+        reservation: job.reservation,
+        label: job.label.clone(),
+        user: job.user.as_str().into(),
+        command: job.summary.clone(),
+        target: job.target,
+        state: job.state.clone(),
+        submitted_s: wall.at(job.submitted),
+        started_s: job.started.map(|at| wall.at(at)),
+        ended_s: job.ended.map(|at| wall.at(at)),
+        head: job.head.clone(),
+        stdout_bytes: 0,
+        stderr_bytes: 0,
+    }
+}
+
+/// What is known of a site beside its name.
+#[derive(Clone, Debug, Default)]
+pub struct SiteFacts<'a> {
+    pub connected: bool,
+    pub offer: Option<&'a Offer>,
+    pub last_seen: Option<Duration>,
+    pub problem: Option<&'a Text>,
+}
+
+pub fn site(name: &SiteName, facts: &SiteFacts<'_>, wall: Wall) -> SiteView {
+    let offer = facts.offer;
+    let live = offer.filter(|_| facts.connected);
+    let mut problems: Vec<Text> = facts.problem.cloned().into_iter().collect();
+    if facts.last_seen.is_none() && facts.problem.is_none() {
+        problems.push("has not connected since the GRC started".into());
+    }
+    if let Some(offer) = live {
+        problems.extend(offer.unusable.iter().map(|(node, why)| format!("node {node}: {why}").into()));
+        problems.truncate(LISTING_MAX);
+    }
+    SiteView {
+        name: name.clone(),
+        connected: facts.connected,
+        last_seen_s: if facts.connected {
+            Some(wall.at(wall.now))
+        } else {
+            facts.last_seen.map(|at| wall.at(at))
+        },
+        batch_system: offer.map(|offer| offer.batch_system.clone()).unwrap_or_default(),
+        nodes_usable: live.map_or(0, |offer| offer.nodes_usable),
+        nodes_free: live.map_or(0, |offer| offer.nodes_free),
+        ranges: offer
+            .map(|offer| offer.ranges.iter().map(|range| range.to_string().into()).collect())
+            .unwrap_or_default(),
+        environments: offer.map(|offer| offer.environments.clone()).unwrap_or_default(),
+        problems,
+    }
+}
+
+/// As many of the newest as fit into one answer, oldest first.
+pub fn listing<T: Serialize>(newest_first: impl Iterator<Item = T>) -> Vec<T> {
+    let mut room = FRAME_BYTES_MAX - 1024;
+    let mut views: Vec<T> = newest_first
+        .take(LISTING_MAX)
+        .map_while(|view| {
+            // Its real size: estimates of texts are either wrong or wasteful.
+            room = room.checked_sub(codec::encode(&view).ok()?.len())?;
+            Some(view)
+        })
+        .collect();
+    views.reverse();
+    views
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_always_fits_into_one_frame_and_keeps_the_newest() {
+        let long = |n: u32| (n, "x".repeat(4000));
+        let views = listing((0..10_000).rev().map(long));
+        assert!(codec::encode(&views).is_ok());
+        assert_eq!(views.last().map(|(n, _)| *n), Some(9_999));
+        assert!(views.len() > 2000 && views.is_sorted());
+    }
+}
