@@ -61,7 +61,7 @@ fn long_bodies_of_claims() {
         bytes.push(253);
         bytes.extend_from_slice(&count.to_le_bytes());
         let elements = (FRAME_BYTES_MAX - bytes.len()) / element.len();
-        bytes.extend(element.iter().cycle().take(elements * element.len()));
+        bytes.extend_from_slice(&element.repeat(elements));
         // Refused for its length, before an element was read: work is bounded as memory is.
         match codec::decode::<T>(&bytes).err() {
             Some(CodecError::Decode(why)) => assert!(why.contains("a list of at most"), "{why}"),

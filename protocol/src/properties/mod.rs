@@ -75,7 +75,7 @@ proptest! {
 fn drawn<T: Serialize + Debug>(strategy: BoxedStrategy<T>) -> BTreeSet<u8> {
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-    (0..3000).map(|_| codec::encode(&strategy.new_tree(&mut runner).unwrap().current()).unwrap()[0]).collect()
+    (0..500).map(|_| codec::encode(&strategy.new_tree(&mut runner).unwrap().current()).unwrap()[0]).collect()
 }
 
 /// Samples are complete by compilation; strategies are complete by this.
