@@ -15,6 +15,7 @@ use protocol::refusal::Refusal;
 use protocol::site::{FromSite, ToSite};
 use protocol::tls::{TlsError, dial};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 use crate::mapfile;
@@ -22,6 +23,8 @@ use crate::pilots::notice_dead_peers;
 use crate::serve::Input;
 use crate::site::Event;
 
+/// How long the last words may take.
+const GOODBYE_TIME: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -32,6 +35,26 @@ pub struct Grc {
     pub address: SocketAddr,
     pub connector: TlsConnector,
     pub mapfile: Option<PathBuf>,
+}
+
+/// The way to the GRC, as the driver holds it.
+#[derive(Debug)]
+pub struct Uplink {
+    queue: mpsc::UnboundedSender<FromSite>,
+    sender: JoinHandle<()>,
+}
+
+impl Uplink {
+    /// Queues a message. A broken connection is reported by its own task.
+    pub fn tell(&self, message: FromSite) {
+        let _ = self.queue.send(message);
+    }
+
+    /// Ends the connection in order, once everything queued has left.
+    pub async fn close(self) {
+        drop(self.queue);
+        let _ = tokio::time::timeout(GOODBYE_TIME, self.sender).await;
+    }
 }
 
 /// Why there is no conversation with the GRC (any more).
@@ -75,9 +98,13 @@ async fn converse(grc: &Grc, inputs: &mpsc::Sender<Input>, welcome: &mut bool) -
     let stream = dial(&grc.connector, grc.address).await?;
     notice_dead_peers(stream.get_ref().0);
     let mut connection = greet(stream, Role::Crm, &[Role::Grc]).await?;
-    let (uplink, queued) = mpsc::unbounded_channel();
-    tokio::spawn(send_all(connection.outbox, queued));
-    if inputs.send(Input::GrcConnected(uplink)).await.is_err() {
+    let (queue, queued) = mpsc::unbounded_channel();
+    let sender = tokio::spawn(async move {
+        send_all(connection.outbox, queued).await;
+        // Until the last word is out, and with it a goodbye.
+        let _ = connection.writer.await;
+    });
+    if inputs.send(Input::GrcConnected(Uplink { queue, sender })).await.is_err() {
         return Ok(());
     }
     let ended = loop {
@@ -179,7 +206,10 @@ pub async fn register(grc: &Grc, secret: [u8; 32]) -> Result<(), GrcError> {
     let register = FromSite::Register { site: grc.site.clone(), secret };
     connection.outbox.post(Kind::Notice, 0, &register)?;
     let answer = tokio::time::timeout(Duration::from_secs(10), connection.inbox.next());
-    match read::<ToSite>(&answer.await.map_err(|_| GrcError::NoAnswer)??)? {
+    let answer = read::<ToSite>(&answer.await.map_err(|_| GrcError::NoAnswer)??)?;
+    drop(connection.outbox);
+    let _ = tokio::time::timeout(GOODBYE_TIME, connection.writer).await;
+    match answer {
         ToSite::Welcome => Ok(()),
         ToSite::Refused(refusal) => Err(GrcError::Refused(refusal)),
         _ => Err(GrcError::NoAnswer),

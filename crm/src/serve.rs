@@ -21,7 +21,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::batch::{self, embedded::Embedded};
 use crate::config::{Config, System};
 use crate::grant_key::GrantKey;
-use crate::grc_client::{self, Grc};
+use crate::grc_client::{self, Grc, Uplink};
 use crate::pilot::PilotId;
 use crate::pilots::{self, Knock};
 use crate::site::{Action, Asked, Event, Site, Submit};
@@ -36,7 +36,7 @@ const INPUTS_MAX: usize = 1024;
 /// What the edges tell the driver.
 #[derive(Debug)]
 pub enum Input {
-    GrcConnected(mpsc::UnboundedSender<FromSite>),
+    GrcConnected(Uplink),
     GrcLost,
     Event(Event),
     Knock(Box<Knock>),
@@ -60,7 +60,7 @@ struct Driver {
     started: Instant,
     key: GrantKey,
     tokens: Tokens,
-    uplink: Option<mpsc::UnboundedSender<FromSite>>,
+    uplink: Option<Uplink>,
     agents: BTreeMap<PilotId, Agent>,
     batch: mpsc::UnboundedSender<batch::Command>,
     /// What performing actions gave rise to; dealt with before anything new.
@@ -111,6 +111,9 @@ pub async fn serve(config: &Config) -> Result<()> {
         if let Some(at) = stop_at
             && (driver.site.is_idle() || at <= Instant::now())
         {
+            if let Some(uplink) = driver.uplink.take() {
+                uplink.close().await;
+            }
             eprintln!("crm: site {} stopped", config.site);
             return Ok(());
         }
@@ -249,8 +252,7 @@ impl Driver {
             Action::Tell(message) => {
                 log_message(&message);
                 if let Some(uplink) = &self.uplink {
-                    // A closed uplink is followed by `GrcLost`.
-                    let _ = uplink.send(message);
+                    uplink.tell(message);
                 }
             }
             Action::Submit(submit) => self.submit(submit),

@@ -111,7 +111,7 @@ impl Site {
     }
 
     pub(super) fn on_batch_gone(&mut self, id: PilotId, reason: &Text) {
-        let Some(pilot) = self.pilot_mut(id) else { return };
+        let Some(pilot) = self.pilot_mut(id).filter(|pilot| pilot.state != State::Held) else { return };
         pilot.batch_gone = true;
         let cause = match pilot.state {
             State::Submitted => format!("the pilot ended before it dialled in: {reason}"),

@@ -201,7 +201,7 @@ impl World {
                 }
             }
             Action::Cancel { pilot } => {
-                if fault.is_none() {
+                if fault.is_none() && self.alive.remove(&pilot) {
                     self.gone(pilot);
                 }
             }
