@@ -307,3 +307,18 @@ fn what_is_unknown_when_it_is_waited_for_is_not_found() {
         grc.close();
     }
 }
+
+#[test]
+fn a_jobs_end_counts_whatever_becomes_of_its_reservation() {
+    let ends = ends_with(JobState::Done(ExitStatus::Code(42)));
+    let grc = Grc::new(move |connection, request| match request {
+        Request::ShowReservation(_) | Request::WaitReservation(_) => {
+            vec![Act::Reply(Reply::Refused(Refusal::UnknownReservation { id: ReservationId(2) }))]
+        }
+        other => ends(connection, other),
+    });
+    for args in [&["submit", "--wait", "--", "prog"][..], &["wait", "j3"]] {
+        assert_eq!(grc.run(args).code, Some(42), "{args:?}");
+    }
+    grc.close();
+}
