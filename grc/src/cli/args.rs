@@ -18,6 +18,8 @@ use super::values::{self, Thing};
 pub const SOCKET_DEFAULT: &str = "/run/gridpilot/grc.sock";
 const PATIENCE_DEFAULT_S: u32 = 30;
 
+const EVERYWHERE: &str = "Options everywhere";
+
 const AFTER_HELP: &str = "\
 Ids are r12 (reservation) and j34 (job); `last` is your newest.
 Durations: 1h30m, 90s, 2d or HH:MM:SS. Sizes: 500M, 2GiB (1024), 2GB (1000).
@@ -34,15 +36,15 @@ Environment: GRIDPILOT_GRC (the GRC's socket), GRIDPILOT_OUTPUT_MODE (cli, json,
 pub struct Args {
     /// How to answer: cli (for people), json (for programs), quiet (just the id)
     /// [env: GRIDPILOT_OUTPUT_MODE]
-    #[arg(long, global = true, value_name = "MODE", value_enum)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "MODE", value_enum)]
     output_mode: Option<OutputMode>,
 
     /// The GRC's socket [env: GRIDPILOT_GRC] [default: /run/gridpilot/grc.sock]
-    #[arg(long, global = true, value_name = "SOCKET")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "SOCKET")]
     grc: Option<PathBuf>,
 
     /// How long to try again when the GRC goes away meanwhile [default: 30s]
-    #[arg(long, global = true, value_name = "DUR", value_parser = values::duration)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "DUR", value_parser = values::duration)]
     reconnect: Option<u32>,
 
     #[command(subcommand)]

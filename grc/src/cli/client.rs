@@ -177,7 +177,7 @@ pub fn checked(reply: Reply) -> Result<Reply, CliError> {
     match reply {
         Reply::Refused(refusal) => Err(CliError::Refused(refusal)),
         Reply::Failed(failure) => {
-            Err(CliError::Failed { what: "this".to_owned(), failure: Box::new(failure) })
+            Err(CliError::Failed { what: "the request".to_owned(), failure: Box::new(failure) })
         }
         other => Ok(other),
     }

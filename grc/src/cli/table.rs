@@ -50,6 +50,10 @@ fn moment_or_dash(seconds: Option<u64>) -> String {
     seconds.map_or_else(|| "-".to_owned(), moment)
 }
 
+fn text_or_dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
 fn list<T: ToString>(values: &[T]) -> String {
     if values.is_empty() {
         return "-".to_owned();
@@ -82,7 +86,7 @@ pub fn sites(sites: &[SiteView]) -> String {
         vec![
             safe(&site.name),
             if site.connected { "up" } else { "down" }.to_owned(),
-            safe(&site.batch_system),
+            text_or_dash(safe(&site.batch_system)),
             format!("{}/{}", site.nodes_free, site.nodes_usable),
             list(&site.ranges),
             list(&site.environments),

@@ -47,6 +47,7 @@ pub async fn submitted(
 ) -> Result<u8, CliError> {
     let mode = session.mode;
     let mut watch = Watch::new(session);
+    watch.for_job = true;
     watch.progress.say(&format!("{job} submitted in {reservation}"));
     watch.wants = vec![Want::Job(job), Want::Show(reservation), Want::Reservation(reservation)];
     if mode != OutputMode::Json {
@@ -229,6 +230,8 @@ struct Watch<'a> {
     follow: bool,
     /// A log of standard error goes to standard output like any other answer.
     to_stdout: bool,
+    /// It is a job that is waited for.
+    for_job: bool,
     running: bool,
     /// The end of each, once it is known.
     job: Option<JobView>,
@@ -246,6 +249,7 @@ impl<'a> Watch<'a> {
             printed: BTreeMap::new(),
             follow: true,
             to_stdout: false,
+            for_job: false,
             running: false,
             job: None,
             reservation: None,
@@ -258,6 +262,7 @@ impl<'a> Watch<'a> {
         match found {
             Found::Job(job) if job.state.is_final() => self.job = Some(job),
             Found::Job(job) => {
+                self.for_job = true;
                 self.wants =
                     vec![Want::Job(job.id), Want::Show(job.reservation), Want::Reservation(job.reservation)];
                 self.on_job(&job);
@@ -270,17 +275,18 @@ impl<'a> Watch<'a> {
         }
     }
 
+    /// A job's reservation is there for the progress only: whatever comes of it, the job says.
+    fn is_aside(&self, want: Want) -> bool {
+        match want {
+            Want::Show(_) => true,
+            Want::Reservation(_) => self.for_job,
+            Want::Job(_) | Want::Log(..) => false,
+        }
+    }
+
     /// Nothing that was asked for is missing.
     fn is_over(&self) -> bool {
-        // With a job, its reservation is there for the progress only.
-        let main = |want: &Want| match want {
-            Want::Job(_) | Want::Log(..) => true,
-            Want::Reservation(_) => {
-                self.job.is_none() && !self.wants.iter().any(|w| matches!(w, Want::Job(_)))
-            }
-            Want::Show(_) => false,
-        };
-        !self.wants.iter().any(main)
+        self.wants.iter().all(|want| self.is_aside(*want))
     }
 
     async fn run(&mut self) -> Result<(), CliError> {
@@ -394,7 +400,7 @@ impl<'a> Watch<'a> {
                 self.log_error =
                     Some(CliError::Failed { what: format!("the log of {id}"), failure: Box::new(failure) });
             }
-            (Want::Show(_), _) => {}
+            (want, _) if self.is_aside(want) => {}
             (Want::Job(id), Reply::Failed(failure)) => {
                 return Err(CliError::Failed { what: id.to_string(), failure: Box::new(failure) });
             }

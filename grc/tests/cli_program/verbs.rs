@@ -1,0 +1,466 @@
+//! One question, one answer: requests, exit codes, forms of output.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixListener;
+
+use protocol::client::{Explanation, Reply, Request, Selector, SiteView};
+use protocol::ids::{JobId, ReservationId};
+use protocol::job::{ExitStatus, JobState, Stream, Target};
+use protocol::refusal::{Failure, Refusal, Step};
+use protocol::reservation::{Limits, Placement, ReservationState};
+use serde_json::json;
+
+use crate::fake::{Act, Grc, Outcome, gridpilot, job, reservation};
+
+fn failure() -> Failure {
+    Failure::new(Step::Run, "no sshd answers", "look at /usr/sbin/sshd on that node")
+        .at_site(&"a".parse().unwrap())
+        .at_node(&"a1".parse().unwrap())
+}
+
+fn site() -> SiteView {
+    SiteView {
+        name: "a".parse().unwrap(),
+        connected: true,
+        last_seen_s: Some(1_800_000_000),
+        batch_system: "embedded".into(),
+        nodes_usable: 2,
+        nodes_free: 1,
+        ranges: vec!["10.71.128.0/17".into()],
+        environments: vec!["host".parse().unwrap()],
+        problems: vec!["node a2 is dirty".into()],
+    }
+}
+
+/// Answers every question that has one answer.
+fn honest(_: u32, request: &Request) -> Vec<Act> {
+    let ready = || reservation(ReservationState::Ready, 2);
+    vec![Act::Reply(match request {
+        Request::Sites => Reply::Sites(vec![site()]),
+        Request::Reserve { .. } => Reply::Reserved(ReservationId(2)),
+        Request::Submit { .. } | Request::SubmitIn { .. } => {
+            Reply::Submitted { job: JobId(3), reservation: ReservationId(2) }
+        }
+        Request::Reservations => Reply::Reservations(vec![ready()]),
+        Request::Jobs => {
+            Reply::Jobs(vec![job(JobState::Done(ExitStatus::Signal(9))), job(JobState::Running)])
+        }
+        Request::ShowReservation(_) | Request::WaitReservation(_) => Reply::Reservation(ready()),
+        Request::ShowJob(_) | Request::WaitJob(_) => Reply::Job(job(JobState::Running)),
+        Request::Log { .. } => Reply::LogEnd { offset: 0 },
+        Request::Cancel(_) | Request::Release(_) => Reply::Done,
+        Request::ExplainJob(_) | Request::ExplainReservation(_) => Reply::Explained(Explanation {
+            summary: "waiting for nodes".into(),
+            reasons: vec!["site a has 0 free nodes".into()],
+            deadline_s: None,
+            hints: vec!["release one".into()],
+        }),
+    })]
+}
+
+#[test]
+fn every_verb_asks_what_it_says() {
+    let (r2, j3) = (Selector::Id(ReservationId(2)), Selector::Id(JobId(3)));
+    let log = |stream, follow| Request::Log { job: j3, stream, offset: 0, follow };
+    let table: Vec<(&[&str], Vec<Request>)> = vec![
+        (&["sites"], vec![Request::Sites]),
+        (&["reservations"], vec![Request::Reservations]),
+        (&["jobs"], vec![Request::Jobs]),
+        (&["show", "j3"], vec![Request::ShowJob(j3)]),
+        (&["show", "r2"], vec![Request::ShowReservation(r2)]),
+        (&["cancel", "j3"], vec![Request::Cancel(j3)]),
+        (&["cancel", "last"], vec![Request::ShowJob(Selector::Last), Request::Cancel(j3)]),
+        (&["release", "r2"], vec![Request::Release(r2)]),
+        (&["release", "last"], vec![Request::ShowReservation(Selector::Last), Request::Release(r2)]),
+        (&["explain", "j3"], vec![Request::ShowJob(j3), Request::ExplainJob(j3)]),
+        (&["explain", "r2"], vec![Request::ShowReservation(r2), Request::ExplainReservation(r2)]),
+        (&["log", "j3"], vec![log(Stream::Stdout, false)]),
+        (&["log", "-f", "j3"], vec![log(Stream::Stdout, true)]),
+        (&["log", "j3", "--stderr"], vec![log(Stream::Stderr, false)]),
+        (&["wait", "r2"], vec![Request::ShowReservation(r2)]),
+    ];
+    for (args, requests) in table {
+        let grc = Grc::new(honest);
+        let outcome = grc.run(args);
+        assert_eq!(outcome.code, Some(0), "{args:?} {outcome:?}");
+        assert_eq!(grc.requests(), requests, "{args:?}");
+        grc.close();
+    }
+}
+
+#[test]
+fn submit_carries_every_option_and_the_command_as_bytes() {
+    let grc = Grc::new(honest);
+    let mut command = grc.gridpilot(&[
+        "submit", "--nodes", "b=2,a=1", "--slots", "2", "--time", "01:30:00", "--cpus", "1.5", "--memory",
+        "2GiB", "--disk", "500M", "--env", "host", "--cwd", "/tmp", "--set", "A=b=c", "--name", "ring",
+        "--all", "--", "prog", "--nodes",
+    ]);
+    command.arg(OsStr::from_bytes(b"\xff\xfe"));
+    let outcome = Outcome::of(command.output().unwrap());
+    assert_eq!((outcome.code, outcome.text()), (Some(0), "j3 submitted in r2\n"), "{outcome:?}");
+    let [Request::Submit { ask, job, .. }] = &grc.requests()[..] else { panic!("{:?}", grc.requests()) };
+    assert_eq!(ask.placement, Placement::Sites(vec![("b".parse().unwrap(), 2), ("a".parse().unwrap(), 1)]));
+    assert_eq!((ask.slots, ask.duration_s), (2, 5400));
+    assert_eq!(
+        ask.limits,
+        Limits { cpus_milli: 1500, memory_bytes: 2 << 30, disk_bytes: 500 << 20, pids: 0 }
+    );
+    assert_eq!(ask.label.as_ref().unwrap().as_str(), "ring");
+    assert_eq!(job.label, ask.label);
+    assert_eq!(job.target, Target::All);
+    assert_eq!(job.command.argv, [b"prog".to_vec(), b"--nodes".to_vec(), b"\xff\xfe".to_vec()]);
+    assert_eq!(job.command.variables, [("A".parse().unwrap(), "b=c".to_owned())]);
+    assert_eq!(job.command.directories, ["/tmp".parse().unwrap()]);
+    assert!(job.command.directory_required);
+    grc.close();
+}
+
+#[test]
+fn without_options_one_node_for_an_hour_starts_in_this_directory_if_it_is_there() {
+    let grc = Grc::new(honest);
+    let here = tempfile::tempdir().unwrap();
+    let outcome = grc.gridpilot(&["submit", "--", "true"]).current_dir(here.path()).output().unwrap();
+    assert!(outcome.status.success());
+    let [Request::Submit { ask, job, .. }] = &grc.requests()[..] else { panic!("{:?}", grc.requests()) };
+    assert_eq!((&ask.placement, ask.slots, ask.duration_s), (&Placement::Anywhere(1), 1, 3600));
+    assert_eq!(ask.limits, Limits::default());
+    assert_eq!(ask.environment.as_str(), "host");
+    let real = std::fs::canonicalize(here.path()).unwrap();
+    assert_eq!(job.command.directories, [real.to_str().unwrap().parse().unwrap()]);
+    assert!(!job.command.directory_required);
+    assert_eq!(job.target, Target::Head);
+    grc.close();
+}
+
+#[test]
+fn a_file_says_the_same_and_what_is_typed_goes_before_it() {
+    let grc = Grc::new(honest);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("job.toml");
+    let text =
+        "nodes = \"a=2\"\nslots = 2\nset = { A = \"file\", B = \"file\" }\ncommand = [\"./ring\", \"-v\"]\n";
+    std::fs::write(&path, text).unwrap();
+    let path = path.to_str().unwrap();
+    let outcome = grc.run(&["submit", path, "--slots", "3", "--set", "A=typed"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let [Request::Submit { ask, job, .. }] = &grc.requests()[..] else { panic!("{:?}", grc.requests()) };
+    assert_eq!(ask.placement, Placement::Sites(vec![("a".parse().unwrap(), 2)]));
+    assert_eq!(ask.slots, 3);
+    assert_eq!(job.command.argv, [b"./ring".to_vec(), b"-v".to_vec()]);
+    let variables: Vec<_> = job.command.variables.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    assert_eq!(variables, [("B", "file"), ("A", "typed")]);
+
+    std::fs::write(path, "slots = 2\nslot = 3\n").unwrap();
+    let outcome = grc.run(&["submit", path]);
+    assert_eq!(outcome.code, Some(2));
+    assert!(outcome.stderr.contains("job.toml, line 2: unknown field `slot`"), "{outcome:?}");
+    assert_eq!(grc.requests().len(), 1, "nothing was asked with a bad file");
+    grc.close();
+}
+
+#[test]
+fn submit_in_a_standing_reservation_takes_no_nodes_of_its_own() {
+    let grc = Grc::new(honest);
+    let outcome = grc.run(&["submit", "--in", "last", "--", "true"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let requests = grc.requests();
+    assert_eq!(requests[0], Request::ShowReservation(Selector::Last));
+    assert!(matches!(requests[1], Request::SubmitIn { reservation: ReservationId(2), .. }), "{requests:?}");
+    let outcome = grc.run(&["submit", "--in", "r2", "--nodes", "4", "--", "true"]);
+    assert_eq!(outcome.code, Some(2), "{outcome:?}");
+    assert_eq!(grc.requests().len(), 2);
+    grc.close();
+}
+
+#[test]
+fn every_invocation_is_an_order_of_its_own() {
+    let grc = Grc::new(honest);
+    for _ in 0..3 {
+        assert_eq!(grc.run(&["reserve", "--nodes", "2"]).code, Some(0));
+    }
+    let mut ids: Vec<_> = grc
+        .requests()
+        .into_iter()
+        .map(|request| match request {
+            Request::Reserve { id, .. } => id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 3);
+    grc.close();
+}
+
+#[test]
+fn an_order_repeated_over_a_new_connection_is_the_same_order() {
+    let grc = Grc::new(|connection, request| match connection {
+        1 => vec![Act::Disconnect],
+        _ => honest(connection, request),
+    });
+    let outcome = grc.run(&["--output-mode", "quiet", "submit", "--", "true"]);
+    assert_eq!((outcome.code, outcome.text()), (Some(0), "j3\n"), "{outcome:?}");
+    assert!(outcome.stderr.contains("went away; trying again for 30s"), "{outcome:?}");
+    let requests = grc.requests();
+    assert_eq!(requests.len(), 2);
+    assert_eq!(requests[0], requests[1]);
+    grc.close();
+}
+
+#[test]
+fn exit_codes_tell_refused_not_found_failed_and_bug_apart() {
+    for (reply, code, words) in [
+        (Reply::Refused(Refusal::ZeroNodes), 120, "at least one node"),
+        (Reply::Refused(Refusal::UnknownSite { site: "q".parse().unwrap() }), 120, "no site is called q"),
+        (Reply::Refused(Refusal::UnknownJob { id: JobId(9) }), 121, "no job j9"),
+        (Reply::Refused(Refusal::UnknownReservation { id: ReservationId(9) }), 121, "no reservation r9"),
+        (Reply::Refused(Refusal::NothingYet), 121, "`last`"),
+        (Reply::Failed(failure()), 123, "RUN, site a, node a1: no sshd answers"),
+        (Reply::LogEnd { offset: 0 }, 125, "bug"),
+    ] {
+        let grc = Grc::answering(reply);
+        let outcome = grc.run(&["show", "j9"]);
+        assert_eq!(outcome.code, Some(code), "{outcome:?}");
+        assert!(outcome.stderr.contains(words), "{outcome:?}");
+        assert!(outcome.stderr.lines().count() <= 3, "{outcome:?}");
+        assert!(outcome.stdout.is_empty(), "{outcome:?}");
+        grc.close();
+    }
+}
+
+#[test]
+fn what_cannot_be_meant_is_usage_and_nothing_is_asked() {
+    let grc = Grc::new(honest);
+    let table: &[&[&str]] = &[
+        &[],
+        &["bogus"],
+        &["show"],
+        &["show", "34"],
+        &["cancel", "r2"],
+        &["release", "j3"],
+        &["submit", "--nodes", "a", "--", "true"],
+        &["submit", "--nodes", "a=x", "--", "true"],
+        &["submit", "--time", "90", "--", "true"],
+        &["submit", "--memory", "2X", "--", "true"],
+        &["submit", "--set", "A", "--", "true"],
+        &["submit", "--bandwidth", "1Gbit", "--", "true"],
+        &["submit", "--start", "2026-12-01T10:00", "--", "true"],
+        &["submit", "--packages", "a", "--", "true"],
+        &["submit", "/no/such/file.toml"],
+        &["reserve", "--", "true"],
+        &["--output-mode", "xml", "sites"],
+    ];
+    for args in table {
+        let outcome = grc.run(args);
+        assert_eq!(outcome.code, Some(2), "{args:?} {outcome:?}");
+        assert!(args.is_empty() || outcome.stderr.lines().count() <= 3, "{args:?} {outcome:?}");
+        assert!(outcome.stdout.is_empty(), "{args:?} {outcome:?}");
+    }
+    let outcome =
+        Outcome::of(grc.gridpilot(&["sites"]).env("GRIDPILOT_OUTPUT_MODE", "xml").output().unwrap());
+    assert_eq!(outcome.code, Some(2), "{outcome:?}");
+    assert_eq!(grc.requests(), []);
+    grc.close();
+}
+
+#[test]
+fn an_empty_command_is_refused_without_asking() {
+    let grc = Grc::new(honest);
+    for args in [&["submit", "--nodes", "2"][..], &["submit", "--"], &["submit", "--", ""]] {
+        let outcome = grc.run(args);
+        assert_eq!(outcome.code, Some(120), "{args:?} {outcome:?}");
+        assert!(outcome.stderr.contains("the command is empty"), "{outcome:?}");
+    }
+    assert_eq!(grc.requests(), []);
+    grc.close();
+}
+
+#[test]
+fn an_absent_grc_is_named_by_its_socket_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("none.sock");
+    let outcome = Outcome::of(gridpilot(&["sites"]).env("GRIDPILOT_GRC", &socket).output().unwrap());
+    assert_eq!(outcome.code, Some(122), "{outcome:?}");
+    assert!(outcome.stderr.contains(socket.to_str().unwrap()), "{outcome:?}");
+    assert!(outcome.stderr.contains("No such file or directory"), "{outcome:?}");
+    assert!(outcome.stderr.contains("grc serve") && outcome.stderr.contains("GRIDPILOT_GRC"), "{outcome:?}");
+    assert!(outcome.stderr.lines().count() <= 3, "{outcome:?}");
+}
+
+/// Something answers at the socket, but it is no GRC of our version.
+fn run_against_bytes(bytes: &'static [u8]) -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("odd.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let peer = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.write_all(bytes);
+        let mut rest = Vec::new();
+        let _ = std::io::Read::read_to_end(&mut stream, &mut rest);
+    });
+    let outcome = Outcome::of(gridpilot(&["sites"]).env("GRIDPILOT_GRC", &socket).output().unwrap());
+    peer.join().unwrap();
+    outcome
+}
+
+#[test]
+fn a_peer_that_is_no_grc_is_unreachable_and_one_of_another_version_is_refused() {
+    let outcome = run_against_bytes(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n");
+    assert_eq!(outcome.code, Some(122), "{outcome:?}");
+    let outcome = run_against_bytes(b"\0\0\0\x0a\0\0\0\0\0\0\0\0\0\0\0\0GPLT\x01\0\x07\0\x09\0");
+    assert_eq!(outcome.code, Some(120), "{outcome:?}");
+    assert!(outcome.stderr.contains("1..1") && outcome.stderr.contains("7..9"), "{outcome:?}");
+    // A site's CRM listens at the place of the GRC.
+    let outcome = run_against_bytes(b"\0\0\0\x0a\0\0\0\0\0\0\0\0\0\0\0\0GPLT\x02\0\x01\0\x01\0");
+    assert_eq!(outcome.code, Some(122), "{outcome:?}");
+}
+
+#[test]
+fn quiet_prints_just_the_ids() {
+    let grc = Grc::new(honest);
+    for (args, text) in [
+        (&["submit", "--", "true"][..], "j3\n"),
+        (&["reserve"], "r2\n"),
+        (&["jobs"], "j3\nj3\n"),
+        (&["reservations"], "r2\n"),
+        (&["sites"], "a\n"),
+        (&["show", "last"], "j3\n"),
+        (&["cancel", "last"], "j3\n"),
+        (&["release", "last"], "r2\n"),
+    ] {
+        let outcome =
+            Outcome::of(grc.gridpilot(args).env("GRIDPILOT_OUTPUT_MODE", "quiet").output().unwrap());
+        assert_eq!((outcome.text(), outcome.stderr.as_str()), (text, ""), "{args:?}");
+    }
+    grc.close();
+}
+
+#[test]
+fn json_has_its_documented_shape() {
+    let grc = Grc::new(honest);
+    let ask = |args: &[&str]| grc.run(&[&["--output-mode", "json"], args].concat()).json();
+    assert_eq!(
+        ask(&["sites"]),
+        json!([{
+            "name": "a", "connected": true, "batch_system": "embedded", "nodes_free": 1, "nodes_usable": 2,
+            "ranges": ["10.71.128.0/17"], "environments": ["host"], "last_seen": "2027-01-15T08:00:00Z",
+            "problems": ["node a2 is dirty"],
+        }])
+    );
+    let killed = json!({
+        "id": "j3", "reservation": "r2", "name": "ring", "user": "grid", "command": "mpirun ./ring", "target": "head",
+        "state": "done", "exit_code": 137, "signal": 9, "failure": null, "submitted": "2027-01-15T08:00:00Z",
+        "started": "2027-01-15T08:00:02Z", "ended": "2027-01-15T08:01:05Z", "head": "a-0",
+        "stdout_bytes": 12, "stderr_bytes": 0,
+    });
+    assert_eq!(ask(&["jobs"])[0], killed);
+    let ready = json!({
+        "id": "r2", "name": null, "user": "grid", "state": "ready", "failure": null, "slots": 1,
+        "environment": "host", "made": "2027-01-15T08:00:00Z", "ends": "2027-01-15T09:00:00Z",
+        "deadline": "2027-01-15T08:01:00Z",
+        "parts": [{
+            "site": "a", "nodes": 2, "addresses": [{"first": "10.71.128.0", "count": 2}],
+            "submitted": 2, "arrived": 2, "built": 2, "joined": 0,
+            "members": [{"host": "a-0", "address": "10.71.128.0", "node": "a1"}],
+        }],
+    });
+    assert_eq!(ask(&["show", "r2"]), ready);
+    assert_eq!(ask(&["reservations"]), json!([ready]));
+    assert_eq!(ask(&["submit", "--", "true"]), json!({"job": "j3", "reservation": "r2"}));
+    assert_eq!(ask(&["reserve"]), json!({"reservation": "r2"}));
+    assert_eq!(ask(&["cancel", "j3"]), json!({"job": "j3"}));
+    assert_eq!(ask(&["release", "r2"]), json!({"reservation": "r2"}));
+    assert_eq!(
+        ask(&["explain", "j3"]),
+        json!({
+            "id": "j3", "summary": "waiting for nodes", "reasons": ["site a has 0 free nodes"],
+            "deadline": null, "hints": ["release one"],
+        })
+    );
+    grc.close();
+}
+
+#[test]
+fn errors_are_documents_too_in_json_mode() {
+    let grc = Grc::answering(Reply::Failed(failure()));
+    let outcome = grc.run(&["--output-mode", "json", "show", "j3"]);
+    assert_eq!((outcome.code, outcome.text()), (Some(123), ""));
+    let error: serde_json::Value = serde_json::from_str(&outcome.stderr).unwrap();
+    assert_eq!(error["error"]["code"], 123);
+    assert_eq!(error["error"]["kind"], "failed");
+    assert_eq!(
+        error["error"]["failure"],
+        json!({
+            "step": "RUN", "site": "a", "node": "a1", "cause": "no sshd answers",
+            "hint": "look at /usr/sbin/sshd on that node",
+        })
+    );
+    grc.close();
+}
+
+#[test]
+fn tables_show_what_people_look_for() {
+    let grc = Grc::new(honest);
+    let text = |args: &[&str]| grc.run(args).text().to_owned();
+    let sites = text(&["sites"]);
+    for word in ["SITE", "embedded", "1/2", "10.71.128.0/17", "node a2 is dirty"] {
+        assert!(sites.contains(word), "{word} in {sites}");
+    }
+    let jobs = text(&["jobs"]);
+    for word in ["j3", "done (signal 9)", "1m3s", "mpirun ./ring"] {
+        assert!(jobs.contains(word), "{word} in {jobs}");
+    }
+    assert_eq!(jobs.lines().count(), 3, "one line each, unbroken when nobody has a width: {jobs}");
+    let shown = text(&["show", "r2"]);
+    for word in ["a=2", "10.71.128.0-10.71.128.1", "a-0", "a1"] {
+        assert!(shown.contains(word), "{word} in {shown}");
+    }
+    grc.close();
+    let grc = Grc::answering(Reply::Jobs(vec![]));
+    let outcome = grc.run(&["jobs"]);
+    assert_eq!((outcome.code, outcome.text(), outcome.stderr.as_str()), (Some(0), "", "no jobs\n"));
+    grc.close();
+}
+
+/// `last` means what was made last, a job or a reservation.
+#[test]
+fn last_is_the_newest_of_both_kinds() {
+    for (newest, wanted) in [(2, "j3\n"), (4, "r4\n")] {
+        let grc = Grc::new(move |_, request| {
+            let mut view = reservation(ReservationState::Ready, 2);
+            view.id = ReservationId(newest);
+            view.made_s += newest - 2;
+            vec![Act::Reply(match request {
+                Request::ShowJob(Selector::Last) => Reply::Job(job(JobState::Running)),
+                _ => Reply::Reservation(view),
+            })]
+        });
+        assert_eq!(grc.run(&["--output-mode", "quiet", "show", "last"]).text(), wanted);
+        grc.close();
+    }
+    let grc = Grc::new(|_, request| {
+        vec![Act::Reply(match request {
+            Request::ShowJob(_) => Reply::Refused(Refusal::NothingYet),
+            _ => Reply::Reservation(reservation(ReservationState::Ready, 2)),
+        })]
+    });
+    assert_eq!(grc.run(&["--output-mode", "quiet", "show", "last"]).text(), "r2\n");
+    grc.close();
+}
+
+#[test]
+fn completions_and_help_need_no_grc() {
+    for shell in ["bash", "zsh", "fish"] {
+        let outcome = Outcome::of(gridpilot(&["completions", shell]).output().unwrap());
+        assert_eq!(outcome.code, Some(0));
+        assert!(outcome.text().contains("reservations"));
+    }
+    let help = Outcome::of(gridpilot(&["--help"]).output().unwrap());
+    assert_eq!(help.code, Some(0));
+    for code in ["120", "121", "122", "123", "124", "125", "130", "141"] {
+        assert!(help.text().contains(code), "{code} is explained");
+    }
+}
