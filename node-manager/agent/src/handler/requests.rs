@@ -1,0 +1,151 @@
+//! What the CRM asks for: whether it is legal now, and how it begins.
+
+use std::sync::Arc;
+
+use protocol::frame::Kind;
+use protocol::ids::JobId;
+use protocol::job::Command;
+use protocol::keys::KeyRing;
+use protocol::node::{Reply, Request, Setup};
+use protocol::refusal::{Refusal, Step};
+
+use super::Handler;
+use crate::command::{Saved, Start};
+use crate::lifecycle::{self, Event};
+use crate::setup::{self, CheckedSetup};
+use crate::variables::{self, Surroundings};
+use crate::work::{self, Done};
+
+impl Handler {
+    /// Begins what waits, as long as nothing is being done.
+    pub(super) async fn advance(&mut self) {
+        while self.busy.is_none() {
+            let Some((correlation, request)) = self.waiting.pop_front() else { return };
+            self.begin(correlation, request).await;
+        }
+    }
+
+    async fn begin(&mut self, correlation: u64, request: Request) {
+        let (event, name) = match &request {
+            Request::Setup(_) => (Event::SetupRequested, "SETUP"),
+            Request::GetKeys => (Event::KeysAsked, "GET_KEYS"),
+            Request::SetKeys(_) => (Event::RingReceived, "SET_KEYS"),
+            Request::Run => (Event::RunRequested, "RUN"),
+            _ => (Event::CommandRequested, "EXEC"),
+        };
+        // A step that is refused changes nothing, so the message may be looked at in between.
+        if let Err(wrong) = lifecycle::step(self.state, event) {
+            let state = format!("{:?}", wrong.state).to_lowercase().into();
+            let refusal = Refusal::WrongState { what: name.into(), state };
+            return self.reply(correlation, &Reply::Refused(refusal));
+        }
+        let outcome = match request {
+            Request::Setup(setup) => self.begin_setup(correlation, setup).await,
+            Request::GetKeys => self.tell_keys(correlation),
+            Request::SetKeys(ring) => self.install(correlation, ring),
+            Request::Run => self.start_services(correlation),
+            Request::Exec { job, command } => self.start_command(correlation, job, command),
+            // Answered where they came in.
+            _ => Ok(()),
+        };
+        if let Err(refusal) = outcome {
+            self.reply(correlation, &Reply::Refused(refusal));
+        }
+    }
+
+    async fn begin_setup(&mut self, correlation: u64, setup: Setup) -> Result<(), Refusal> {
+        let setup = Arc::new(CheckedSetup::new(setup)?);
+        let uid = self.uid;
+        self.preparing = Some(tokio::task::spawn_blocking(move || setup::prepare(uid)));
+        self.setup = Some(setup);
+        self.busy = Some(correlation);
+        self.step(Event::SetupRequested, None).await;
+        Ok(())
+    }
+
+    fn tell_keys(&mut self, correlation: u64) -> Result<(), Refusal> {
+        let sandbox = self.sandbox.as_ref().ok_or_else(not_built)?;
+        let keys = Reply::Keys(sandbox.keys.public());
+        self.reply(correlation, &keys);
+        Ok(())
+    }
+
+    fn install(&mut self, correlation: u64, ring: KeyRing) -> Result<(), Refusal> {
+        let (Some(sandbox), Some(setup)) = (&self.sandbox, &self.setup) else { return Err(not_built()) };
+        setup::check_ring(&ring, setup, &sandbox.keys)?;
+        let surroundings = Surroundings {
+            reservation: setup.setup.reservation,
+            address: setup.setup.address,
+            shell: &sandbox.shell,
+            extra: &setup.setup.variables,
+        };
+        let variables = variables::standard(surroundings, &ring).ok_or_else(not_built)?;
+        let joined = work::Joined { ring: Arc::new(ring), variables: Arc::new(variables) };
+        self.busy = Some(correlation);
+        self.tasks.spawn(work::install(sandbox.clone(), joined, correlation, self.results.clone()));
+        Ok(())
+    }
+
+    fn start_services(&mut self, correlation: u64) -> Result<(), Refusal> {
+        let (Some(sandbox), Some(setup), Some(joined)) = (&self.sandbox, &self.setup, &self.joined) else {
+            return Err(not_built());
+        };
+        self.busy = Some(correlation);
+        let run = work::serve(sandbox.clone(), setup.clone(), joined.clone(), self.runs);
+        let results = self.results.clone();
+        self.tasks.spawn(async move {
+            let _ = results.send(Done::Served { correlation, result: run.await });
+        });
+        self.runs += 1;
+        Ok(())
+    }
+
+    fn start_command(&mut self, correlation: u64, job: JobId, command: Command) -> Result<(), Refusal> {
+        let (Some(sandbox), Some(setup), Some(joined)) = (&self.sandbox, &self.setup, &self.joined) else {
+            return Err(not_built());
+        };
+        command.check()?;
+        work::check_job(job)?;
+        if !self.started.insert(job) {
+            self.reply(correlation, &Reply::Done);
+            return Ok(());
+        }
+        let saved = Saved::default();
+        let start = Start {
+            init: sandbox.init.clone(),
+            outbox: self.outbox.clone(),
+            correlation,
+            job,
+            host: setup.setup.host.clone(),
+            environment: variables::of_command(&joined.variables, job, &command.variables),
+            home: variables::home(&setup.user),
+            saved: saved.subscribe(),
+            command,
+        };
+        self.commands.insert(job, saved);
+        let results = self.results.clone();
+        self.tasks.spawn(async move {
+            // A connection that is over is noticed by whoever reads from it.
+            let _ = start.run().await;
+            let _ = results.send(Done::CommandEnded(job));
+        });
+        Ok(())
+    }
+
+    pub(super) fn signal(&mut self, correlation: u64, job: JobId, signal: u8) {
+        let known = self.started.contains(&job);
+        let Some(sandbox) = self.sandbox.as_ref().filter(|_| known) else {
+            return self.reply(correlation, &Reply::Done);
+        };
+        let (init, outbox) = (sandbox.init.clone(), self.outbox.clone());
+        let failure = self.failure(Step::Running, "");
+        self.tasks.spawn(async move {
+            let reply = work::signal(init, job, signal, failure).await;
+            let _ = outbox.post_wait(Kind::Reply, correlation, &reply).await;
+        });
+    }
+}
+
+fn not_built() -> Refusal {
+    Refusal::WrongState { what: "this".into(), state: "the sandbox is not built".into() }
+}

@@ -1,0 +1,358 @@
+//! What surrounds an agent: a CRM at the other end of a stream, a monitor, and an init that starts
+//! real processes on this machine, as whoever runs the test.
+
+use std::collections::HashMap;
+use std::io::{Read, Seek};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use node_agent::handler::{Ending, serve};
+use node_agent::monitor::Monitor;
+use node_agent::render::ssh::public_key;
+use node_agent::seqpacket::{Datagram, SeqPacket};
+use node_manager::init::record::{self, ExitStatus, FileId, SpawnStage};
+use node_manager::operation::{self, Welcome};
+use protocol::connection::{Connection, greet, read};
+use protocol::frame::Kind;
+use protocol::hello::Role;
+use protocol::ids::{Epoch, JobId, ReservationId};
+use protocol::job::{Command, Stream};
+use protocol::keys::{KeyRing, Member, MemberKeys, PublicKey};
+use protocol::names::{AbsolutePath, EnvironmentName, HostName};
+use protocol::node::{Notice, Reply, Request, Setup, State};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use tokio::io::DuplexStream;
+use tokio::task::JoinHandle;
+
+/// What the stand-ins share with the test.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub files: HashMap<&'static str, Vec<u8>>,
+    pub builds: u32,
+    pub tear_downs: u32,
+    pub spawned: Vec<u64>,
+    /// What `ssh-keyscan` prints in this world.
+    pub scanned: String,
+    /// The sandbox's first process; taking it away is its death.
+    pub init: Option<AbortOnDrop>,
+}
+
+pub struct World {
+    pub crm: Connection<DuplexStream>,
+    /// The monitor's end, for a test that plays the monitor itself.
+    pub monitor: Arc<SeqPacket>,
+    pub seen: Arc<Mutex<Seen>>,
+    pub agent: JoinHandle<Ending>,
+    pub monitor_task: JoinHandle<()>,
+    /// Notices that came while a reply was awaited.
+    notices: Vec<Notice>,
+    correlation: u64,
+}
+
+fn pair() -> (OwnedFd, OwnedFd) {
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
+}
+
+impl World {
+    /// An agent that has arrived. `answers` says whether the monitor builds what it is asked for.
+    pub async fn new(answers: bool) -> Self {
+        let (ours, theirs) = pair();
+        let monitor = Arc::new(SeqPacket::new(ours).unwrap());
+        let welcome = Welcome { nonce: [1; 16], crm_pin: [2; 32], uid: users_uid(), node_name: "a1".into() };
+        monitor.send(&operation::Notice::Welcome(welcome).encode(), &[]).await.unwrap();
+        let (agents_monitor, welcome) = Monitor::meet(theirs).await.unwrap();
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let (crm, agent) =
+            tokio::join!(greet(near, Role::Crm, &[Role::Agent]), greet(far, Role::Agent, &[Role::Crm]));
+        let node = "a1".parse().unwrap();
+        let agent = tokio::spawn(serve(agent.unwrap(), agents_monitor, node, welcome.uid));
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let monitor_task = tokio::spawn(play_monitor(monitor.clone(), seen.clone(), answers));
+        Self { crm: crm.unwrap(), monitor, seen, agent, monitor_task, notices: Vec::new(), correlation: 0 }
+    }
+
+    /// An agent in this state.
+    pub async fn in_state(state: State) -> Self {
+        let mut world = Self::new(state != State::Building).await;
+        if state == State::Idle {
+            return world;
+        }
+        let setup = world.send(&Request::Setup(setup())).await;
+        if state == State::Building {
+            // Until the agent has asked, no monitor has an answer.
+            while world.seen().builds == 0 {
+                tokio::task::yield_now().await;
+            }
+            return world;
+        }
+        // Without waiting, as the CRM does.
+        let keys = world.send(&Request::GetKeys).await;
+        assert_eq!(world.reply(setup).await, Reply::Done);
+        let Reply::Keys(keys) = world.reply(keys).await else { panic!("no keys") };
+        world.seen().scanned = format!("10.71.128.1 {}\n", public_key(keys.host));
+        if state == State::Ready {
+            return world;
+        }
+        let joined = world.send(&Request::SetKeys(ring(keys))).await;
+        let running = match state {
+            State::Running => Some(world.send(&Request::Run).await),
+            _ => None,
+        };
+        assert_eq!(world.reply(joined).await, Reply::Done);
+        if let Some(running) = running {
+            assert_eq!(world.reply(running).await, Reply::Done);
+        }
+        world
+    }
+
+    pub fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap()
+    }
+
+    pub async fn send(&mut self, request: &Request) -> u64 {
+        self.correlation += 1;
+        self.crm.outbox.post(Kind::Request, self.correlation, request).unwrap();
+        self.correlation
+    }
+
+    pub async fn ask(&mut self, request: &Request) -> Reply {
+        let correlation = self.send(request).await;
+        self.reply(correlation).await
+    }
+
+    pub async fn reply(&mut self, correlation: u64) -> Reply {
+        loop {
+            let frame = self.crm.inbox.next().await.unwrap();
+            match frame.kind {
+                Kind::Reply => {
+                    assert_eq!(frame.correlation, correlation, "{:?}", read::<Reply>(&frame));
+                    return read(&frame).unwrap();
+                }
+                _ => self.notices.push(read(&frame).unwrap()),
+            }
+        }
+    }
+
+    /// The next notice of all.
+    pub async fn notice(&mut self) -> Notice {
+        if self.notices.is_empty() {
+            let frame = self.crm.inbox.next().await.unwrap();
+            assert_eq!(frame.kind, Kind::Notice);
+            return read(&frame).unwrap();
+        }
+        self.notices.remove(0)
+    }
+
+    /// Runs a command to its end, saving all output at once.
+    pub async fn run(&mut self, job: JobId, command: Command) -> (String, String, protocol::job::ExitStatus) {
+        assert_eq!(self.ask(&Request::Exec { job, command }).await, Reply::Done);
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        loop {
+            match self.notice().await {
+                Notice::Output { job: of, stream, offset, bytes } => {
+                    assert_eq!(of, job);
+                    let kept = if stream == Stream::Stdout { &mut stdout } else { &mut stderr };
+                    assert_eq!(offset, kept.len() as u64, "output out of order");
+                    kept.extend_from_slice(&bytes);
+                    let upto = kept.len() as u64;
+                    self.send(&Request::OutputSaved { job, stream, upto }).await;
+                }
+                Notice::Exited { job: of, status } => {
+                    assert_eq!(of, job);
+                    let text = |bytes| String::from_utf8(bytes).unwrap();
+                    return (text(stdout), text(stderr), status);
+                }
+                Notice::StateChanged { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+/// Somebody who is not root, if there is such an account; only its shell is looked up.
+fn users_uid() -> u32 {
+    65534
+}
+
+pub fn host() -> HostName {
+    HostName { site: "a".parse().unwrap(), number: 0 }
+}
+
+pub fn setup() -> Setup {
+    let grant = grant::Grant {
+        nonce: [1; 16],
+        site: grant::SiteName::new("a").unwrap(),
+        reservation: 7,
+        epoch: 1,
+        member: 0,
+        uid: users_uid(),
+        user: grant::UserName::new("grid").unwrap(),
+        address: "10.71.128.1".parse().unwrap(),
+        prefix_len: 16,
+        gateway: None,
+        mtu: 1500,
+        driver: grant::Driver::Macvlan,
+        lifetime_s: 60,
+        memory_bytes: 0,
+        pids: 0,
+        cpus_milli: 0,
+        upper_bytes: 0,
+        upper_inodes: 0,
+    };
+    Setup {
+        grant: grant.encode().to_vec(),
+        signature: vec![0; 64],
+        host: host(),
+        address: grant.address,
+        reservation: ReservationId(7),
+        epoch: Epoch(1),
+        environment: EnvironmentName::host(),
+        variables: Vec::new(),
+    }
+}
+
+pub fn ring(keys: MemberKeys) -> KeyRing {
+    let other = MemberKeys { host: PublicKey([8; 32]), user: PublicKey([9; 32]) };
+    let member = |site: &str, address: &str, keys| Member {
+        host: HostName { site: site.parse().unwrap(), number: 0 },
+        address: address.parse().unwrap(),
+        slots: 2,
+        keys,
+    };
+    let members = vec![member("a", "10.71.128.1", keys), member("b", "10.72.128.1", other)];
+    KeyRing { user: "grid".parse().unwrap(), members }
+}
+
+pub fn command(argv: &[&str]) -> Command {
+    Command {
+        argv: argv.iter().map(|word| word.as_bytes().to_vec()).collect(),
+        variables: Vec::new(),
+        directories: vec![AbsolutePath::try_from("/".to_owned()).unwrap()],
+        directory_required: false,
+    }
+}
+
+pub fn shell(script: &str) -> Command {
+    command(&["/bin/sh", "-c", script])
+}
+
+async fn play_monitor(socket: Arc<SeqPacket>, seen: Arc<Mutex<Seen>>, answers: bool) {
+    while let Ok(Some(Datagram { bytes, .. })) = socket.receive(operation::RECORD_BYTES_MAX).await {
+        let (notice, descriptor) = match operation::Request::decode(&bytes).unwrap() {
+            operation::Request::Build { .. } => {
+                seen.lock().unwrap().builds += 1;
+                if !answers {
+                    continue;
+                }
+                let (ours, theirs) = pair();
+                let init = AbortOnDrop(tokio::spawn(play_init(ours, seen.clone())));
+                seen.lock().unwrap().init = Some(init);
+                (operation::Notice::Built, Some(theirs))
+            }
+            operation::Request::TearDown => {
+                let mut seen = seen.lock().unwrap();
+                seen.tear_downs += 1;
+                seen.init = None;
+                (operation::Notice::Gone, None)
+            }
+            operation::Request::Status => (operation::Notice::State(operation::State::Idle), None),
+        };
+        let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
+        if socket.send(&notice.encode(), &descriptors).await.is_err() {
+            break;
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn play_init(socket: OwnedFd, seen: Arc<Mutex<Seen>>) {
+    let socket = Arc::new(SeqPacket::new(socket).unwrap());
+    let mut processes: HashMap<u64, i32> = HashMap::new();
+    while let Ok(Some(Datagram { bytes, mut descriptors })) = socket.receive(record::RECORD_BYTES_MAX).await {
+        let notice = match record::Request::decode(&bytes).unwrap() {
+            record::Request::PutFile { file } => {
+                let content = content(descriptors.remove(0));
+                seen.lock().unwrap().files.insert(FileId::place(file).1, content);
+                record::Notice::Done
+            }
+            record::Request::Listen => record::Notice::Done,
+            record::Request::Signal { id, signal, .. } => {
+                let group = nix::unistd::Pid::from_raw(processes[&id]);
+                let signal = nix::sys::signal::Signal::try_from(i32::from(signal)).unwrap();
+                match nix::sys::signal::killpg(group, signal) {
+                    Ok(()) => record::Notice::Done,
+                    Err(errno) => record::Notice::Failed { errno: errno as i32 },
+                }
+            }
+            record::Request::Spawn { id } => {
+                let scanned = seen.lock().unwrap().scanned.clone();
+                seen.lock().unwrap().spawned.push(id);
+                match start(descriptors, &scanned) {
+                    Ok(mut child) => {
+                        let pid = child.id();
+                        processes.insert(id, pid as i32);
+                        let socket = socket.clone();
+                        let wait = tokio::task::spawn_blocking(move || child.wait().unwrap());
+                        tokio::spawn(async move {
+                            let status = wait.await.unwrap();
+                            let status = match (status.code(), status.signal()) {
+                                (Some(code), _) => ExitStatus::Code(code as u8),
+                                (None, signal) => ExitStatus::Signal(signal.unwrap() as u8),
+                            };
+                            let _ = socket.send(&record::Notice::Exited { id, status }.encode(), &[]).await;
+                        });
+                        record::Notice::Spawned { id, pid }
+                    }
+                    Err((stage, errno)) => record::Notice::SpawnFailed { id, stage, errno },
+                }
+            }
+        };
+        socket.send(&notice.encode(), &[]).await.unwrap();
+    }
+}
+
+fn content(descriptor: OwnedFd) -> Vec<u8> {
+    let mut file = std::fs::File::from(descriptor);
+    file.rewind().unwrap();
+    let mut content = Vec::new();
+    file.read_to_end(&mut content).unwrap();
+    content
+}
+
+fn start(mut descriptors: Vec<OwnedFd>, scanned: &str) -> Result<std::process::Child, (SpawnStage, i32)> {
+    let stderr = descriptors.pop().unwrap();
+    let stdout = descriptors.pop().unwrap();
+    let mut asked = record::Command::decode(&content(descriptors.pop().unwrap())).unwrap();
+    if asked.argv[0] == b"ssh-keyscan" {
+        asked.argv = vec![b"/usr/bin/printf".to_vec(), b"%s".to_vec(), scanned.as_bytes().to_vec()];
+    }
+    let text = |bytes: &[u8]| std::ffi::OsStr::from_bytes(bytes).to_owned();
+    let cwd = asked.cwd.iter().map(|path| text(path)).find(|path| Path::new(path).is_dir());
+    let cwd = cwd.ok_or((SpawnStage::Cwd, 2))?;
+    let environment = asked.env.iter().map(|pair| {
+        let at = pair.iter().position(|b| *b == b'=').unwrap();
+        (text(&pair[..at]), text(&pair[at + 1..]))
+    });
+    std::process::Command::new(text(&asked.argv[0]))
+        .args(asked.argv[1..].iter().map(|word| text(word)))
+        .env_clear()
+        .envs(environment)
+        .current_dir(cwd)
+        .stdin(std::process::Stdio::null())
+        .stdout(stdout)
+        .stderr(stderr)
+        .process_group(0)
+        .spawn()
+        .map_err(|error| (SpawnStage::Exec, error.raw_os_error().unwrap()))
+}
