@@ -79,10 +79,10 @@ impl Server {
         let acceptor = tls::acceptor(&identity)?;
         let pins = Arc::new(Pins::load(&config.state, config.supernets.keys())?);
         // The sockets come first: a second GRC on the same state must not count as a start.
-        let clients = server::bind(&config.socket)?;
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("cannot listen on {} for sites", config.listen))?;
+        let clients = server::bind(&config.socket)?;
         let address = listener.local_addr().context("the sites' socket has no address")?;
         let started_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let coordinator = Coordinator::new(Settings {
