@@ -146,7 +146,7 @@ async fn serve(client: ClientId, uid: u32, stream: UnixStream, door: Door) -> Re
                     }
                 };
                 let event = Event::Request { client, correlation, user, request };
-                if door.owner.send(Input::Event(event)).await.is_err() {
+                if door.owner.send(Input::Event(Box::new(event))).await.is_err() {
                     break Ok(());
                 }
             }

@@ -185,7 +185,7 @@ async fn attend(
     let close = CancellationToken::new();
     let peer = Peer { outbox: outbox.clone(), close: close.clone() };
     let opened = Input::SiteOpened { connection, peer };
-    let event = |message| Input::Event(Event::FromSite { site: site.clone(), connection, message });
+    let event = |message| Input::Event(Box::new(Event::FromSite { site: site.clone(), connection, message }));
     if door.owner.send(opened).await.is_err() || door.owner.send(event(first)).await.is_err() {
         return "the GRC stops".into();
     }
@@ -221,7 +221,7 @@ async fn attend(
         }
     };
     let gone = Event::SiteGone { site: site.clone(), connection, why: why.as_str().into() };
-    let _ = door.owner.send(Input::Event(gone)).await;
+    let _ = door.owner.send(Input::Event(Box::new(gone))).await;
     let _ = door.owner.send(Input::SiteClosed { connection }).await;
     why
 }

@@ -50,7 +50,7 @@ impl Site {
 }
 
 impl Coordinator {
-    pub(super) fn from_site(&mut self, name: &SiteName, connection: ConnectionId, message: FromSite) {
+    pub(super) fn heard(&mut self, name: &SiteName, connection: ConnectionId, message: FromSite) {
         let now = self.now;
         let Some(site) = self.sites.get_mut(name) else { return };
         if let FromSite::Publish { site: claimed, offer } = message {
@@ -252,7 +252,9 @@ impl Coordinator {
         }
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
         for (node, why) in dirty.into_iter().take(DIRTY_SHOWN_MAX) {
-            reservation.dirty.push(format!("site {site}, node {node} is not clean: {why}").into());
+            let what: Text = format!("site {site}, node {node} is not clean: {why}").into();
+            self.out.push(Action::Report { reservation: id, what: what.clone() });
+            reservation.dirty.push(what);
         }
         let phase = reservation.phase;
         let hint = "try again; the site's log says more";
