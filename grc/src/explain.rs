@@ -2,6 +2,7 @@
 
 use protocol::client::Explanation;
 use protocol::job::JobState;
+use protocol::limits::REASONS_MAX;
 use protocol::names::Text;
 use protocol::refusal::Failure;
 
@@ -40,6 +41,7 @@ pub fn reservation(reservation: &Reservation, wall: Wall) -> Explanation {
         reasons.extend(behind.map(|part| waits_for(part, reservation.phase)));
     }
     reasons.extend(reservation.dirty.iter().cloned());
+    reasons.truncate(REASONS_MAX);
     hints.retain(|hint| !hint.as_str().is_empty());
     Explanation {
         summary: format!("reservation {id} {summary}").into(),
@@ -96,6 +98,7 @@ pub fn job(job: &Job, within: Option<&Reservation>, wall: Wall) -> Explanation {
             let reason = explanation.summary;
             explanation.summary = format!("job {id} waits for its reservation").into();
             explanation.reasons.insert(0, reason);
+            explanation.reasons.truncate(REASONS_MAX);
             explanation.hints.push(format!("`gridpilot cancel {id}` gives up").into());
             explanation
         }

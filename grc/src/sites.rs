@@ -195,10 +195,17 @@ async fn attend(
             () = close.cancelled() => break "closed by the GRC".into(),
             () = door.stop.cancelled() => break "the GRC stops".into(),
         };
-        let message = match frame.and_then(|frame| connection::read(&frame)) {
+        let message = match frame.and_then(|frame| connection::read::<FromSite>(&frame)) {
             Ok(message) => message,
             Err(error) => break error.to_string(),
         };
+        // An offer is the owner's to refuse: it keeps the reason to show it.
+        if !matches!(message, FromSite::Publish { .. })
+            && let Err(refusal) = message.check()
+        {
+            let _ = outbox.post(Kind::Notice, 0, &ToSite::Refused(refusal.clone()));
+            break refusal.to_string();
+        }
         match message {
             FromSite::Output { reservation, epoch, job, member, stream, offset, bytes } => {
                 match door.store.append(site, job, member, stream, offset, &bytes) {
