@@ -2,6 +2,7 @@
 
 use protocol::client::Explanation;
 use protocol::job::JobState;
+use protocol::limits::REASONS_MAX;
 use protocol::names::Text;
 use protocol::refusal::Failure;
 
@@ -23,11 +24,15 @@ pub fn reservation(reservation: &Reservation, wall: Wall) -> Explanation {
             hints.push(format!("`gridpilot release {id}` gives up").into());
             ("waits for free nodes", None)
         }
-        Phase::Holding => ("the sites are asked to hold their share", Some(PartStage::Held)),
-        Phase::Starting => ("pilots start and sandboxes are built", Some(PartStage::Ready)),
-        Phase::Joining => ("the keys go to all members and services start", Some(PartStage::Joined)),
+        Phase::Holding => {
+            ("is being granted: the sites are asked to hold their share", Some(PartStage::Held))
+        }
+        Phase::Starting => ("is starting: pilots come in and sandboxes are built", Some(PartStage::Ready)),
+        Phase::Joining => {
+            ("is joining: the keys go to all members and services start", Some(PartStage::Joined))
+        }
         Phase::Ready => ("is ready", None),
-        Phase::Ending => ("ends; the sites tear down", Some(PartStage::Ended)),
+        Phase::Ending => ("is ending: the sites tear down", Some(PartStage::Ended)),
         Phase::Over if reservation.failure.is_some() => ("failed", None),
         Phase::Over => ("has ended", None),
     };
@@ -36,23 +41,16 @@ pub fn reservation(reservation: &Reservation, wall: Wall) -> Explanation {
         reasons.extend(behind.map(|part| waits_for(part, reservation.phase)));
     }
     reasons.extend(reservation.dirty.iter().cloned());
+    reasons.truncate(REASONS_MAX);
     hints.retain(|hint| !hint.as_str().is_empty());
     Explanation {
-        summary: format!("reservation {id} {}", joined(summary)).into(),
+        summary: format!("reservation {id} {summary}").into(),
         reasons,
         deadline_s: reservation
             .deadline
             .or(reservation.ends.filter(|_| reservation.phase == Phase::Ready))
             .map(|at| wall.at(at)),
         hints,
-    }
-}
-
-/// A clause after the id: with a colon where it is a sentence of its own.
-fn joined(clause: &str) -> String {
-    match clause.split_once(' ').map_or(clause, |(first, _)| first) {
-        "the" | "pilots" => format!("is under way: {clause}"),
-        _ => clause.to_owned(),
     }
 }
 
@@ -100,6 +98,7 @@ pub fn job(job: &Job, within: Option<&Reservation>, wall: Wall) -> Explanation {
             let reason = explanation.summary;
             explanation.summary = format!("job {id} waits for its reservation").into();
             explanation.reasons.insert(0, reason);
+            explanation.reasons.truncate(REASONS_MAX);
             explanation.hints.push(format!("`gridpilot cancel {id}` gives up").into());
             explanation
         }

@@ -57,7 +57,7 @@ pub enum Input {
     LogRead {
         client: ClientId,
     },
-    Event(Event),
+    Event(Box<Event>),
 }
 
 /// A GRC whose sockets are open.
@@ -79,10 +79,10 @@ impl Server {
         let acceptor = tls::acceptor(&identity)?;
         let pins = Arc::new(Pins::load(&config.state, config.supernets.keys())?);
         // The sockets come first: a second GRC on the same state must not count as a start.
-        let clients = server::bind(&config.socket)?;
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("cannot listen on {} for sites", config.listen))?;
+        let clients = server::bind(&config.socket)?;
         let address = listener.local_addr().context("the sites' socket has no address")?;
         let started_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let coordinator = Coordinator::new(Settings {
@@ -174,7 +174,7 @@ impl Driver {
             }
             Input::LogRead { client } => self.answered(client),
             Input::Event(event) => {
-                if let Event::Request { client, correlation, .. } = &event {
+                if let Event::Request { client, correlation, .. } = event.as_ref() {
                     let (client, correlation) = (*client, *correlation);
                     let Some((_, open)) = self.clients.get_mut(&client) else { return Ok(()) };
                     *open += 1;
@@ -185,7 +185,7 @@ impl Driver {
                         return Ok(());
                     }
                 }
-                self.step(event)?;
+                self.step(*event)?;
             }
         }
         Ok(())
@@ -200,6 +200,7 @@ impl Driver {
 
     fn perform(&mut self, action: Action) -> anyhow::Result<()> {
         match action {
+            Action::Report { reservation, what } => tracing::info!(%reservation, "{what}"),
             Action::ReserveIds(ids) => incarnation::reserve_ids(&self.state, ids)
                 .context("cannot make the next ids durable; nothing more is answered")?,
             Action::Send { site, connection, message } => {

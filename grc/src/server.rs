@@ -24,8 +24,8 @@ use crate::coordinator::{ClientId, Event};
 use crate::serve::{Input, Peer};
 
 /// Clients at once, of all users and of one.
-const CLIENTS_MAX: usize = 512;
-const CLIENTS_PER_USER_MAX: usize = 256;
+const CLIENTS_MAX: usize = 256;
+const CLIENTS_PER_USER_MAX: usize = 128;
 /// Longest request: a command of the largest size and what stands around it.
 const REQUEST_BYTES_MAX: usize = FRAME_BYTES_MAX / 4;
 /// How long what was posted may take to leave when a connection is closed.
@@ -146,7 +146,7 @@ async fn serve(client: ClientId, uid: u32, stream: UnixStream, door: Door) -> Re
                     }
                 };
                 let event = Event::Request { client, correlation, user, request };
-                if door.owner.send(Input::Event(event)).await.is_err() {
+                if door.owner.send(Input::Event(Box::new(event))).await.is_err() {
                     break Ok(());
                 }
             }

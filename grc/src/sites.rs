@@ -185,7 +185,7 @@ async fn attend(
     let close = CancellationToken::new();
     let peer = Peer { outbox: outbox.clone(), close: close.clone() };
     let opened = Input::SiteOpened { connection, peer };
-    let event = |message| Input::Event(Event::FromSite { site: site.clone(), connection, message });
+    let event = |message| Input::Event(Box::new(Event::FromSite { site: site.clone(), connection, message }));
     if door.owner.send(opened).await.is_err() || door.owner.send(event(first)).await.is_err() {
         return "the GRC stops".into();
     }
@@ -195,10 +195,17 @@ async fn attend(
             () = close.cancelled() => break "closed by the GRC".into(),
             () = door.stop.cancelled() => break "the GRC stops".into(),
         };
-        let message = match frame.and_then(|frame| connection::read(&frame)) {
+        let message = match frame.and_then(|frame| connection::read::<FromSite>(&frame)) {
             Ok(message) => message,
             Err(error) => break error.to_string(),
         };
+        // An offer is the owner's to refuse: it keeps the reason to show it.
+        if !matches!(message, FromSite::Publish { .. })
+            && let Err(refusal) = message.check()
+        {
+            let _ = outbox.post(Kind::Notice, 0, &ToSite::Refused(refusal.clone()));
+            break refusal.to_string();
+        }
         match message {
             FromSite::Output { reservation, epoch, job, member, stream, offset, bytes } => {
                 match door.store.append(site, job, member, stream, offset, &bytes) {
@@ -221,7 +228,7 @@ async fn attend(
         }
     };
     let gone = Event::SiteGone { site: site.clone(), connection, why: why.as_str().into() };
-    let _ = door.owner.send(Input::Event(gone)).await;
+    let _ = door.owner.send(Input::Event(Box::new(gone))).await;
     let _ = door.owner.send(Input::SiteClosed { connection }).await;
     why
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use protocol::client::SiteView;
 use protocol::codec;
 use protocol::job::JobView;
-use protocol::limits::{FRAME_BYTES_MAX, LISTING_MAX};
+use protocol::limits::{FRAME_BYTES_MAX, LISTING_MAX, SITES_MAX};
 use protocol::names::{HostName, SiteName, Text};
 use protocol::reservation::{MemberView, PartView, ReservationState, ReservationView};
 use protocol::site::Offer;
@@ -13,6 +13,9 @@ use serde::Serialize;
 
 use crate::job::Job;
 use crate::reservation::{PartState, Phase, Reservation};
+
+/// What one site may take of the answer that lists all.
+const SITE_BYTES_MAX: usize = FRAME_BYTES_MAX / SITES_MAX - 64;
 
 /// Turns times since the owner's start into seconds since the epoch.
 #[derive(Clone, Copy, Debug)]
@@ -122,9 +125,8 @@ pub fn site(name: &SiteName, facts: &SiteFacts<'_>, wall: Wall) -> SiteView {
     }
     if let Some(offer) = live {
         problems.extend(offer.unusable.iter().map(|(node, why)| format!("node {node}: {why}").into()));
-        problems.truncate(LISTING_MAX);
     }
-    SiteView {
+    let mut view = SiteView {
         name: name.clone(),
         connected: facts.connected,
         last_seen_s: if facts.connected {
@@ -140,6 +142,22 @@ pub fn site(name: &SiteName, facts: &SiteFacts<'_>, wall: Wall) -> SiteView {
             .unwrap_or_default(),
         environments: offer.map(|offer| offer.environments.clone()).unwrap_or_default(),
         problems,
+    };
+    shorten(&mut view);
+    view
+}
+
+/// A site may say more of itself than fits beside all others: the end of its longest list goes.
+fn shorten(view: &mut SiteView) {
+    while codec::encode(view).map_or(true, |bytes| bytes.len() > SITE_BYTES_MAX) {
+        let (problems, environments) = (view.problems.len(), view.environments.len());
+        if problems >= environments.max(view.ranges.len()) {
+            view.problems.truncate(problems / 2);
+        } else if environments >= view.ranges.len() {
+            view.environments.truncate(environments / 2);
+        } else {
+            view.ranges.truncate(view.ranges.len() / 2);
+        }
     }
 }
 
@@ -163,11 +181,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_a_site_says_of_itself_never_keeps_the_list_of_sites_from_being_sent() {
+        let offer = Offer {
+            batch_system: "x".repeat(5000).into(),
+            ranges: vec!["10.0.0.0/8".parse().unwrap(); 64],
+            reserved: vec![],
+            nodes_usable: 1,
+            nodes_free: 1,
+            unusable: vec![("n".parse().unwrap(), "y".repeat(5000).into()); 1000],
+            environments: vec!["e".repeat(80).parse().unwrap(); 10_000],
+        };
+        let facts = SiteFacts {
+            connected: true,
+            offer: Some(&offer),
+            last_seen: Some(Duration::ZERO),
+            problem: None,
+        };
+        let view = site(&"a".parse().unwrap(), &facts, Wall { started_s: 0, now: Duration::ZERO });
+        assert!(!view.problems.is_empty());
+        assert!(codec::encode(&vec![view; SITES_MAX]).is_ok());
+    }
+
+    #[test]
     fn a_listing_always_fits_into_one_frame_and_keeps_the_newest() {
-        let long = |n: u32| (n, "x".repeat(4000));
+        let long = |n: u32| (n, "x".repeat(10_000));
         let views = listing((0..10_000).rev().map(long));
         assert!(codec::encode(&views).is_ok());
         assert_eq!(views.last().map(|(n, _)| *n), Some(9_999));
-        assert!(views.len() > 2000 && views.is_sorted());
+        assert!(views.len() > 800 && views.is_sorted());
     }
 }

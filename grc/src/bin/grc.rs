@@ -68,11 +68,19 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // One line: a chain says each thing once.
-            eprintln!("grc: {error:#}");
+            eprintln!("grc: {}", one_line(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The chain of causes, each thing said once: some errors name their cause themselves.
+fn one_line(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |line, cause| match line {
+        line if line.is_empty() => cause,
+        line if line.contains(&cause) => line,
+        line => format!("{line}: {cause}"),
+    })
 }
 
 fn init(state: &Path) -> anyhow::Result<()> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use protocol::client::{Notice, Reply, Request};
-use protocol::ids::JobId;
+use protocol::ids::{JobId, ReservationId};
 use protocol::job::Stream;
 use protocol::names::{SiteName, Text, UserName};
 use protocol::site::{FromSite, ToSite};
@@ -56,6 +56,11 @@ pub enum Event {
 /// What is to be done, in this order.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Action {
+    /// Tell the administrator, who sees the log.
+    Report {
+        reservation: ReservationId,
+        what: Text,
+    },
     /// Make it durable that all ids below these may be in use, before anything that follows.
     ReserveIds(Ids),
     Send {
@@ -134,7 +139,7 @@ impl Default for Deadlines {
 /// Timers that the owner set for itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub(super) enum Due {
-    Reservation(protocol::ids::ReservationId),
+    Reservation(ReservationId),
     Job(JobId),
     /// A reservation may be planned again.
     Plan,

@@ -8,9 +8,9 @@ use protocol::refusal::{Failure, Refusal, Step};
 use protocol::reservation::{Ask, Progress};
 use protocol::site::{Part, ToSite};
 
-use super::Coordinator;
 use super::event::Due;
 use super::life::sites_of;
+use super::{Action, Coordinator};
 use crate::coallocate::Coallocation;
 use crate::plan::nodes::{self, Capacity, Sites};
 use crate::reservation::{Happening, PartStage, PartState};
@@ -199,6 +199,10 @@ impl Coordinator {
         reservation.holding = None;
         reservation.waits_for = None;
         let epoch = reservation.epoch;
+        let granted: Vec<String> =
+            reservation.parts.iter().map(|part| format!("{}={}", part.site, part.members)).collect();
+        let what = format!("granted to {}: {}", reservation.user, granted.join(",")).into();
+        self.out.push(Action::Report { reservation: id, what });
         for site in sites_of(reservation) {
             self.send(&site, ToSite::Commit { reservation: id, epoch });
         }

@@ -9,8 +9,8 @@ use protocol::names::{SiteName, Text};
 use protocol::refusal::{Failure, Step};
 use protocol::site::ToSite;
 
-use super::Coordinator;
 use super::event::Due;
+use super::{Action, Coordinator};
 use crate::exchange;
 use crate::job::Happening as JobHappening;
 use crate::reservation::{Happening, Order, PartStage, PartState, Phase, Reservation};
@@ -67,6 +67,9 @@ impl Coordinator {
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
         if reservation.phase >= Phase::Ending {
             return;
+        }
+        if let Some(failure) = &failure {
+            self.out.push(Action::Report { reservation: id, what: format!("failed: {failure}").into() });
         }
         reservation.failure = failure;
         let jobs: Vec<_> = reservation.jobs.iter().copied().collect();
@@ -167,6 +170,7 @@ impl Coordinator {
     /// A site does not confirm: its addresses stay taken until it does or is lost.
     fn give_up_ending(&mut self, id: ReservationId, failure: Failure) {
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
+        self.out.push(Action::Report { reservation: id, what: failure.to_string().into() });
         reservation.failure.get_or_insert(failure);
         let epoch = reservation.epoch;
         let late: Vec<PartState> =

@@ -123,7 +123,7 @@ impl Coordinator {
                 self.request(client, correlation, &user, request);
             }
             Event::ClientGone { client } => self.watchers.forget(client),
-            Event::FromSite { site, connection, message } => self.from_site(&site, connection, message),
+            Event::FromSite { site, connection, message } => self.heard(&site, connection, message),
             Event::SiteGone { site, connection, why } => self.site_gone(&site, connection, why.as_str()),
             Event::Tick => self.tick(),
         }

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use protocol::ids::{Epoch, ReservationId};
-use protocol::limits::{NODES_PER_SITE_MAX, RANGES_PER_SITE_MAX};
 use protocol::names::{NodeName, SiteName, Text};
 use protocol::refusal::{Failure, Refusal};
 use protocol::reservation::Progress;
@@ -19,8 +18,6 @@ use crate::plan::addresses::{self, AddressSet};
 use crate::reservation::{Happening, PartStage, Phase};
 use crate::view::SiteFacts;
 
-/// Addresses of its own machines that a site may publish.
-const RESERVED_MAX: usize = 4 * NODES_PER_SITE_MAX;
 /// Dirty nodes that a reservation remembers by name.
 const DIRTY_SHOWN_MAX: usize = 16;
 
@@ -50,7 +47,7 @@ impl Site {
 }
 
 impl Coordinator {
-    pub(super) fn from_site(&mut self, name: &SiteName, connection: ConnectionId, message: FromSite) {
+    pub(super) fn heard(&mut self, name: &SiteName, connection: ConnectionId, message: FromSite) {
         let now = self.now;
         let Some(site) = self.sites.get_mut(name) else { return };
         if let FromSite::Publish { site: claimed, offer } = message {
@@ -117,8 +114,8 @@ impl Coordinator {
         let supernets = self.settings.supernets.get(name).map_or(&[][..], Vec::as_slice);
         let refusal = if claimed != name {
             Some(Refusal::UnknownPeer { who: format!("site {claimed}").into() })
-        } else if offer.ranges.len() > RANGES_PER_SITE_MAX || offer.reserved.len() > RESERVED_MAX {
-            Some(Refusal::Malformed { why: "too many ranges or reserved addresses".into() })
+        } else if let Err(refusal) = offer.check() {
+            Some(refusal)
         } else {
             addresses::first_outside(&offer.ranges, supernets)
                 .map(|range| Refusal::RangeNotAllowed { site: name.clone(), range: range.to_string().into() })
@@ -252,7 +249,9 @@ impl Coordinator {
         }
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
         for (node, why) in dirty.into_iter().take(DIRTY_SHOWN_MAX) {
-            reservation.dirty.push(format!("site {site}, node {node} is not clean: {why}").into());
+            let what: Text = format!("site {site}, node {node} is not clean: {why}").into();
+            self.out.push(Action::Report { reservation: id, what: what.clone() });
+            reservation.dirty.push(what);
         }
         let phase = reservation.phase;
         let hint = "try again; the site's log says more";

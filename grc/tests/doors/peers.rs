@@ -1,0 +1,192 @@
+//! A real GRC in this process, and peers that speak to its sockets.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use grc::config::Config;
+use grc::coordinator::Deadlines;
+use grc::pins;
+use grc::serve::Server;
+use protocol::client::{Notice, Reply, Request};
+use protocol::connection::{self, ConnectionError, Inbox, Outbox};
+use protocol::frame::Kind;
+use protocol::hello::Role;
+use protocol::identity::{Identity, Pin, hex32};
+use protocol::names::{EnvironmentName, SiteName};
+use protocol::site::{FromSite, Offer, ToSite};
+use protocol::tls;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+/// Nothing here takes long; what does is stuck.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Grc {
+    pub directory: tempfile::TempDir,
+    pub config: Config,
+    pub address: SocketAddr,
+    pub pin: Pin,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+/// A loopback address of this machine, whichever family it has.
+fn loopback() -> SocketAddr {
+    let any: [SocketAddr; 2] = ["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()];
+    let usable = |address: &&SocketAddr| std::net::TcpListener::bind(**address).is_ok();
+    *any.iter().find(usable).expect("a loopback interface")
+}
+
+impl Grc {
+    pub async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        std::fs::create_dir(&state).unwrap();
+        let identity = Identity::generate("grc").unwrap();
+        identity.save(&state).unwrap();
+        let account = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
+        let net = |text: &str| vec![text.parse().unwrap()];
+        let config = Config {
+            state,
+            listen: loopback(),
+            socket: directory.path().join("run/grc.sock"),
+            supernets: [("a", net("10.1.0.0/16")), ("b", net("10.2.0.0/16"))]
+                .map(|(name, nets)| (name.parse().unwrap(), nets))
+                .into(),
+            users: [(account, "u".parse().unwrap())].into(),
+            deadlines: Deadlines::default(),
+            output_bytes_max: 1 << 20,
+        };
+        let stop = CancellationToken::new();
+        let server = Server::start(config.clone(), stop.clone()).await.unwrap();
+        let address = server.address;
+        let task = tokio::spawn(server.run());
+        Self { directory, config, address, pin: identity.pin(), stop, task }
+    }
+
+    /// An orderly end; the socket is gone with it.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        let ended = tokio::time::timeout(PATIENCE, self.task).await.expect("ends");
+        ended.unwrap().unwrap();
+        assert!(!self.config.socket.exists());
+    }
+
+    pub fn secret(&self, site: &str) -> [u8; 32] {
+        let ticket = pins::make_ticket(&self.config.state, &name(site), self.pin).unwrap();
+        hex32(ticket.rsplit('.').next().unwrap()).unwrap()
+    }
+
+    pub fn output(&self, job: &str) -> PathBuf {
+        self.config.state.join("jobs").join(job)
+    }
+
+    pub async fn client(&self) -> Client {
+        let stream = UnixStream::connect(&self.config.socket).await.unwrap();
+        let greeted = connection::greet(stream, Role::Client, &[Role::Grc]).await.unwrap();
+        Client { inbox: greeted.inbox, outbox: greeted.outbox, next: 0, notices: Vec::new() }
+    }
+
+    pub async fn site(&self, identity: &Identity) -> Site {
+        let connector = tls::connector(identity, self.pin).unwrap();
+        let stream = tls::dial(&connector, self.address).await.unwrap();
+        let greeted = connection::greet(stream, Role::Crm, &[Role::Grc]).await.unwrap();
+        Site { inbox: greeted.inbox, outbox: greeted.outbox }
+    }
+
+    /// A site that has joined and published.
+    pub async fn joined(&self, site: &str, range: &str) -> (Site, Identity) {
+        let identity = Identity::generate("crm").unwrap();
+        let mut peer = self.site(&identity).await;
+        peer.say(FromSite::Register { site: name(site), secret: self.secret(site) });
+        assert_eq!(peer.hear().await, ToSite::Welcome);
+        peer.say(publish(site, range));
+        assert_eq!(peer.hear().await, ToSite::Welcome);
+        (peer, identity)
+    }
+
+    /// It still answers.
+    pub async fn assert_serves(&self) {
+        let mut client = self.client().await;
+        assert!(matches!(client.ask(Request::Sites).await, Reply::Sites(_)));
+    }
+}
+
+pub fn name(text: &str) -> SiteName {
+    text.parse().unwrap()
+}
+
+pub fn publish(site: &str, range: &str) -> FromSite {
+    let offer = Offer {
+        batch_system: "fake".into(),
+        ranges: vec![range.parse().unwrap()],
+        reserved: vec![],
+        nodes_usable: 4,
+        nodes_free: 4,
+        unusable: vec![],
+        environments: vec![EnvironmentName::host()],
+    };
+    FromSite::Publish { site: name(site), offer }
+}
+
+pub struct Client {
+    inbox: Inbox<UnixStream>,
+    pub outbox: Outbox,
+    next: u64,
+    pub notices: Vec<Notice>,
+}
+
+impl Client {
+    pub fn post(&mut self, request: Request) -> u64 {
+        self.next += 1;
+        self.outbox.post(Kind::Request, self.next, &request).unwrap();
+        self.next
+    }
+
+    /// The answer to a request; notices on the way are kept.
+    pub async fn answer(&mut self, correlation: u64) -> Reply {
+        loop {
+            let frame = tokio::time::timeout(PATIENCE, self.inbox.next()).await.expect("an answer").unwrap();
+            match frame.kind {
+                Kind::Notice => self.notices.push(connection::read(&frame).unwrap()),
+                _ if frame.correlation == correlation => return connection::read(&frame).unwrap(),
+                _ => {}
+            }
+        }
+    }
+
+    pub async fn ask(&mut self, request: Request) -> Reply {
+        let correlation = self.post(request);
+        self.answer(correlation).await
+    }
+}
+
+pub struct Site {
+    inbox: Inbox<TlsStream<TcpStream>>,
+    outbox: Outbox,
+}
+
+impl Site {
+    pub fn say(&self, message: FromSite) {
+        self.outbox.post(Kind::Notice, 0, &message).unwrap();
+    }
+
+    pub async fn hear(&mut self) -> ToSite {
+        let frame = tokio::time::timeout(PATIENCE, self.inbox.next()).await.expect("a message").unwrap();
+        connection::read(&frame).unwrap()
+    }
+
+    /// What comes before the connection is closed, which it must be.
+    pub async fn hear_all(&mut self) -> Vec<ToSite> {
+        let mut heard = Vec::new();
+        loop {
+            match tokio::time::timeout(PATIENCE, self.inbox.next()).await.expect("an end") {
+                Ok(frame) => heard.push(connection::read(&frame).unwrap()),
+                Err(ConnectionError::Closed | ConnectionError::Io(_)) => return heard,
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+}

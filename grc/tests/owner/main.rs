@@ -1,0 +1,9 @@
+//! Histories of the owner: the real state machine among sites that answer, keep silent, refuse,
+//! lie and vanish. Time is an argument, so nothing here waits.
+
+mod commands;
+mod failures;
+mod grid;
+mod histories;
+mod life;
+mod ownership;
