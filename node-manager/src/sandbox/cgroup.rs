@@ -47,6 +47,7 @@ pub struct Cgroups {
 struct Hierarchy {
     /// Names of v1 controllers; empty for v2.
     controllers: Vec<String>,
+    point: PathBuf,
     place: PathBuf,
 }
 
@@ -162,11 +163,11 @@ impl Drop for Cgroups {
     }
 }
 
-/// Directories in which a tagged directory can stand, for the sweep.
-pub fn places() -> Vec<PathBuf> {
+/// Where the hierarchies are mounted, for the sweep.
+pub fn roots() -> Vec<PathBuf> {
     hierarchies()
         .into_iter()
-        .map(|hierarchy| hierarchy.place)
+        .map(|hierarchy| hierarchy.point)
         .collect()
 }
 
@@ -230,6 +231,7 @@ fn hierarchy(mount: &str, own: &str) -> Option<Hierarchy> {
     let below = Path::new(path).strip_prefix(root).unwrap_or(Path::new(""));
     Some(Hierarchy {
         controllers,
+        point: PathBuf::from(point),
         place: Path::new(point).join(below),
     })
 }
