@@ -7,6 +7,7 @@ pub mod account;
 pub mod channel;
 pub mod failure;
 pub mod init;
+pub mod monitor;
 pub mod net;
 pub mod operation;
 pub mod sandbox;

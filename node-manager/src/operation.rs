@@ -20,6 +20,8 @@
 //! Layout: one byte for the kind, then the fields in order; numbers are big endian,
 //! texts have a length byte in front. Nothing may follow.
 
+use std::os::fd::OwnedFd;
+
 use grant::GRANT_LEN;
 
 /// No record between monitor and agent is longer than this.
@@ -30,6 +32,12 @@ pub const TEXT_BYTES_MAX: usize = 200;
 pub const OPERATION_FD: i32 = 3;
 /// The agent reads its invocation from this pipe until it ends; opaque to the monitor.
 pub const INVOCATION_FD: i32 = 4;
+
+/// The agent's first act: its two inherited descriptors, [`OPERATION_FD`] and
+/// [`INVOCATION_FD`]. Once per process; an error when it was not started by a monitor.
+pub fn inherited() -> std::io::Result<(OwnedFd, OwnedFd)> {
+    Ok((crate::sys::fd::adopt(OPERATION_FD)?, crate::sys::fd::adopt(INVOCATION_FD)?))
+}
 
 /// Agent to monitor.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -84,7 +84,8 @@ impl Link {
                         batch.name(libc::IFLA_INFO_KIND, "veth");
                         batch.nest(libc::IFLA_INFO_DATA, |batch| {
                             batch.nest(VETH_INFO_PEER, |batch| {
-                                batch.raw(&link_header(0, UP, UP));
+                                // A pair's end cannot be up before it has its other end.
+                                batch.raw(&link_header(0, 0, 0));
                                 self.put_inside(batch, namespace);
                             });
                         });
@@ -138,6 +139,7 @@ impl Link {
 
         let mut batch = Batch::default();
         batch.request(libc::RTM_SETLINK, 0, &link_header(find("lo").unwrap_or(1), UP, UP), |_| {});
+        batch.request(libc::RTM_SETLINK, 0, &link_header(index, UP, UP), |_| {});
         let routed = self.driver == Driver::Veth;
         let flags = if routed { libc::IFA_F_NOPREFIXROUTE } else { 0 };
         let fixed = address_header(self.prefix_len, index);

@@ -43,6 +43,7 @@ const OWN: &[&str] = &[
     "/dev",
     "/run",
     "/tmp",
+    "/etc/gridpilot",
     "/etc/hosts",
     "/etc/hostname",
     "/etc/passwd",

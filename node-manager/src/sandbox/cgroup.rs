@@ -47,6 +47,7 @@ pub struct Cgroups {
 struct Hierarchy {
     /// Names of v1 controllers; empty for v2.
     controllers: Vec<String>,
+    point: PathBuf,
     place: PathBuf,
 }
 
@@ -133,9 +134,9 @@ impl Drop for Cgroups {
     }
 }
 
-/// Directories in which a tagged directory can stand, for the sweep.
-pub fn places() -> Vec<PathBuf> {
-    hierarchies().into_iter().map(|hierarchy| hierarchy.place).collect()
+/// Where the hierarchies are mounted, for the sweep.
+pub fn roots() -> Vec<PathBuf> {
+    hierarchies().into_iter().map(|hierarchy| hierarchy.point).collect()
 }
 
 /// Whether children of a v2 cgroup may have the controller, switched on if need be.
@@ -180,7 +181,7 @@ fn hierarchy(mount: &str, own: &str) -> Option<Hierarchy> {
     })?;
     // Seen from a container the mount's root is already the own place.
     let below = Path::new(path).strip_prefix(root).unwrap_or(Path::new(""));
-    Some(Hierarchy { controllers, place: Path::new(point).join(below) })
+    Some(Hierarchy { controllers, point: PathBuf::from(point), place: Path::new(point).join(below) })
 }
 
 #[cfg(test)]

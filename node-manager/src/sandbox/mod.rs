@@ -25,6 +25,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
+pub use drop::{empty_bounding_set, for_good as drop_for_good};
+
 use crate::account::Account;
 use crate::channel;
 use crate::failure::{At, Failure};

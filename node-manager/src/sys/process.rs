@@ -57,15 +57,21 @@ pub fn clone_into(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clo
 
 /// Every signal at its default, none blocked: nobody's inheritance.
 pub fn reset_signals() {
-    // SAFETY: SIG_DFL installs no code; numbers that cannot be set are refused by the
-    // kernel, which is as good. The empty set is initialised before it is used.
+    const SIGNALS: i32 = 64;
+    // The kernel's own `struct sigaction`, larger than on any machine: all zero is
+    // SIG_DFL without flags. libc's call refuses the two signals that it uses itself.
+    let default = [0u64; 4];
+    let none = 0u64;
+    // SAFETY: both structures outlive the calls and are only read; the default action
+    // installs no code. SIGKILL and SIGSTOP are refused, which is as good.
     unsafe {
-        for signal in 1..=libc::SIGRTMAX() {
-            libc::signal(signal, libc::SIG_DFL);
+        for signal in 1..=SIGNALS {
+            let old: *mut u64 = std::ptr::null_mut();
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), old, size_of_val(&none));
         }
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        let old: *mut u64 = std::ptr::null_mut();
+        let how = libc::SIG_SETMASK;
+        libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const none, old, size_of_val(&none));
     }
 }
 
@@ -73,4 +79,21 @@ pub fn reset_signals() {
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes an integer and does not return.
     unsafe { libc::_exit(code) }
+}
+
+/// Forgets the whole environment. For the start of a program, before anything reads it.
+pub fn clear_environment() {
+    // SAFETY: the process has one thread, and nothing has kept a pointer into the
+    // environment: this runs before anything else of ours.
+    unsafe {
+        libc::clearenv();
+    }
+}
+
+/// `EPIPE` instead of a signal.
+pub fn ignore_broken_pipe() {
+    // SAFETY: SIG_IGN installs no code.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
 }

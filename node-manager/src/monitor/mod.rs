@@ -1,0 +1,90 @@
+//! The privileged half: one thread, no runtime, not a byte from a network. It starts
+//! the agent, builds the one sandbox that the site signed for, and owns its end.
+
+mod agent;
+mod audit;
+pub mod policy;
+mod privilege;
+mod start;
+mod sweep;
+mod verify;
+mod watch;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use agent::Agent;
+use policy::Policy;
+use verify::Expected;
+use watch::Monitor;
+
+/// Exit code: over, and nothing is left.
+pub const EXIT_CLEAN: u8 = 0;
+/// Exit code: refused or unable to start; one line on standard error says why.
+pub const EXIT_REFUSED: u8 = 1;
+/// Exit code: over, but something could not be removed; the line names it.
+pub const EXIT_DIRTY: u8 = 3;
+
+/// The pilot: from the Launcher's exec to the end of the sandbox.
+pub fn run() -> u8 {
+    match serve() {
+        Ok(None) => EXIT_CLEAN,
+        Ok(Some(left)) => {
+            eprintln!("node-manager: left behind: {left}; the next start on this node sweeps it");
+            EXIT_DIRTY
+        }
+        Err(reason) => refuse(&reason),
+    }
+}
+
+/// Removes what monitors that were killed have left, and names it.
+pub fn sweep() -> u8 {
+    let swept = start::sanitise(2).and_then(|()| start::check_rights()).and_then(|()| {
+        start::own_directory()?;
+        start::reset_limits()?;
+        privilege::settle().map_err(unsettled)?;
+        privilege::raised(sweep::sweep).map_err(unsettled)
+    });
+    match swept {
+        Ok(removed) => {
+            removed.iter().for_each(|name| println!("removed {name}"));
+            EXIT_CLEAN
+        }
+        Err(reason) => refuse(&reason),
+    }
+}
+
+fn serve() -> Result<Option<String>, String> {
+    start::sanitise(4)?;
+    start::check_rights()?;
+    let directory = start::own_directory()?;
+    let uid = start::caller()?;
+    let launcher = start::launcher(uid)?;
+    start::reset_limits()?;
+    let policy = Policy::read()?;
+    if uid < policy.uid_min {
+        return Err(format!("uid {uid} is below the node policy's uid_min {}", policy.uid_min));
+    }
+    // Out of the reach of the caller's terminal; already a leader is as good.
+    let _ = rustix::process::setsid();
+    privilege::settle().map_err(unsettled)?;
+    privilege::raised(sweep::sweep).map_err(unsettled)?;
+    let mut nonce = [0; 16];
+    getrandom(&mut nonce, GetRandomFlags::empty()).map_err(|errno| format!("no randomness: {errno}"))?;
+    let start::Launcher { tether, invocation, pidfd } = launcher;
+    let agent = privilege::raised(|| Agent::start(&directory, invocation, uid)).map_err(unsettled)??;
+    let launcher = watch::Watched { tether, pidfd };
+    Monitor::new(launcher, agent, policy, Expected { nonce, uid }).run()
+}
+
+fn unsettled(errno: rustix::io::Errno) -> String {
+    format!("cannot settle privileges: {errno}")
+}
+
+fn refuse(reason: &str) -> u8 {
+    let uid = rustix::process::getuid().as_raw();
+    if rustix::process::geteuid().is_root() {
+        audit::line(uid, format_args!("refused to start: {reason}"));
+    }
+    eprintln!("node-manager: {reason}");
+    EXIT_REFUSED
+}

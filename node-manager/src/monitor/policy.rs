@@ -1,0 +1,269 @@
+//! The node policy: what root says about this node. `key = value`, one a line, `#` for
+//! comments; an unknown key is refused rather than ignored.
+
+use std::fs::File;
+use std::io::Read;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use grant::{Driver, SiteName};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
+
+use super::start::owned_by_root;
+use crate::sandbox::Share;
+
+/// The only place it is read from.
+pub const POLICY_PATH: &str = "/etc/gridpilot/node.policy";
+const POLICY_BYTES_MAX: u64 = 64 * 1024;
+
+/// What this node allows.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Policy {
+    pub site: SiteName,
+    /// The CRM's ed25519 public key.
+    pub grant_key: [u8; 32],
+    /// SHA-256 of the CRM's certificate; for the agent.
+    pub crm_pin: [u8; 32],
+    pub interface: String,
+    pub drivers: Vec<Driver>,
+    pub ranges: Vec<Range>,
+    pub shares: Vec<Share>,
+    /// Lowest uid that may have a sandbox.
+    pub uid_min: u32,
+    /// Ceilings of what a grant may ask; for memory and pids 0 = none.
+    pub upper_max: u64,
+    pub memory_max: u64,
+    pub pids_max: u64,
+}
+
+/// Addresses with a common prefix.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Range {
+    network: u32,
+    prefix_len: u8,
+}
+
+impl Range {
+    pub(super) fn parse(text: &str) -> Option<Range> {
+        let (network, prefix_len) = text.split_once('/')?;
+        let network = u32::from(network.parse::<Ipv4Addr>().ok()?);
+        let prefix_len = prefix_len.parse().ok().filter(|len| (8..=32).contains(len))?;
+        let range = Range { network, prefix_len };
+        (network & !range.mask() == 0).then_some(range)
+    }
+
+    fn mask(self) -> u32 {
+        u32::MAX << (32 - u32::from(self.prefix_len))
+    }
+
+    /// Whether a sandbox may have this address.
+    pub fn holds(self, address: Ipv4Addr) -> bool {
+        u32::from(address) & self.mask() == self.network
+    }
+}
+
+impl Policy {
+    /// Reads the policy, provided that nobody but root could have written it.
+    pub fn read() -> Result<Policy, String> {
+        let named = |error: &dyn std::fmt::Display| format!("node policy {POLICY_PATH}: {error}");
+        owned_by_root(Path::new(POLICY_PATH)).map_err(|error| named(&error))?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = openat(CWD, POLICY_PATH, flags, Mode::empty()).map_err(|error| named(&error))?;
+        let status = fstat(&file).map_err(|error| named(&error))?;
+        if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
+            return Err(named(&"is not a regular file"));
+        }
+        let mut text = String::new();
+        let read = File::from(file).take(POLICY_BYTES_MAX + 1).read_to_string(&mut text);
+        read.map_err(|error| named(&error))?;
+        if text.len() as u64 > POLICY_BYTES_MAX {
+            return Err(named(&"is longer than 64 KiB"));
+        }
+        Policy::parse(&text).map_err(|error| named(&error))
+    }
+
+    fn parse(text: &str) -> Result<Policy, String> {
+        let mut found = Found::default();
+        for (number, line) in text.lines().enumerate() {
+            let line = line.split('#').next().unwrap_or("").trim();
+            if line.is_empty() {
+                continue;
+            }
+            let at = |reason: &str| format!("line {}: {reason}", number + 1);
+            let (key, value) = line.split_once('=').ok_or_else(|| at("is not `key = value`"))?;
+            found.set(key.trim(), value.trim()).map_err(|reason| at(&reason))?;
+        }
+        found.complete()
+    }
+}
+
+/// What the lines read so far say.
+#[derive(Default)]
+struct Found {
+    site: Option<SiteName>,
+    grant_key: Option<[u8; 32]>,
+    crm_pin: Option<[u8; 32]>,
+    interface: Option<String>,
+    drivers: Vec<Driver>,
+    ranges: Vec<Range>,
+    shares: Vec<Share>,
+    uid_min: Option<u32>,
+    upper_max: Option<u64>,
+    memory_max: Option<u64>,
+    pids_max: Option<u64>,
+}
+
+impl Found {
+    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        let bad = |what: &str| format!("{key}: {what}");
+        match key {
+            "site" => {
+                let site = SiteName::new(value).map_err(|error| bad(&error.to_string()))?;
+                once(&mut self.site, key, site)
+            }
+            "grant_key" => {
+                once(&mut self.grant_key, key, hex(value).ok_or_else(|| bad("is not 64 hex digits"))?)
+            }
+            "crm_pin" => once(&mut self.crm_pin, key, hex(value).ok_or_else(|| bad("is not 64 hex digits"))?),
+            "interface" => {
+                let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+                if value.is_empty() || value.len() > 15 || !value.bytes().all(plain) {
+                    return Err(bad("is not the name of an interface"));
+                }
+                once(&mut self.interface, key, value.to_owned())
+            }
+            "driver" => {
+                self.drivers.push(Driver::from_name(value).ok_or_else(|| bad("is not macvlan or veth"))?);
+                Ok(())
+            }
+            "range" => {
+                self.ranges
+                    .push(Range::parse(value).ok_or_else(|| bad("is not a network such as 10.1.0.0/16"))?);
+                Ok(())
+            }
+            "share" => {
+                self.shares.push(share(value).ok_or_else(|| bad("is not `/absolute/path rw` or `ro`"))?);
+                Ok(())
+            }
+            "uid_min" => once(&mut self.uid_min, key, value.parse().map_err(|_| bad("is not a number"))?),
+            "upper_max" => once(&mut self.upper_max, key, value.parse().map_err(|_| bad("is not a number"))?),
+            "memory_max" => {
+                once(&mut self.memory_max, key, value.parse().map_err(|_| bad("is not a number"))?)
+            }
+            "pids_max" => once(&mut self.pids_max, key, value.parse().map_err(|_| bad("is not a number"))?),
+            _ => Err(format!("unknown key {}", key.escape_default())),
+        }
+    }
+
+    fn complete(self) -> Result<Policy, String> {
+        let missing = |key: &str| format!("{key} is missing");
+        if self.drivers.is_empty() {
+            return Err(missing("driver"));
+        }
+        if self.ranges.is_empty() {
+            return Err(missing("range"));
+        }
+        Ok(Policy {
+            site: self.site.ok_or_else(|| missing("site"))?,
+            grant_key: self.grant_key.ok_or_else(|| missing("grant_key"))?,
+            crm_pin: self.crm_pin.ok_or_else(|| missing("crm_pin"))?,
+            interface: self.interface.ok_or_else(|| missing("interface"))?,
+            drivers: self.drivers,
+            ranges: self.ranges,
+            shares: self.shares,
+            uid_min: self.uid_min.unwrap_or(1000).max(1),
+            upper_max: self.upper_max.unwrap_or(4 << 30),
+            memory_max: self.memory_max.unwrap_or(0),
+            pids_max: self.pids_max.unwrap_or(32768),
+        })
+    }
+}
+
+fn once<T>(slot: &mut Option<T>, key: &str, value: T) -> Result<(), String> {
+    if slot.is_some() {
+        return Err(format!("{key} is given twice"));
+    }
+    *slot = Some(value);
+    Ok(())
+}
+
+fn hex(text: &str) -> Option<[u8; 32]> {
+    if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+fn share(value: &str) -> Option<Share> {
+    let (path, access) = value.rsplit_once(char::is_whitespace)?;
+    let path = PathBuf::from(path.trim());
+    let writable = match access {
+        "rw" => true,
+        "ro" => false,
+        _ => return None,
+    };
+    let plain = path.components().all(|part| !matches!(part, std::path::Component::ParentDir));
+    (path.is_absolute() && plain && path != Path::new("/")).then_some(Share { path, writable })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub const SAMPLE: &str = "\
+# written by crm policy
+site = a
+grant_key = 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f
+crm_pin = ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff
+interface = eth0        # the one with the cable
+driver = macvlan
+driver = veth
+range = 10.71.128.0/17
+share = /scratch rw
+share = /opt/site apps ro
+memory_max = 0
+";
+
+    #[test]
+    fn the_sample_is_understood() {
+        let policy = Policy::parse(SAMPLE).unwrap();
+        assert_eq!(policy.grant_key[31], 0x1f);
+        assert_eq!(policy.drivers, [Driver::Macvlan, Driver::Veth]);
+        assert!(policy.ranges[0].holds(Ipv4Addr::new(10, 71, 255, 1)));
+        assert!(!policy.ranges[0].holds(Ipv4Addr::new(10, 71, 127, 1)));
+        assert_eq!(policy.shares[1], Share { path: "/opt/site apps".into(), writable: false });
+        assert_eq!((policy.uid_min, policy.upper_max, policy.pids_max), (1000, 4 << 30, 32768));
+    }
+
+    #[test]
+    fn a_wrong_line_is_named() {
+        for (line, reason) in [
+            ("colour = red", "line 12: unknown key colour"),
+            ("site", "line 12: is not `key = value`"),
+            ("site = b", "line 12: site is given twice"),
+            ("uid_min = -1", "line 12: uid_min: is not a number"),
+            ("range = 10.71.128.1/17", "line 12: range: is not a network such as 10.1.0.0/16"),
+            ("range = 10.71.0.0/0", "line 12: range: is not a network such as 10.1.0.0/16"),
+            ("share = scratch rw", "line 12: share: is not `/absolute/path rw` or `ro`"),
+            ("share = /a/../etc rw", "line 12: share: is not `/absolute/path rw` or `ro`"),
+            ("share = / rw", "line 12: share: is not `/absolute/path rw` or `ro`"),
+            ("driver = bridge", "line 12: driver: is not macvlan or veth"),
+            ("crm_pin = +f", "line 12: crm_pin: is not 64 hex digits"),
+        ] {
+            assert_eq!(Policy::parse(&format!("{SAMPLE}{line}\n")), Err(reason.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_must_be_there_is_named_when_missing() {
+        for key in ["site", "grant_key", "crm_pin", "interface", "driver", "range"] {
+            let text: String =
+                SAMPLE.lines().filter(|line| !line.starts_with(key)).flat_map(|line| [line, "\n"]).collect();
+            assert_eq!(Policy::parse(&text), Err(format!("{key} is missing")));
+        }
+    }
+}

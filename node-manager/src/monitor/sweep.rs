@@ -1,0 +1,67 @@
+//! What no namespace owns carries the pid of its monitor; when that is gone, the thing
+//! is nobody's. Needed only after a SIGKILL: everything else cleans up behind itself.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
+
+use crate::net::link;
+use crate::net::netlink::Netlink;
+use crate::sandbox::cgroup;
+
+const LINK_PREFIX: &str = "gp";
+/// Batch systems nest their cgroups; nobody nests them deeper.
+const DEPTH_MAX: u32 = 8;
+
+/// Name of the node's end of a pair: 10 characters at most, of 15.
+pub fn link_name(pid: u32) -> String {
+    format!("{LINK_PREFIX}{pid:x}")
+}
+
+/// Removes what has no owner any more and returns its names.
+pub fn sweep() -> Vec<String> {
+    let mut removed = Vec::new();
+    for root in cgroup::roots() {
+        sweep_cgroups(&root, 0, &mut removed);
+    }
+    if let Ok(node) = Netlink::open() {
+        for (_, name) in node.links().unwrap_or_default() {
+            let pid = name.strip_prefix(LINK_PREFIX).and_then(|tag| i32::from_str_radix(tag, 16).ok());
+            if pid.is_some_and(is_gone) && link::remove(&node, &name).is_ok() {
+                removed.push(format!("link {name}"));
+            }
+        }
+    }
+    removed
+}
+
+fn sweep_cgroups(directory: &Path, depth: u32, removed: &mut Vec<String>) {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        // Only directories can hold others; a cgroup has hundreds of files.
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let tag = name.strip_prefix(cgroup::DIRECTORY_PREFIX);
+        match tag.and_then(|tag| tag.rsplit('-').next()?.parse().ok()) {
+            Some(pid) if is_gone(pid) => {
+                // Refused by the kernel while a process is in it.
+                if fs::remove_dir(entry.path()).is_ok() {
+                    removed.push(format!("cgroup {}", entry.path().display()));
+                }
+            }
+            Some(_) => {}
+            None if depth < DEPTH_MAX => sweep_cgroups(&entry.path(), depth + 1, removed),
+            None => {}
+        }
+    }
+}
+
+fn is_gone(pid: i32) -> bool {
+    Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
+}

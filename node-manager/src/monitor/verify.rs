@@ -1,0 +1,225 @@
+//! From a grant to a plan: nothing is built that the site did not sign for this very
+//! start of this monitor, and that the node policy does not allow.
+
+use std::process;
+
+use ed25519_compact::{PublicKey, Signature};
+use grant::{GRANT_LEN, Grant};
+
+use super::policy::Policy;
+use crate::account::Account;
+use crate::failure::{At, Failure};
+use crate::net::link::Link;
+use crate::operation::Step::{CheckGrant, CheckPolicy, CreateLink};
+use crate::sandbox::Plan;
+use crate::sandbox::cgroup::{Limit, Limits};
+
+/// Files in the writable part when the grant does not say: one for each 4 KiB.
+const BYTES_PER_INODE: u64 = 4096;
+
+/// What this start of the monitor is bound to.
+pub struct Expected {
+    pub nonce: [u8; 16],
+    /// Real uid of the caller.
+    pub uid: u32,
+}
+
+/// The signature first: what nobody signed is not even decoded.
+pub fn verify(
+    record: &[u8; GRANT_LEN],
+    signature: &[u8; 64],
+    policy: &Policy,
+    expected: &Expected,
+) -> Result<Grant, Failure> {
+    let refuse = |reason: &str| Failure::rule(CheckGrant, reason);
+    PublicKey::new(policy.grant_key)
+        .verify(grant::signed_message(record), &Signature::new(*signature))
+        .map_err(|_| refuse("its signature is not the CRM's"))?;
+    let grant = Grant::decode(record).map_err(|error| refuse(&error.to_string()))?;
+    if grant.nonce != expected.nonce {
+        return Err(refuse("it was made for another start"));
+    }
+    if grant.uid != expected.uid {
+        return Err(Failure::rule(
+            CheckGrant,
+            format_args!("it is for uid {}, the pilot was started by uid {}", grant.uid, expected.uid),
+        ));
+    }
+    if grant.site != policy.site {
+        return Err(Failure::rule(
+            CheckGrant,
+            format_args!("it is of site {}, this is {}", grant.site, policy.site),
+        ));
+    }
+    allowed(&grant, policy)?;
+    Ok(grant)
+}
+
+fn allowed(grant: &Grant, policy: &Policy) -> Result<(), Failure> {
+    let refuse = |what: std::fmt::Arguments<'_>| Err(Failure::rule(CheckPolicy, what));
+    if !policy.drivers.contains(&grant.driver) {
+        return refuse(format_args!("driver {} is not allowed on this node", grant.driver.name()));
+    }
+    if !policy.ranges.iter().any(|range| range.holds(grant.address)) {
+        return refuse(format_args!("address {} is in none of the node's ranges", grant.address));
+    }
+    for (name, asked, max, unlimited) in [
+        ("upper_bytes", grant.upper_bytes, policy.upper_max, false),
+        ("upper_inodes", grant.upper_inodes, policy.upper_max / BYTES_PER_INODE, false),
+        ("memory_bytes", grant.memory_bytes, policy.memory_max, policy.memory_max == 0),
+        ("pids", u64::from(grant.pids), policy.pids_max, policy.pids_max == 0),
+    ] {
+        if asked > max && !unlimited {
+            return refuse(format_args!("{name} {asked} is over the node's {max}"));
+        }
+    }
+    Ok(())
+}
+
+/// What a verified grant means on this node.
+pub fn plan(grant: &Grant, policy: &Policy) -> Result<Plan, Failure> {
+    let account = Account::of(grant.uid)?;
+    let parent = nix::net::if_::if_nametoindex(policy.interface.as_str())
+        .at(CreateLink, format_args!("interface {} of the node policy", policy.interface))?;
+    // What the grant asks must be kept; the policy's own ceiling where the node can.
+    let limit = |asked: u64, ceiling: u64| match asked {
+        0 => Limit { value: ceiling, required: false },
+        value => Limit { value, required: true },
+    };
+    let or = |asked: u64, default: u64| if asked == 0 { default } else { asked };
+    let upper_bytes = or(grant.upper_bytes, policy.upper_max);
+    let pid = process::id();
+    Ok(Plan {
+        host_name: grant.host_name(),
+        tag: format!("{}-{}-{}-{}-{pid}", grant.site, grant.reservation, grant.epoch, grant.member),
+        user: grant.user,
+        account,
+        shares: policy.shares.clone(),
+        link: Link {
+            driver: grant.driver,
+            parent,
+            outside_name: super::sweep::link_name(pid),
+            address: grant.address,
+            prefix_len: grant.prefix_len,
+            gateway: grant.gateway,
+            mtu: grant.mtu,
+        },
+        limits: Limits {
+            memory_bytes: limit(grant.memory_bytes, policy.memory_max),
+            pids: limit(grant.pids.into(), policy.pids_max),
+            cpus_milli: limit(grant.cpus_milli.into(), 0),
+        },
+        upper_bytes,
+        upper_inodes: or(grant.upper_inodes, (upper_bytes / BYTES_PER_INODE).max(1024)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::policy::Range;
+    use super::*;
+    use ed25519_compact::{KeyPair, Seed};
+    use grant::{Driver, SiteName, UserName};
+    use std::net::Ipv4Addr;
+
+    fn key() -> KeyPair {
+        KeyPair::from_seed(Seed::new([5; 32]))
+    }
+
+    fn policy() -> Policy {
+        Policy {
+            site: SiteName::new("a").unwrap(),
+            grant_key: *key().pk,
+            crm_pin: [0; 32],
+            interface: "eth0".into(),
+            drivers: vec![Driver::Macvlan],
+            ranges: vec![Range::parse("10.71.128.0/17").unwrap()],
+            shares: vec![],
+            uid_min: 1000,
+            upper_max: 1 << 30,
+            memory_max: 1 << 31,
+            pids_max: 100,
+        }
+    }
+
+    fn sample() -> Grant {
+        Grant {
+            nonce: [1; 16],
+            site: SiteName::new("a").unwrap(),
+            reservation: 1,
+            epoch: 1,
+            member: 0,
+            uid: 1001,
+            user: UserName::new("grid").unwrap(),
+            address: Ipv4Addr::new(10, 71, 128, 1),
+            prefix_len: 16,
+            gateway: None,
+            mtu: 1500,
+            driver: Driver::Macvlan,
+            lifetime_s: 60,
+            memory_bytes: 0,
+            pids: 0,
+            cpus_milli: 0,
+            upper_bytes: 0,
+            upper_inodes: 0,
+        }
+    }
+
+    fn judge(grant: &Grant) -> Result<Grant, Failure> {
+        let record = grant.encode();
+        let signature = key().sk.sign(grant::signed_message(&record), None);
+        verify(&record, &signature, &policy(), &Expected { nonce: [1; 16], uid: 1001 })
+    }
+
+    #[test]
+    fn what_the_site_signed_is_accepted() {
+        assert_eq!(judge(&sample()), Ok(sample()));
+    }
+
+    #[test]
+    fn any_flipped_bit_is_refused() {
+        let record = sample().encode();
+        let signature: [u8; 64] = *key().sk.sign(grant::signed_message(&record), None);
+        let expected = Expected { nonce: [1; 16], uid: 1001 };
+        for bit in 0..GRANT_LEN * 8 {
+            let mut changed = record;
+            changed[bit / 8] ^= 1 << (bit % 8);
+            let failure = verify(&changed, &signature, &policy(), &expected).unwrap_err();
+            assert_eq!(failure.step, CheckGrant, "bit {bit}");
+        }
+        for bit in 0..64 * 8 {
+            let mut changed = signature;
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(verify(&record, &changed, &policy(), &expected).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn what_is_signed_for_another_start_user_or_site_is_refused() {
+        for (grant, reason) in [
+            (Grant { nonce: [2; 16], ..sample() }, "another start"),
+            (Grant { uid: 1002, ..sample() }, "uid 1002"),
+            (Grant { site: SiteName::new("b").unwrap(), ..sample() }, "site b"),
+        ] {
+            let failure = judge(&grant).unwrap_err();
+            assert_eq!(failure.step, CheckGrant);
+            assert!(failure.detail.contains(reason), "{failure}");
+        }
+    }
+
+    #[test]
+    fn what_the_node_does_not_allow_is_refused() {
+        for (grant, reason) in [
+            (Grant { address: Ipv4Addr::new(10, 71, 1, 1), ..sample() }, "10.71.1.1"),
+            (Grant { driver: Driver::Veth, ..sample() }, "veth"),
+            (Grant { upper_bytes: (1 << 30) + 1, ..sample() }, "upper_bytes"),
+            (Grant { upper_inodes: 1 << 30, ..sample() }, "upper_inodes"),
+            (Grant { memory_bytes: 1 << 32, ..sample() }, "memory_bytes"),
+            (Grant { pids: 101, ..sample() }, "pids"),
+        ] {
+            let failure = judge(&grant).unwrap_err();
+            assert_eq!(failure.step, CheckPolicy);
+            assert!(failure.detail.contains(reason), "{failure}");
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The monitor's loop: one `poll`, and whatever ends the pilot leads down the same way.
+//!
+//! ```text
+//! Idle --Build--> Building --outcome ok--> Built
+//!   \                |  \--failed-------\    |
+//!    \_______________|___________________v___v
+//!      TearDown, Launcher, agent,     TornDown --agent exits, or patience ends--> over
+//!      lifetime, sandbox's own end
+//! ```
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::agent::Agent;
+use super::policy::Policy;
+use super::verify::{self, Expected};
+use super::{audit, privilege};
+use crate::channel;
+use crate::failure::Failure;
+use crate::operation::{EndReason, Notice, RECORD_BYTES_MAX, Request, State, Step, Welcome};
+use crate::sandbox::{Sandbox, start};
+
+/// A build takes milliseconds; a dead file server must not hold a node for ever.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the agent may go on after the end, to tell the CRM.
+const AGENT_PATIENCE: Duration = Duration::from_secs(3);
+/// `poll` does not count while the machine sleeps; leases do.
+const LOOK_AGAIN: Duration = Duration::from_secs(20);
+
+/// The Launcher, as far as it is watched: a socket that it would close, and its process.
+pub struct Watched {
+    pub tether: OwnedFd,
+    pub pidfd: OwnedFd,
+}
+
+pub struct Monitor {
+    launcher: Watched,
+    agent: Agent,
+    policy: Policy,
+    expected: Expected,
+    sandbox: Option<Sandbox>,
+    state: State,
+    /// When the state ends by itself, on the clock that counts sleep.
+    deadline: Option<Duration>,
+    lifetime: Duration,
+    left_over: Option<String>,
+    launcher_gone: bool,
+}
+
+/// What a round of the loop leads to.
+enum Turn {
+    Stay,
+    End(EndReason),
+    Over,
+}
+
+/// Which descriptors spoke.
+#[derive(Clone, Copy)]
+struct Ready {
+    signal: bool,
+    tether: bool,
+    launcher: bool,
+    agent_dead: bool,
+    request: bool,
+    sandbox: bool,
+}
+
+impl Monitor {
+    pub fn new(launcher: Watched, agent: Agent, policy: Policy, expected: Expected) -> Monitor {
+        Monitor {
+            launcher,
+            agent,
+            policy,
+            expected,
+            sandbox: None,
+            state: State::Idle,
+            deadline: None,
+            lifetime: Duration::ZERO,
+            left_over: None,
+            launcher_gone: false,
+        }
+    }
+
+    /// Serves to the end. Returns what could not be removed, by name.
+    pub fn run(mut self) -> Result<Option<String>, String> {
+        let failed = |error: &dyn std::fmt::Display| format!("cannot watch: {error}");
+        let mut mask = SigSet::empty();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
+            mask.add(signal);
+        }
+        mask.thread_block().map_err(|error| failed(&error))?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .map_err(|error| failed(&error))?;
+        let welcome = Welcome {
+            nonce: self.expected.nonce,
+            crm_pin: self.policy.crm_pin,
+            uid: self.expected.uid,
+            node_name: nix::unistd::gethostname()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+        };
+        // An agent that is dead already is seen by its pidfd.
+        let _ = self.tell(&Notice::Welcome(welcome), &[]);
+        loop {
+            let ready = self.wait(signals.as_fd()).map_err(|error| failed(&error))?;
+            if ready.signal {
+                while let Ok(Some(_)) = signals.read_signal() {}
+            }
+            match self.turn(ready) {
+                Turn::Stay => {}
+                Turn::End(reason) => self.end(reason),
+                Turn::Over => return Ok(self.left_over.take()),
+            }
+        }
+    }
+
+    fn wait(&self, signals: BorrowedFd<'_>) -> Result<Ready, Errno> {
+        let input = PollFlags::IN;
+        let launcher_events = if self.launcher_gone { PollFlags::empty() } else { input };
+        let mut fds = vec![
+            PollFd::from_borrowed_fd(signals, input),
+            PollFd::new(&self.launcher.pidfd, launcher_events),
+            PollFd::new(&self.agent.pidfd, input),
+            PollFd::new(&self.agent.socket, input),
+        ];
+        // A closed tether would speak for ever.
+        if !self.launcher_gone {
+            fds.push(PollFd::new(&self.launcher.tether, input));
+        }
+        if let Some(sandbox) = &self.sandbox {
+            let fd = if self.state == State::Building { sandbox.lifeline() } else { sandbox.pidfd() };
+            fds.push(PollFd::from_borrowed_fd(fd, input));
+        }
+        let left = self.deadline.map_or(LOOK_AGAIN, |deadline| deadline.saturating_sub(boot_time()));
+        let left = left.min(LOOK_AGAIN);
+        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut fds, Some(&left)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        let spoke = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
+        let tether = if self.launcher_gone { usize::MAX } else { 4 };
+        let sandbox = if self.launcher_gone { 4 } else { 5 };
+        Ok(Ready {
+            signal: spoke(0),
+            launcher: !self.launcher_gone && spoke(1),
+            agent_dead: spoke(2),
+            request: spoke(3),
+            tether: spoke(tether),
+            sandbox: spoke(sandbox),
+        })
+    }
+
+    /// The order decides what is told as the reason when several things happen at once.
+    fn turn(&mut self, ready: Ready) -> Turn {
+        if ready.signal {
+            return Turn::End(EndReason::LauncherAsked);
+        }
+        if ready.tether {
+            match channel::receive(&self.launcher.tether, RECORD_BYTES_MAX) {
+                Ok(Some(_)) => return Turn::End(EndReason::LauncherAsked),
+                Err(Errno::AGAIN) => {}
+                Ok(None) | Err(_) => {
+                    self.launcher_gone = true;
+                    return Turn::End(EndReason::LauncherGone);
+                }
+            }
+        }
+        if ready.launcher {
+            self.launcher_gone = true;
+            return Turn::End(EndReason::LauncherGone);
+        }
+        if ready.agent_dead {
+            self.end(EndReason::AgentGone);
+            return Turn::Over;
+        }
+        if ready.sandbox {
+            return self.sandbox_spoke();
+        }
+        if ready.request {
+            return self.request();
+        }
+        if self.deadline.is_some_and(|deadline| boot_time() >= deadline) {
+            return match self.state {
+                State::Building => self.built(Err(Failure {
+                    step: Step::Serve,
+                    errno: libc::ETIMEDOUT,
+                    detail: format!("not done within {} s", BUILD_TIMEOUT.as_secs()),
+                })),
+                State::TornDown => Turn::Over,
+                State::Idle | State::Built => Turn::End(EndReason::LifetimeOver),
+            };
+        }
+        Turn::Stay
+    }
+
+    fn request(&mut self) -> Turn {
+        let datagram = match channel::receive(&self.agent.socket, RECORD_BYTES_MAX) {
+            Ok(Some(datagram)) if datagram.descriptors.is_empty() => datagram,
+            Err(Errno::AGAIN) => return Turn::Stay,
+            // It closed its end: it is dying, or as good as dead.
+            Ok(None) => {
+                self.end(EndReason::AgentGone);
+                return Turn::Over;
+            }
+            Ok(Some(_)) | Err(_) => return self.broke(),
+        };
+        match (Request::decode(&datagram.bytes), self.state) {
+            (Ok(Request::Build { grant, signature }), State::Idle) => {
+                let outcome = self.begin(&grant, &signature);
+                match outcome {
+                    Ok(()) => Turn::Stay,
+                    Err(failure) => self.built(Err(failure)),
+                }
+            }
+            (Ok(Request::TearDown), _) => {
+                self.tear_down("asked by the CRM");
+                let answer = match &self.left_over {
+                    None => Notice::Gone,
+                    Some(what) => Notice::Dirty { what: what.clone() },
+                };
+                self.tell(&answer, &[])
+            }
+            (Ok(Request::Status), state) => self.tell(&Notice::State(state), &[]),
+            (Ok(Request::Build { .. }), _) | (Err(_), _) => self.broke(),
+        }
+    }
+
+    /// An agent that breaks the rules gets no second chance.
+    fn broke(&mut self) -> Turn {
+        self.end(EndReason::AgentBroke);
+        Turn::Over
+    }
+
+    fn begin(&mut self, record: &[u8; grant::GRANT_LEN], signature: &[u8; 64]) -> Result<(), Failure> {
+        let grant = verify::verify(record, signature, &self.policy, &self.expected)?;
+        let plan = verify::plan(&grant, &self.policy)?;
+        self.lifetime = Duration::from_secs(grant.lifetime_s.into());
+        audit::line(
+            self.expected.uid,
+            format_args!("build {} address {} as {}", plan.tag, grant.address, grant.user),
+        );
+        let started = privilege::raised(|| start(&plan));
+        let no_rights = |errno: Errno| Failure {
+            step: Step::CreateProcess,
+            errno: errno.raw_os_error(),
+            detail: "capabilities".to_owned(),
+        };
+        self.sandbox = Some(started.map_err(no_rights)??);
+        self.state = State::Building;
+        self.deadline = Some(boot_time() + BUILD_TIMEOUT);
+        Ok(())
+    }
+
+    fn sandbox_spoke(&mut self) -> Turn {
+        match (self.state, self.sandbox.as_mut()) {
+            (State::Building, Some(sandbox)) => {
+                let outcome = sandbox.outcome();
+                self.built(outcome)
+            }
+            _ => Turn::End(EndReason::SandboxDied),
+        }
+    }
+
+    fn built(&mut self, outcome: Result<OwnedFd, Failure>) -> Turn {
+        match outcome {
+            Ok(agent_end) => {
+                self.state = State::Built;
+                self.deadline = Some(boot_time() + self.lifetime);
+                self.tell(&Notice::Built, &[agent_end.as_fd()])
+            }
+            Err(failure) => {
+                audit::line(self.expected.uid, format_args!("refused: {failure}"));
+                self.tear_down("not built");
+                self.tell(&failure.notice(), &[])
+            }
+        }
+    }
+
+    /// The one way down. Afterwards the agent has a moment to report.
+    fn end(&mut self, reason: EndReason) {
+        if self.state == State::TornDown {
+            return;
+        }
+        self.tear_down(reason.sentence());
+        let _ = self.tell(&Notice::Ended { reason }, &[]);
+    }
+
+    fn tear_down(&mut self, why: &str) {
+        if let Some(sandbox) = self.sandbox.take() {
+            let outcome = privilege::raised(|| sandbox.tear_down());
+            self.left_over = outcome.unwrap_or_else(|errno| Err(format!("capabilities: {errno}"))).err();
+            let left = self.left_over.as_deref().unwrap_or("nothing");
+            audit::line(self.expected.uid, format_args!("torn down: {why}; left: {left}"));
+        }
+        if self.state != State::TornDown {
+            self.state = State::TornDown;
+            self.deadline = Some(boot_time() + AGENT_PATIENCE);
+        }
+    }
+
+    /// An agent that does not read what it is told is a broken one.
+    fn tell(&mut self, notice: &Notice, descriptors: &[BorrowedFd<'_>]) -> Turn {
+        match channel::send(&self.agent.socket, &notice.encode(), descriptors) {
+            Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => Turn::Stay,
+            Err(_) => {
+                self.tear_down(EndReason::AgentBroke.sentence());
+                Turn::Over
+            }
+        }
+    }
+}
+
+/// Time since boot, sleep included: leases do not stop because a machine does.
+fn boot_time() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
