@@ -118,6 +118,10 @@ async fn welcome(
             let why = attend(&site, connection, first, &mut inbox, &outbox, door).await;
             tracing::warn!(%site, %address, %why, "site disconnected");
         }
+        // `crm join` says what it has to and hangs up.
+        Err(Stranger::Connection(error)) if door.pins.site_of(pin).is_some() => {
+            tracing::debug!(%address, %error, "a site hung up before it published");
+        }
         Err(error) => tracing::warn!(%address, %pin, %error, "a peer at the sites' port was sent away"),
     }
     farewell(outbox, writer).await;
@@ -173,6 +177,17 @@ async fn introduce(
     }
 }
 
+/// Why a connection ended, in words for users: TLS calls a peer that was killed a protocol error.
+fn lost(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            "its CRM ended without a word".into()
+        }
+        ConnectionError::Closed => "its CRM closed the connection".into(),
+        other => other.to_string(),
+    }
+}
+
 /// Hands everything to the owner until the connection ends; why it did.
 async fn attend(
     site: &SiteName,
@@ -197,7 +212,7 @@ async fn attend(
         };
         let message = match frame.and_then(|frame| connection::read::<FromSite>(&frame)) {
             Ok(message) => message,
-            Err(error) => break error.to_string(),
+            Err(error) => break lost(&error),
         };
         // An offer is the owner's to refuse: it keeps the reason to show it.
         if !matches!(message, FromSite::Publish { .. })
