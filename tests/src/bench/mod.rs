@@ -1,7 +1,6 @@
 //! Measurements, run by `make bench`. What two things are compared is taken in turn in one run,
 //! and medians are shown, for the machine is never quiet. No test asserts a time.
 
-pub mod network;
 pub mod start;
 
 use std::time::Duration;

@@ -27,51 +27,37 @@ enum What {
         #[arg(long, default_value_t = 15)]
         rounds: usize,
     },
-    /// TCP between two sandboxes against the nodes' own interfaces.
-    Network {
-        #[arg(long, default_value_t = 9)]
-        rounds: usize,
-        #[arg(long, value_enum, default_value_t)]
-        driver: Driver,
-    },
-    /// One side of the network measurement; GRIDPILOT_MEMBER says which.
-    #[command(hide = true)]
-    Tcp { address: String },
 }
 
 fn main() -> ExitCode {
-    let all = || {
-        let network = |driver| What::Network { rounds: 9, driver };
-        vec![What::Start { rounds: 15 }, network(Driver::Macvlan), network(Driver::Veth)]
-    };
-    let wanted = Arguments::parse().what.map_or_else(all, |one| vec![one]);
+    println!("Machine: {}\n", bench::machine());
+    let all = vec![What::Start { rounds: 15 }];
+    let wanted = Arguments::parse().what.map_or(all, |one| vec![one]);
     for what in wanted {
-        if let Err(error) = measure(&what) {
-            eprintln!("gridpilot-bench: {error:#}");
-            return ExitCode::FAILURE;
+        match measure(&what) {
+            Ok(text) => println!("{text}"),
+            Err(error) => {
+                eprintln!("gridpilot-bench: {error:#}");
+                return ExitCode::FAILURE;
+            }
         }
     }
     ExitCode::SUCCESS
 }
 
-fn measure(what: &What) -> Result<()> {
-    let text = match what {
-        What::Start { rounds } => with_grid(Driver::default(), |grid| bench::start::run(grid, *rounds))?,
-        What::Network { rounds, driver } => {
-            with_grid(*driver, |grid| bench::network::measure(grid, *rounds))?
+fn measure(what: &What) -> Result<String> {
+    match *what {
+        What::Start { rounds } => {
+            let plan = Plan {
+                directory: PathBuf::from(format!("/var/lib/gridpilot-bench-{}", std::process::id())),
+                sites: 2,
+                nodes: 2,
+                driver: Driver::default(),
+            };
+            let mut grid = Grid::up(plan, &install::programs()?, &mut |_| ())?;
+            let text = bench::start::run(&grid, rounds);
+            grid.down(&mut |_| ())?;
+            text
         }
-        What::Tcp { address } => return bench::network::pair(address),
-    };
-    println!("Machine: {}\n\n{text}", bench::machine());
-    Ok(())
-}
-
-/// A grid of two sites of two nodes for one measurement.
-fn with_grid(driver: Driver, measure: impl FnOnce(&Grid) -> Result<String>) -> Result<String> {
-    let directory = PathBuf::from(format!("/var/lib/gridpilot-bench-{}", std::process::id()));
-    let plan = Plan { directory, sites: 2, nodes: 2, driver };
-    let mut grid = Grid::up(plan, &install::programs()?, &mut |_| ())?;
-    let text = measure(&grid);
-    grid.down(&mut |_| ())?;
-    text
+    }
 }
