@@ -8,5 +8,6 @@ mod grid;
 mod hostile;
 mod house;
 mod inside;
+mod local_grid;
 mod machines;
 mod refusals;

@@ -41,7 +41,7 @@ fn requests_that_cannot_be_met_are_refused_and_nothing_is_made() {
         assert!([USAGE, REFUSED].contains(&outcome.code), "{outcome:?}");
         assert!(outcome.err.contains("at least one node") || outcome.err.contains('0'), "{outcome:?}");
     }
-    assert_refused(&world.type_in(&["submit", "--wait", "--"]), USAGE, &["command"]);
+    assert_refused(&world.type_in(&["submit", "--wait", "--"]), REFUSED, &["empty", "--"]);
     let empty = world.submit("a=1", &[""]);
     assert!([USAGE, REFUSED].contains(&empty.code), "{empty:?}");
     assert!(empty.err.contains("empty"), "{empty:?}");
@@ -195,7 +195,7 @@ fn restart_crm(world: &mut TestGrid, site: u32, name: &str, edit: impl Fn(String
 fn a_site_that_publishes_a_range_of_another_is_kept_out_by_name() {
     let mut world = TestGrid::two_by_two();
     restart_crm(&mut world, 1, "crm-b", |text| {
-        text.replace("ranges = [\"10.72.128.0/17\"]", "ranges = [\"10.71.128.0/17\"]")
+        text.replace("10.72.128.0/17", "10.71.128.0/17").replace("\"10.72.0.1\"", "\"10.71.0.1\"")
     });
     let refused = gridpilot_tests::process::wait_until(Duration::from_secs(20), || {
         let sites = world.ask(&["sites"]).to_string();
