@@ -22,6 +22,9 @@ pub(super) type Owed = (ReservationId, Epoch, SiteName);
 #[derive(Debug, Default)]
 pub(super) struct Book {
     taken: AddressSet,
+    /// Given back before: carved again only when nothing fresher is left. A connection that the
+    /// last holder left half closed, or a neighbour who remembers it, then meets nobody new.
+    worn: AddressSet,
     /// Machines of the sites themselves, by site.
     reserved: BTreeMap<SiteName, AddressSet>,
     quarantine: BTreeSet<(Duration, Ipv4Addr, Ipv4Addr)>,
@@ -69,9 +72,13 @@ impl Book {
     pub fn take(&mut self, wants: &[(&AddressSet, u32)]) -> Result<Vec<Vec<AddressBlock>>, usize> {
         let mut carves: Vec<Vec<AddressBlock>> = Vec::with_capacity(wants.len());
         for (index, (usable, count)) in wants.iter().enumerate() {
-            let taken: Vec<&AddressSet> =
-                std::iter::once(&self.taken).chain(self.reserved.values()).collect();
-            match addresses::carve(usable, &taken, *count, BLOCKS_PER_PART_MAX) {
+            let mut carved = self.carve(usable, *count);
+            if carved.is_none() {
+                // Once round: begin anew.
+                usable.intervals().for_each(|(first, last)| self.worn.remove(first, last));
+                carved = self.carve(usable, *count);
+            }
+            match carved {
                 Some(blocks) => {
                     blocks.iter().for_each(|block| self.taken.insert_block(*block));
                     carves.push(blocks);
@@ -85,6 +92,12 @@ impl Book {
         Ok(carves)
     }
 
+    fn carve(&self, usable: &AddressSet, count: u32) -> Option<Vec<AddressBlock>> {
+        let avoided: Vec<&AddressSet> =
+            [&self.taken, &self.worn].into_iter().chain(self.reserved.values()).collect();
+        addresses::carve(usable, &avoided, count, BLOCKS_PER_PART_MAX)
+    }
+
     /// How many members a site could ever have: its addresses without its own machines'.
     pub fn could_give(&self, site: &SiteName, usable: &AddressSet) -> u64 {
         let lost = self.reserved.get(site).map_or(0, |set| set.intersection(usable).count());
@@ -92,7 +105,10 @@ impl Book {
     }
 
     pub fn give_back(&mut self, blocks: &[AddressBlock]) {
-        blocks.iter().for_each(|block| self.taken.remove_block(*block));
+        for block in blocks {
+            self.taken.remove_block(*block);
+            self.worn.insert_block(*block);
+        }
     }
 
     /// They come back at `until`.
@@ -135,6 +151,7 @@ impl Book {
             }
             self.quarantine.pop_first();
             self.taken.remove(first, last);
+            self.worn.insert(first, last);
             any = true;
         }
         any
@@ -174,6 +191,20 @@ mod tests {
         assert_eq!(book.taken().count(), 6);
         carves.iter().for_each(|carve| book.give_back(carve));
         assert!(book.taken().is_empty());
+    }
+
+    #[test]
+    fn an_address_is_not_used_again_while_a_fresh_one_is_left() {
+        let mut book = Book::default();
+        let usable = usable(&[net("10.0.0.0/29")]);
+        let mut order = Vec::new();
+        for _ in 0..13 {
+            let carves = book.take(&[(&usable, 1)]).unwrap();
+            order.push(carves[0][0].first.octets()[3]);
+            book.give_back(&carves[0]);
+        }
+        assert_eq!(order, [1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6, 1]);
+        assert!(book.take(&[(&usable, 6)]).is_ok(), "what is worn is still there");
     }
 
     #[test]
