@@ -34,7 +34,7 @@ const LIFELINE: i32 = 3;
 const AGENT: i32 = 4;
 const NODE: i32 = 5;
 /// A link with the same MAC may still be on its way out.
-const LINK_BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+const LINK_BUSY_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Builds, reports, serves. The process ends here, whatever happens.
 pub fn run(plan: &Plan, carried: &[PathBuf], cgroups: &Cgroups, ends: Ends<'_>) -> ! {
@@ -95,6 +95,10 @@ fn set_network_switches() -> Result<(), Failure> {
             fs::write(path, "1").at(DisableIpv6, path)?;
         }
     }
+    // A connection whose peer went first outlives its process, and with it the whole
+    // namespace, address and link: for minutes by default, so for about 3 s.
+    let orphans = "/proc/sys/net/ipv4/tcp_orphan_retries";
+    fs::write(orphans, "2").at(ConfigureNetwork, orphans)?;
     let ports = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
     fs::write(ports, "22").at(ConfigureNetwork, ports)
 }
