@@ -40,6 +40,7 @@ pub fn inherited() -> std::io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Agent to monitor.
+#[allow(clippy::large_enum_variant)] // one at a time, never stored
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Request {
     /// Build the sandbox that the grant describes. Legal once, whatever its answer was:
@@ -275,7 +276,8 @@ pub(crate) fn pick<T: Copy>(all: &[T], code: u8) -> Result<T, Malformed> {
 
 /// Cut at a character, so that the text stays one.
 pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
-    let cut = text.floor_char_boundary(TEXT_BYTES_MAX.min(text.len()));
+    let fits = |&at: &usize| text.is_char_boundary(at);
+    let cut = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(fits).unwrap_or(0);
     out.push(cut as u8);
     out.extend_from_slice(&text.as_bytes()[..cut]);
 }

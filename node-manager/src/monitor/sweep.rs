@@ -3,9 +3,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::net::link;
 use crate::net::netlink::Netlink;
@@ -14,6 +15,9 @@ use crate::sandbox::cgroup;
 const LINK_PREFIX: &str = "gp";
 /// Batch systems nest their cgroups; nobody nests them deeper.
 const DEPTH_MAX: u32 = 8;
+
+/// How long a killed sandbox may take to die.
+const DYING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Name of the node's end of a pair: 10 characters at most, of 15.
 pub fn link_name(pid: u32) -> String {
@@ -49,16 +53,31 @@ fn sweep_cgroups(directory: &Path, depth: u32, removed: &mut Vec<String>) {
         let name = entry.file_name().to_string_lossy().into_owned();
         let tag = name.strip_prefix(cgroup::DIRECTORY_PREFIX);
         match tag.and_then(|tag| tag.rsplit('-').next()?.parse().ok()) {
-            Some(pid) if is_gone(pid) => {
-                // Refused by the kernel while a process is in it.
-                if fs::remove_dir(entry.path()).is_ok() {
-                    removed.push(format!("cgroup {}", entry.path().display()));
-                }
+            Some(pid) if is_gone(pid) && remove_orphan(&entry.path()) => {
+                removed.push(format!("cgroup {}", entry.path().display()));
             }
             Some(_) => {}
             None if depth < DEPTH_MAX => sweep_cgroups(&entry.path(), depth + 1, removed),
             None => {}
         }
+    }
+}
+
+/// Whatever is still in a sandbox without a monitor is about to die; this helps, and waits.
+fn remove_orphan(directory: &Path) -> bool {
+    let start = Instant::now();
+    loop {
+        let Err(error) = fs::remove_dir(directory) else {
+            return true;
+        };
+        if error.raw_os_error() != Some(libc::EBUSY) || start.elapsed() > DYING_TIMEOUT {
+            return false;
+        }
+        let members = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+        for pid in members.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -9,7 +9,6 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -19,18 +18,17 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use node_manager::channel;
 use node_manager::init::record::{self, ExitStatus};
-use node_manager::operation::{Notice, RECORD_BYTES_MAX, Request, Welcome, inherited};
+use node_manager::operation::{Notice, RECORD_BYTES_MAX, Request, Welcome};
 
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept, bind, connect, listen, socket_with,
-    sockopt,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept, bind, listen, socket_with, sockopt,
 };
 
 pub const UID: u32 = 23456;
 pub const LIB: &str = "/opt/gridpilot";
 pub const POLICY: &str = "/etc/gridpilot/node.policy";
 pub const HOME: &str = "/opt/home/localname";
-const SOCKET: &str = "/opt/gridpilot/agent.sock";
+pub const SOCKET: &str = "/opt/gridpilot/agent.sock";
 
 pub struct World {
     listener: OwnedFd,
@@ -139,7 +137,7 @@ impl World {
     }
 }
 
-fn stream() -> OwnedFd {
+pub fn stream() -> OwnedFd {
     socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
 }
 
@@ -337,10 +335,14 @@ pub fn nothing_left(world: &World, pids: &[i32], namespaces: &BTreeSet<String>) 
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let alive: Vec<&i32> = pids.iter().filter(|pid| running(**pid)).collect();
-        let holders: Vec<String> = processes()
-            .into_iter()
-            .filter(|pid| !namespaces_of(pid.parse().unwrap()).is_disjoint(namespaces))
-            .collect();
+        // The numbers of namespaces are given out again at once, also to others on this
+        // machine; a process of ours has our uid, too.
+        let ours = |pid: &String| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            status.contains(&format!("\nUid:\t{UID}\t"))
+                && !namespaces_of(pid.parse().unwrap()).is_disjoint(namespaces)
+        };
+        let holders: Vec<String> = processes().into_iter().filter(ours).collect();
         let links = &links() - &world.links_before;
         let cgroups: Vec<String> = tagged_cgroups()
             .into_iter()
@@ -361,47 +363,4 @@ pub fn running(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
     !matches!(state, None | Some("Z" | "X"))
-}
-
-/// The program in its other roles: the agent that hands over, the Launcher.
-pub fn other_roles() {
-    let name = std::env::args().next().unwrap_or_default();
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if Path::new(&name).file_name().is_some_and(|name| name == "node-agent") {
-        let (operations, invocation) = inherited().unwrap();
-        let to = stream();
-        connect(&to, &SocketAddrUnix::new(SOCKET).unwrap()).unwrap();
-        channel::send(&to, b"here", &[operations.as_fd(), invocation.as_fd()]).unwrap();
-        loop {
-            std::thread::sleep(Duration::from_secs(3600));
-        }
-    }
-    if arguments.first().is_some_and(|role| role == "--launcher") {
-        launcher(&arguments[1]);
-    }
-}
-
-/// 3 is the tether, 4 the invocation: the lowest free numbers, in this order.
-fn launcher(file: &str) -> ! {
-    let (theirs, ours) = channel::pair().unwrap();
-    let high = rustix::io::fcntl_dupfd_cloexec(&ours, 10).unwrap();
-    drop(ours);
-    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
-    fs::File::from(write).write_all(b"the invocation").unwrap();
-    for fd in [&theirs, &read] {
-        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).unwrap();
-    }
-    let mut child = Command::new(file).stdin(Stdio::null()).spawn().unwrap();
-    drop((theirs, read));
-    std::thread::spawn(move || {
-        let mut byte = [0];
-        while std::io::stdin().read_exact(&mut byte).is_ok() {
-            let _ = channel::send(&high, b"end", &[]);
-        }
-        std::mem::forget(high);
-        loop {
-            std::thread::park();
-        }
-    });
-    std::process::exit(child.wait().unwrap().code().unwrap_or(128));
 }

@@ -1,0 +1,113 @@
+//! Every way in which a pilot can end.
+
+use std::fs;
+use std::process::Command;
+
+use grant::{Driver, Grant};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use node_manager::operation::{EndReason, Notice};
+
+use crate::world::{self, LIB, World, nothing_left};
+
+pub fn an_orderly_end_leaves_nothing() {
+    let world = World::new();
+    for driver in [Driver::Macvlan, Driver::Veth] {
+        let mut pilot = world.pilot();
+        let inside = pilot.build(&world, &Grant { driver, ..pilot.grant() });
+        pilot.launcher_end();
+        assert_eq!(pilot.answer(), Notice::Ended { reason: EndReason::LauncherAsked });
+        kill(Pid::from_raw(pilot.agent), Signal::SIGKILL).unwrap();
+        assert_eq!(pilot.exit_code(), Some(0));
+        nothing_left(&world, &[pilot.monitor, pilot.agent, inside.init], &inside.namespaces);
+    }
+}
+
+pub fn killing_any_process_leaves_nothing() {
+    let world = World::new();
+    for driver in [Driver::Macvlan, Driver::Veth] {
+        for victim in ["launcher", "monitor", "agent", "init"] {
+            for built in [true, false] {
+                let mut pilot = world.pilot();
+                let mut pids = vec![pilot.monitor, pilot.agent];
+                let mut namespaces = Default::default();
+                if built {
+                    let mut inside = pilot.build(&world, &Grant { driver, pids: 50, ..pilot.grant() });
+                    // Something that ignores everything and has nobody above it.
+                    inside.shell(
+                        "(setsid sh -c 'trap \"\" TERM HUP INT; while :; do sleep 100; done' >/dev/null 2>&1 &)",
+                    );
+                    pids.push(inside.init);
+                    namespaces = inside.namespaces;
+                }
+                let pid = match victim {
+                    "launcher" => pilot.launcher.id() as i32,
+                    "monitor" => pilot.monitor,
+                    "agent" => pilot.agent,
+                    _ if built => pids[2],
+                    _ => continue,
+                };
+                kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+                if victim == "init" {
+                    assert_eq!(pilot.answer(), Notice::Ended { reason: EndReason::SandboxDied });
+                }
+                let _ = pilot.launcher.wait();
+                if victim == "monitor" {
+                    let swept = Command::new(format!("{LIB}/node-manager")).arg("sweep").status().unwrap();
+                    assert!(swept.success());
+                }
+                nothing_left(&world, &pids, &namespaces);
+            }
+        }
+    }
+}
+
+pub fn the_end_of_the_lifetime_is_the_end() {
+    let world = World::new();
+    let mut pilot = world.pilot();
+    let inside = pilot.build(&world, &Grant { lifetime_s: 1, ..pilot.grant() });
+    assert_eq!(pilot.answer(), Notice::Ended { reason: EndReason::LifetimeOver });
+    assert_eq!(pilot.exit_code(), Some(0));
+    nothing_left(&world, &[pilot.monitor, pilot.agent, inside.init], &inside.namespaces);
+}
+
+pub fn a_dead_sandbox_is_reported() {
+    let world = World::new();
+    let mut pilot = world.pilot();
+    let inside = pilot.build(&world, &pilot.grant());
+    // The user cannot stop the monitor, and may kill what is his.
+    let attempt = |signal: &str, pid: i32| {
+        let words = ["--reuid=23456", "--clear-groups", "kill", signal, &pid.to_string()].map(str::to_owned);
+        Command::new("setpriv").args(words).output().unwrap().status.success()
+    };
+    for signal in ["-STOP", "-KILL", "-TERM", "-USR1"] {
+        assert!(!attempt(signal, pilot.monitor), "{signal}");
+        assert!(!attempt(signal, pilot.agent), "{signal}");
+    }
+    assert!(attempt("-KILL", inside.init));
+    assert_eq!(pilot.answer(), Notice::Ended { reason: EndReason::SandboxDied });
+    assert_eq!(pilot.exit_code(), Some(0));
+    nothing_left(&world, &[pilot.monitor, pilot.agent, inside.init], &inside.namespaces);
+}
+
+pub fn the_sweep_removes_what_a_killed_monitor_left() {
+    let world = World::new();
+    // A pid that is surely nobody's: that of a process which has ended.
+    let mut gone = Command::new("true").spawn().unwrap();
+    let (dead, alive) = (gone.id(), std::process::id());
+    gone.wait().unwrap();
+    let cgroup = |pid: u32| format!("/sys/fs/cgroup/pids/gridpilot-a-1-1-0-{pid}");
+    for pid in [dead, alive] {
+        fs::create_dir(cgroup(pid)).unwrap();
+        let name = format!("gp{pid:x}");
+        let words = ["link", "add", &name, "type", "veth", "peer", "name", &format!("far{pid:x}")];
+        assert!(Command::new("ip").args(words).status().unwrap().success());
+    }
+    let output = Command::new(format!("{LIB}/node-manager")).arg("sweep").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains(&cgroup(dead)) && text.contains(&format!("link gp{dead:x}")), "{text}");
+    assert!(!fs::exists(cgroup(dead)).unwrap() && fs::exists(cgroup(alive)).unwrap());
+    let left = &world::links() - &world.links_before;
+    assert!(left.contains(&format!("gp{alive:x}")) && !left.contains(&format!("gp{dead:x}")), "{left:?}");
+    fs::remove_dir(cgroup(alive)).unwrap();
+}

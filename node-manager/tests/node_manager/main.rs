@@ -1,0 +1,51 @@
+//! The installed setuid program from outside, with the test in the agent's place.
+//! Needs root, `ip` (iproute2) and perl. Every test is a process of its own, in namespaces
+//! of its own.
+
+mod ends;
+mod inside;
+mod refusals;
+mod roles;
+mod serve;
+mod world;
+
+use std::process::{Command, ExitCode};
+
+macro_rules! tests {
+    ($($file:ident: $($name:ident)*;)*) => {
+        const TESTS: &[(&str, fn())] = &[$($((stringify!($name), $file::$name),)*)*];
+    };
+}
+
+tests! {
+    inside: a_sandbox_shows_what_it_should_and_nothing_else what_is_written_to_system_directories_stays_inside home_and_shares_are_the_nodes_and_ssh_is_private ranks_read_each_others_memory a_routed_sandbox_reaches_its_node limits_are_kept;
+    serve: files_appear_whole_at_their_places commands_start_once_and_report_how_they_ended signals_reach_a_command_or_its_session;
+    refusals: grants_are_checked_before_anything_is_built a_second_build_ends_everything garbage_ends_everything hand_started_and_misinstalled_programs_refuse a_policy_that_others_can_write_is_refused a_failed_build_names_its_step_and_leaves_nothing;
+    ends: an_orderly_end_leaves_nothing killing_any_process_leaves_nothing the_end_of_the_lifetime_is_the_end a_dead_sandbox_is_reported the_sweep_removes_what_a_killed_monitor_left;
+}
+
+fn main() -> ExitCode {
+    roles::other_roles();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [role, name] = &arguments[..]
+        && role == "--run"
+    {
+        TESTS.iter().find(|(test, _)| test == name).expect("a test").1();
+        return ExitCode::SUCCESS;
+    }
+    let wanted = arguments.iter().find(|argument| !argument.starts_with('-'));
+    let chosen = TESTS.iter().filter(|(name, _)| wanted.is_none_or(|wanted| name.contains(wanted.as_str())));
+    let mut failed = Vec::new();
+    for (name, _) in chosen {
+        let passed = Command::new("/proc/self/exe")
+            .args(["--run", name])
+            .status()
+            .is_ok_and(|status| status.success());
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        if !passed {
+            failed.push(*name);
+        }
+    }
+    println!("failed: {failed:?}");
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,89 @@
+//! What init does for the agent.
+
+use std::fs;
+
+use node_manager::init::record::{self, ExitStatus, FileId, SpawnStage};
+
+use crate::world::{self, World, command};
+
+pub fn files_appear_whole_at_their_places() {
+    let world = World::new();
+    let pilot = world.pilot();
+    let mut inside = pilot.build(&world, &pilot.grant());
+    for &file in FileId::ALL {
+        let (directory, name, mode) = file.place();
+        let directory = match directory {
+            record::Directory::Gridpilot => "/etc/gridpilot",
+            record::Directory::Ssh => "/home/grid/.ssh",
+        };
+        for content in ["first\n", "second\n"] {
+            assert_eq!(inside.put(file, content.as_bytes()), record::Notice::Done, "{file:?}");
+            let output = inside.shell(&format!("cat {directory}/{name}; stat -c %a {directory}/{name}"));
+            assert_eq!(output.text, format!("{content}{mode:o}\n"));
+        }
+        assert_eq!(inside.shell(&format!("ls -A {directory} | grep -c new")).text, "0\n");
+    }
+    assert_eq!(inside.shell("cat /etc/hosts").text, "second\n");
+    let too_long = vec![b'x'; record::FILE_BYTES_MAX + 1];
+    assert_eq!(inside.put(FileId::Hosts, &too_long), record::Notice::Failed { errno: libc_efbig() });
+    assert_eq!(inside.shell("cat /etc/hosts").text, "second\n");
+}
+
+pub fn libc_efbig() -> i32 {
+    nix::errno::Errno::EFBIG as i32
+}
+
+pub fn commands_start_once_and_report_how_they_ended() {
+    let world = World::new();
+    let pilot = world.pilot();
+    let mut inside = pilot.build(&world, &pilot.grant());
+    assert_eq!(inside.shell("exit 42").status, ExitStatus::Code(42));
+    assert_eq!(inside.shell("kill -SEGV $$").status, ExitStatus::Signal(11));
+    let verbatim = inside.run(&["printf", "[%s]", "-x", "a b", "$HOME", "\n;"]);
+    assert_eq!(verbatim.text, "[-x][a b][$HOME][\n;]");
+    for (program, cwd, stage, errno) in [
+        (&["no-such-program"][..], "/", SpawnStage::Exec, 2),
+        (&["/etc/passwd"], "/", SpawnStage::Exec, 13),
+        (&["true"], "/no/such", SpawnStage::Cwd, 2),
+    ] {
+        let (id, _) = inside.spawn(&record::Command { cwd: vec![cwd.into()], ..command(program) });
+        assert_eq!(inside.answer(), record::Notice::SpawnFailed { id, stage, errno }, "{program:?}");
+    }
+    let elsewhere =
+        record::Command { cwd: vec![b"/no/such".to_vec(), b"/usr".to_vec()], ..command(&["pwd"]) };
+    let (_, output) = inside.spawn(&elsewhere);
+    assert_eq!(std::io::read_to_string(fs::File::from(output)).unwrap(), "/usr\n");
+    assert!(matches!(inside.answer(), record::Notice::Spawned { .. }));
+    assert!(matches!(inside.answer(), record::Notice::Exited { status: ExitStatus::Code(0), .. }));
+    let request = record::Request::Spawn { id: 1 }.encode();
+    node_manager::channel::send(&inside.socket, &request, &[]).unwrap();
+    let repeated = record::Notice::SpawnFailed { id: 1, stage: SpawnStage::Repeated, errno: 17 };
+    assert_eq!(inside.answer(), repeated);
+    // Orphans are reaped.
+    inside.shell("for i in 1 2 3 4 5; do (sleep 0.05 &) ; done");
+    assert_eq!(inside.shell("sleep 0.3; ps -e -o stat= | grep -c Z").text, "0\n");
+}
+
+pub fn signals_reach_a_command_or_its_session() {
+    let world = World::new();
+    let pilot = world.pilot();
+    let mut inside = pilot.build(&world, &pilot.grant());
+    let send = |inside: &world::Inside, id, signal, whole_session| {
+        let request = record::Request::Signal { id, signal, whole_session };
+        node_manager::channel::send(&inside.socket, &request.encode(), &[]).unwrap();
+        inside.answer()
+    };
+    let (id, _) = inside.spawn(&command(&["sleep", "1000"]));
+    assert!(matches!(inside.answer(), record::Notice::Spawned { .. }));
+    assert_eq!(send(&inside, id, 15, false), record::Notice::Done);
+    assert_eq!(inside.answer(), record::Notice::Exited { id, status: ExitStatus::Signal(15) });
+    assert_eq!(send(&inside, id, 15, false), record::Notice::Failed { errno: 3 });
+
+    let (id, output) = inside.spawn(&command(&["sh", "-c", "sleep 1000 & sleep 1001 & echo up; wait"]));
+    assert!(matches!(inside.answer(), record::Notice::Spawned { .. }));
+    let mut up = [0; 3];
+    std::io::Read::read_exact(&mut fs::File::from(output), &mut up).unwrap();
+    assert_eq!(send(&inside, id, 9, true), record::Notice::Done);
+    assert_eq!(inside.answer(), record::Notice::Exited { id, status: ExitStatus::Signal(9) });
+    assert_eq!(inside.shell("sleep 0.1; pgrep -c sleep").text, "0\n");
+}
