@@ -96,12 +96,10 @@ impl Init {
             .filter(|(_, running)| running.starting.is_some())
             .map(|(&pid, _)| pid)
             .collect();
-        let agent_events = if self.agent_open { PollFlags::IN } else { PollFlags::empty() };
-        let mut fds = vec![
-            PollFd::new(lifeline, PollFlags::IN),
-            PollFd::new(&self.signals, PollFlags::IN),
-            PollFd::new(&self.agent, agent_events),
-        ];
+        let mut fds = vec![PollFd::new(lifeline, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
+        // An agent that is gone would speak for ever: its place is kept by what is asked anyway.
+        let agent = if self.agent_open { self.agent.as_fd() } else { self.signals.as_fd() };
+        fds.push(PollFd::from_borrowed_fd(agent, PollFlags::IN));
         fds.extend(self.listener.iter().map(|listener| PollFd::new(listener, PollFlags::IN)));
         let first_starting = fds.len();
         for pid in &starting {
