@@ -51,7 +51,7 @@ pub fn killing_any_process_leaves_nothing() {
                 if victim == "init" {
                     assert_eq!(pilot.answer(), Notice::Ended { reason: EndReason::SandboxDied });
                 }
-                let _ = pilot.launcher.wait();
+                pilot.exit_code();
                 if victim == "monitor" {
                     let swept = Command::new(format!("{LIB}/node-manager")).arg("sweep").status().unwrap();
                     assert!(swept.success());

@@ -46,6 +46,9 @@ fn main() -> ExitCode {
             failed.push(*name);
         }
     }
+    if world::launchers_remain() {
+        failed.push("a Launcher outlived its test");
+    }
     println!("failed: {failed:?}");
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -201,7 +201,15 @@ impl Pilot {
 
     /// Waits for the launcher, whose exit code is the node-manager's.
     pub fn exit_code(&mut self) -> Option<i32> {
-        self.launcher.wait().unwrap().code()
+        // Not `wait`: it closes the Launcher's input first, which would end the pilot.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(status) = self.launcher.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "the pilot does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub fn launcher_end(&mut self) {
@@ -357,6 +365,23 @@ pub fn nothing_left(world: &World, pids: &[i32], namespaces: &BTreeSet<String>) 
         );
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Whether a Launcher of this very program is still there after a while.
+pub fn launchers_remain() -> bool {
+    let own = fs::read_link("/proc/self/exe").unwrap();
+    let is_ours = |pid: &String| {
+        *pid != std::process::id().to_string()
+            && fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == own)
+    };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while processes().iter().any(is_ours) {
+        if Instant::now() > deadline {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    false
 }
 
 pub fn running(pid: i32) -> bool {
