@@ -2,9 +2,8 @@
 //! here needs root: what is looked at is how the Launcher starts, waits and ends.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -20,12 +19,14 @@ impl Installed {
     fn new(node_manager: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let installed = Self { directory };
-        fs::copy(env!("CARGO_BIN_EXE_launcher"), installed.path("launcher")).unwrap();
-        let script = installed.path("node-manager");
-        let mut file = File::create(&script).unwrap();
-        write!(file, "#!/bin/bash\ncd {}\n{node_manager}\n", installed.directory.path().display()).unwrap();
-        drop(file);
-        fs::set_permissions(script, fs::Permissions::from_mode(0o755)).unwrap();
+        // Written by other processes: a test beside this one may fork while a file is open for
+        // writing here, and the kernel starts no program that anybody has open so (ETXTBSY).
+        let text = format!("#!/bin/bash\ncd {}\n{node_manager}\n", installed.directory.path().display());
+        let install = "cp \"$1\" \"$2/launcher\" && printf %s \"$3\" >\"$2/node-manager\" && chmod 0755 \"$2/node-manager\"";
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", install, "install", env!("CARGO_BIN_EXE_launcher")]);
+        shell.arg(installed.directory.path()).arg(text);
+        assert!(shell.status().unwrap().success());
         installed
     }
 
