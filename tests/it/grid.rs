@@ -170,12 +170,12 @@ fn two_reservations_on_the_same_nodes_know_nothing_of_each_other() {
     assert_eq!(set(&ours).len() + set(&theirs).len(), 8);
     assert!(set(&ours).is_disjoint(&set(&theirs)), "{ours:?} {theirs:?}");
 
-    world.on_all(&first, "echo secret >/tmp/of-first; (sleep 4321 >/dev/null 2>&1 &)").ok();
+    world.on_all(&first, "echo secret >/tmp/of-first; (setsid sleep 4321 >/dev/null 2>&1 &)").ok();
     let stranger = &ours[1].1;
     let seen = world.on_head(
         &second,
         &format!(
-            r#"cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' ' ' | grep -c 'sleep 4321'
+            r#"cat /proc/[0-9]*/comm | grep -cx sleep
             ls /tmp
             grep -c . ~/.ssh/known_hosts
             ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectionAttempts=1 {stranger} true

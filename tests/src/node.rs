@@ -82,8 +82,6 @@ pub fn hold(args: &Hold) -> Result<()> {
     }
     if args.proxy {
         write_sysctl("/proc/sys/net/ipv4/conf/all/proxy_arp", "1")?;
-        // Else every answer waits for up to 0.8 s, at random.
-        write_sysctl("/proc/sys/net/ipv4/neigh/default/proxy_delay", "0")?;
     }
     if let Some(etc) = &args.etc {
         mount(Some(etc), POLICY_DIRECTORY, None::<&str>, MsFlags::MS_BIND, None::<&str>)

@@ -166,11 +166,29 @@ fn ground(grid: &Grid) -> Result<Ground> {
         }
     }
     find_cgroups(Path::new("/sys/fs/cgroup"), 0, &mut ground.cgroups);
-    list(&grid.account()?.home, &mut ground.files);
+    // Another grid on this machine may have pilots of its own.
+    let ours: BTreeSet<i32> = grid.pilot_processes().iter().map(|stat| stat.identity.pid).collect();
+    ground.cgroups.retain(|directory| match monitor_of(directory) {
+        Some(pid) => ours.contains(&pid) || process::stat(pid).is_none_or(|stat| stat.zombie),
+        None => true,
+    });
+    let home = &grid.account()?.home;
+    list(home, &mut ground.files);
+    // What the tests put there themselves, and the one thing that a sandbox may make in a home:
+    // the empty directory over which its own ~/.ssh is mounted.
+    ground.files.retain(|file| {
+        let below = file.strip_prefix(home).unwrap_or(file);
+        !below.to_string_lossy().starts_with("gridpilot-") && below != Path::new(".ssh")
+    });
     for below in ["run", "etc", "lib"] {
         list(&grid.state.path(below), &mut ground.files);
     }
     Ok(ground)
+}
+
+/// The monitor whose sandbox a cgroup is of: its pid stands at the end of the name.
+fn monitor_of(cgroup: &Path) -> Option<i32> {
+    cgroup.file_name()?.to_str()?.rsplit('-').next()?.parse().ok()
 }
 
 /// Directories named `gridpilot-...` anywhere in the cgroup trees.

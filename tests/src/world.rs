@@ -172,7 +172,16 @@ impl Grid {
             wirings.extend(netns::site(number, router, &machines));
             wirings.push(netns::uplink(number, router, sites));
         }
-        wirings.iter().try_for_each(netns::Wiring::apply)
+        wirings.iter().try_for_each(netns::Wiring::apply)?;
+        if self.state.plan.driver == Driver::Veth {
+            for node in self.state.nodes() {
+                // Else every answer for a sandbox waits for up to 0.8 s, at random.
+                let path = "/proc/sys/net/ipv4/neigh/eth0/proxy_delay";
+                netns::inside(node.holder.pid, || fs::write(path, "0"))?
+                    .with_context(|| format!("cannot write {path}"))?;
+            }
+        }
+        Ok(())
     }
 
     /// Starts a program of the grid in a machine and notes it down.
