@@ -118,10 +118,11 @@ async fn a_pilot_gets_its_invocation_by_stdin_and_nothing_of_our_environment() {
 }
 
 #[tokio::test]
-async fn the_last_line_that_a_pilot_printed_is_why_it_ended() {
-    let mut site = Site::new("echo first >&2; echo 'the node is full' >&2; echo >&2; exit 3", &["env"]);
+async fn what_a_failed_pilot_printed_last_is_why_it_ended() {
+    let script = "echo first >&2; echo 'the node is full' >&2; echo 'giving up' >&2; echo >&2; exit 3";
+    let mut site = Site::new(script, &["env"]);
     site.do_it(submit(0));
-    assert_eq!(site.gone().await.1.as_str(), "the node is full (exit code 3)");
+    assert_eq!(site.gone().await.1.as_str(), "the node is full; giving up (exit code 3)");
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@
 //! as the Launcher, not beside it. The invocation goes through its standard input.
 //!
 //! A pilot does not die with the CRM, and need not: its agent loses the CRM and tears down. Its
-//! standard error is an unlinked file, so that neither a full nor a broken pipe can hurt it; the
-//! last line is the reason that users see when a pilot ends before its time.
+//! standard error is an unlinked file, so that neither a full nor a broken pipe can hurt it; its
+//! last words are the reason that users see when a pilot ends before its time.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -178,7 +178,7 @@ impl Batch for Embedded {
             return Ok(());
         }
         let words = String::from_utf8_lossy(&output.stderr);
-        Err(BatchError(format!("the sweep failed ({}): {}", ending(output.status), last_line(&words))))
+        Err(BatchError(format!("the sweep failed ({}): {}", ending(output.status), last_lines(&words, 1))))
     }
 }
 
@@ -211,13 +211,16 @@ async fn watch(mut child: Child, cancel: &Notify) -> std::io::Result<ExitStatus>
 }
 
 fn reason(status: std::io::Result<ExitStatus>, words: &File) -> Text {
-    let ending = match status {
-        Ok(status) => ending(status),
-        Err(error) => format!("lost: {error}"),
+    let (failed, ending) = match status {
+        Ok(status) => (!status.success(), ending(status)),
+        Err(error) => (true, format!("lost: {error}")),
     };
-    match last_line(&tail(words)) {
+    let words = tail(words);
+    // The Launcher speaks last; when something failed, whoever failed spoke before it.
+    let lines = if failed { last_lines(&words, 2) } else { last_lines(&words, 1) };
+    match lines.as_str() {
         "" => ending.into(),
-        line => format!("{line} ({ending})").into(),
+        lines => format!("{lines} ({ending})").into(),
     }
 }
 
@@ -240,6 +243,10 @@ fn tail(words: &File) -> String {
     }
 }
 
-fn last_line(text: &str) -> &str {
-    text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("")
+/// The last lines that say something, in their order.
+fn last_lines(text: &str, count: usize) -> String {
+    let mut lines: Vec<&str> =
+        text.lines().rev().map(str::trim).filter(|line| !line.is_empty()).take(count).collect();
+    lines.reverse();
+    lines.join("; ")
 }

@@ -9,16 +9,29 @@ const PRIORITY: u8 = 10 << 3 | 6;
 
 /// Writes the line with everything that is not printable escaped.
 pub fn line(uid: u32, text: impl fmt::Display) {
+    let line = render(uid, text);
+    if !log(&line) {
+        // Nobody may be reading, and that must not end us.
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{line}\n").as_bytes());
+    }
+}
+
+/// The same for what the caller is told on stderr anyway.
+pub fn line_to_system_log(uid: u32, text: impl fmt::Display) {
+    let _ = log(&render(uid, text));
+}
+
+fn render(uid: u32, text: impl fmt::Display) -> String {
     let text: String = text.to_string().chars().flat_map(escaped).collect();
-    let line = format!("gridpilot node-manager[{}]: uid {uid}: {text}", std::process::id());
+    format!("gridpilot node-manager[{}]: uid {uid}: {text}", std::process::id())
+}
+
+fn log(line: &str) -> bool {
     let sent = UnixDatagram::unbound().and_then(|socket| {
         socket.set_nonblocking(true)?;
         socket.send_to(format!("<{PRIORITY}>{line}").as_bytes(), LOG_SOCKET)
     });
-    if sent.is_err() {
-        // Nobody may be reading, and that must not end us.
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{line}\n").as_bytes());
-    }
+    sent.is_ok()
 }
 
 fn escaped(c: char) -> Vec<char> {

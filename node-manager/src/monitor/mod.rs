@@ -83,7 +83,7 @@ fn unsettled(errno: rustix::io::Errno) -> String {
 fn refuse(reason: &str) -> u8 {
     let uid = rustix::process::getuid().as_raw();
     if rustix::process::geteuid().is_root() {
-        audit::line(uid, format_args!("refused to start: {reason}"));
+        audit::line_to_system_log(uid, format_args!("refused to start: {reason}"));
     }
     eprintln!("node-manager: {reason}");
     EXIT_REFUSED
