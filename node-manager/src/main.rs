@@ -1,5 +1,6 @@
 //! `node-manager`: the setuid root program of a node. Started by a pilot's Launcher, or
 //! as `node-manager sweep`; there are no options.
+#![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
