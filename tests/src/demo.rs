@@ -123,13 +123,20 @@ fn show(grid: &Grid, interrupted: &AtomicBool) -> Result<()> {
     let nodes = nodes.join(",");
     for (family, program) in FAMILIES.iter().zip(&programs) {
         ensure!(!interrupted.load(Ordering::Relaxed), "interrupted");
-        println!("# ring.c by {family}, as it came from mpicc.{family}");
+        println!("# ring.c, as it came from mpicc.{family}");
         let ring = format!("./{}", program.file_name().and_then(|n| n.to_str()).context("a strange name")?);
-        let mpirun = format!("mpirun.{family}");
+        let mpirun = mpirun(family);
         let words = ["submit", "--wait", "--nodes", &nodes, "--", &mpirun, &ring];
         type_and_see(grid, &account, &place.path, &words)?;
     }
     type_and_see(grid, &account, &place.path, &["jobs"])
+}
+
+/// How one types the launcher of a family: Debian calls one of them plain `mpirun`.
+fn mpirun(family: &str) -> String {
+    let full = format!("mpirun.{family}");
+    let file = |name: &str| fs::canonicalize(Path::new("/usr/bin").join(name)).ok();
+    if file("mpirun").is_some() && file("mpirun") == file(&full) { "mpirun".into() } else { full }
 }
 
 /// Prints a command as typed, runs it as the account, prints what it says.

@@ -206,6 +206,9 @@ pub fn run(grid: &Grid, rounds: usize) -> Result<String> {
     })
 }
 
+/// What it is called, and when it was over.
+type Phase = (&'static str, fn(&Times) -> Duration);
+
 fn show(without: &[Times], with: &[Times]) -> String {
     let of = |samples: &[Times], field: fn(&Times) -> Duration| {
         median(&mut samples.iter().map(field).collect::<Vec<_>>())
@@ -213,7 +216,7 @@ fn show(without: &[Times], with: &[Times]) -> String {
     let whole = of(without, |times| times.output);
     let mut rows = vec![vec!["phase".to_owned(), "ms".into(), "share".into()]];
     let mut before = Duration::ZERO;
-    let phases: [(&str, fn(&Times) -> Duration); 5] = [
+    let phases: [Phase; 5] = [
         ("hold at all sites, commit", |times| times.held),
         ("pilots start and dial in", |times| times.arrived),
         ("sandboxes are built, keys made", |times| times.built),
