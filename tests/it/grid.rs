@@ -83,6 +83,16 @@ fn members_start_members_when_the_tree_is_narrow() {
     ]);
     assert_eq!(outcome.code, 0, "{outcome:?}{}", world.logs());
     assert_eq!(ring_hosts(&outcome.out).len(), 6);
+
+    // A rank has the environment of its daemon, and that says from where it was logged in to.
+    let script = "echo $GRIDPILOT_MEMBER $MASTER_ADDR ${SSH_CONNECTION%% *}";
+    let words = ["submit", "--wait", "--nodes", "a=3,b=3", "--set", "OMPI_MCA_routed_radix=2", "--"];
+    let outcome = world.type_in(&[&words[..], &["mpirun.openmpi", "sh", "-c", script]].concat());
+    assert_eq!(outcome.code, 0, "{outcome:?}{}", world.logs());
+    let started: Vec<Vec<&str>> = outcome.out.lines().map(|line| line.split(' ').collect()).collect();
+    assert_eq!(started.len(), 6, "{outcome:?}");
+    let onward = started.iter().filter(|words| words.len() == 3 && words[2] != words[1]).count();
+    assert!(onward >= 3, "only {onward} members were started by another than the head: {outcome:?}");
 }
 
 #[test]
