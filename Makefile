@@ -5,6 +5,15 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 LIB := $(DESTDIR)$(PREFIX)/lib/gridpilot
 
+# Under sudo the toolchain is usually the caller's own.
+ifneq ($(SUDO_USER),)
+SUDO_HOME := $(shell getent passwd $(SUDO_USER) | cut -d: -f6)
+export PATH := $(PATH):$(SUDO_HOME)/.cargo/bin
+ifneq ($(wildcard $(SUDO_HOME)/.rustup),)
+export RUSTUP_HOME ?= $(SUDO_HOME)/.rustup
+endif
+endif
+
 .PHONY: all build demo test bench lint install needs help
 
 all: build

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use gridpilot_tests::netns::{self, GRC_ADDRESS, machine_address};
+use gridpilot_tests::netns::{self, GRC_ADDRESS, machine_address, site_name};
 use gridpilot_tests::process::end_all;
 use gridpilot_tests::site::{CRM_PORT, GRC_PORT, crm_config_path};
 use protocol::codec;
@@ -50,11 +50,16 @@ fn talk<T: Send>(
     })?
 }
 
-/// The pin that the site's own node policy names.
-fn crm_pin(world: &TestGrid) -> Pin {
-    let policy = std::fs::read_to_string(world.grid.state.path("etc/a1/node.policy")).unwrap();
+/// The pin that a site's own node policy names.
+fn pin_of(world: &TestGrid, site: u32) -> Pin {
+    let policy = format!("etc/{}1/node.policy", site_name(site));
+    let policy = std::fs::read_to_string(world.grid.state.path(&policy)).unwrap();
     let line = policy.lines().find_map(|line| line.strip_prefix("crm_pin = ")).unwrap();
     line.trim().parse().unwrap()
+}
+
+fn crm_pin(world: &TestGrid) -> Pin {
+    pin_of(world, 0)
 }
 
 fn grc_pin(world: &TestGrid) -> Pin {
@@ -69,13 +74,15 @@ fn grc_port() -> String {
     format!("{GRC_ADDRESS}:{GRC_PORT}")
 }
 
-/// Arrives at site a's CRM as a pilot with this token.
-fn arrive(world: &TestGrid, token: Token) -> Result<Reply> {
-    talk(world, "a1", &crm_port(), crm_pin(world), Role::Agent, async |mut peer: Talk| {
+/// Arrives at a site's CRM as a pilot with this token.
+fn arrive(world: &TestGrid, site: u32, token: Token) -> Result<Reply> {
+    let node = format!("{}1", site_name(site));
+    let port = format!("{}:{CRM_PORT}", machine_address(site, 0));
+    talk(world, &node, &port, pin_of(world, site), Role::Agent, async |mut peer: Talk| {
         let arrive = Arrive {
             token,
             nonce: [7; 16],
-            node: "a1".parse()?,
+            node: node.parse()?,
             uid: 1000,
             boot_id: [0; 16],
             version: "stranger".into(),
@@ -101,8 +108,8 @@ fn assert_turned_away<T: std::fmt::Debug>(answer: &Result<T>, is_refusal: impl F
 }
 
 #[test]
-fn a_pilot_with_a_made_up_or_used_token_is_turned_away() {
-    let mut world = TestGrid::up(plan(1, 1));
+fn a_pilot_with_a_made_up_used_or_foreign_token_is_turned_away() {
+    let mut world = TestGrid::up(plan(2, 1));
     let place = world.workplace();
     // What a pilot is started with is kept aside, as a dishonest user could for his own pilots.
     let launcher = world.grid.state.path("lib/launcher").display().to_string();
@@ -117,11 +124,12 @@ fn a_pilot_with_a_made_up_or_used_token_is_turned_away() {
     let invocation: Invocation = codec::decode(&bytes).unwrap();
     let refused = |reply: &Reply| matches!(reply, Reply::Refused(Refusal::BadToken { .. }));
     for token in [invocation.token, Token([0; 32]), Token([0xff; 32])] {
-        assert_turned_away(&arrive(&world, token), refused);
+        assert_turned_away(&arrive(&world, 0, token), refused);
     }
+    assert_turned_away(&arrive(&world, 1, invocation.token), refused);
     assert_eq!(world.on_head(&reservation, "hostname").out, "a-0\n", "the rightful pilot goes on");
     world.release(&reservation);
-    assert_turned_away(&arrive(&world, invocation.token), refused);
+    assert_turned_away(&arrive(&world, 0, invocation.token), refused);
     drop(place);
     world.expect_nothing_left();
 }
