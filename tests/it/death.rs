@@ -16,7 +16,7 @@ use crate::common::{TestGrid, finish_child};
 /// How long a moment may take to come.
 const MOMENT_TIME: Duration = Duration::from_secs(60);
 
-/// Who is killed on node a1, or, for the CRM, on a0.
+/// Who is killed, at site a.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Victim {
     Launcher,
@@ -43,31 +43,36 @@ enum Moment {
 const MOMENTS: [Moment; 5] =
     [Moment::Arriving, Moment::Ready, Moment::Joining, Moment::Running, Moment::TearingDown];
 
-/// A program of a pilot on a node, outside its sandbox.
-fn on_node(grid: &Grid, node: &str, program: &str) -> Option<Identity> {
+/// A program of a pilot at a site, outside its sandbox, and the node that it is on. There must
+/// be one pilot at the site.
+fn at_site(grid: &Grid, site: &str, program: &str) -> Option<(String, Identity)> {
     let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-    let of_node = namespace(grid.state.machine(node).ok()?.holder.pid)?;
-    let mut found: Vec<Identity> = grid
+    let nodes: Vec<_> = grid.state.nodes().filter(|node| node.name.starts_with(site)).collect();
+    let mut found: Vec<(Identity, String)> = grid
         .pilot_processes()
         .iter()
         .map(|stat| stat.identity)
-        .filter(|identity| namespace(identity.pid).as_ref() == Some(&of_node))
         .filter(|identity| {
             std::fs::read_link(format!("/proc/{}/exe", identity.pid))
                 .is_ok_and(|path| path.file_name() == Path::new(program).file_name())
         })
+        .filter_map(|identity| {
+            let of = namespace(identity.pid)?;
+            let node = nodes.iter().find(|node| namespace(node.holder.pid).as_ref() == Some(&of))?;
+            Some((identity, node.name.clone()))
+        })
         .collect();
     // The monitor's own children are younger than it.
-    found.sort_by_key(|identity| (identity.start, identity.pid));
-    found.first().copied()
+    found.sort_by_key(|(identity, _)| (identity.start, identity.pid));
+    found.into_iter().next().map(|(identity, node)| (node, identity))
 }
 
-fn victim(grid: &Grid, victim: Victim) -> Option<Identity> {
+fn victim(grid: &Grid, victim: Victim) -> Option<(String, Identity)> {
     match victim {
-        Victim::Launcher => on_node(grid, "a1", "launcher"),
-        Victim::Monitor => on_node(grid, "a1", "node-manager"),
-        Victim::Agent => on_node(grid, "a1", "node-agent"),
-        Victim::Crm => Some(grid.state.daemon("crm-a").ok()?.identity),
+        Victim::Launcher => at_site(grid, "a", "launcher"),
+        Victim::Monitor => at_site(grid, "a", "node-manager"),
+        Victim::Agent => at_site(grid, "a", "node-agent"),
+        Victim::Crm => Some(("a0".into(), grid.state.daemon("crm-a").ok()?.identity)),
     }
 }
 
@@ -101,7 +106,8 @@ impl Scene {
                 wait_for("the pilot", world, || victim(&world.grid, of));
             }
             Moment::Ready => {
-                let agent = wait_for("the other agent", world, || on_node(&world.grid, "b1", "node-agent"));
+                let (_, agent) =
+                    wait_for("the other agent", world, || at_site(&world.grid, "b", "node-agent"));
                 agent.signal(Signal::SIGSTOP);
                 scene.held_back = Some(agent);
                 wait_for("the sandbox", world, || {
@@ -136,18 +142,20 @@ impl Scene {
 }
 
 /// What the user is shown of a failure: the site, and the node unless the whole site was lost.
-fn check_named(shown: &str, who: Victim, moment: Moment) {
-    let site = shown.contains("site a");
-    let node = shown.contains("a1") || who == Victim::Crm;
-    assert!(site && node, "{who:?} killed while {moment:?} is shown as: {shown}");
+fn check_named(shown: &str, node: &str, who: Victim, moment: Moment) {
+    let named = shown.contains("site a") && (shown.contains(node) || who == Victim::Crm);
+    assert!(named, "{who:?} on {node} killed while {moment:?} is shown as: {shown}");
 }
 
 fn kill_in_every_state(who: Victim) {
     let mut world = TestGrid::two_by_two();
     for moment in MOMENTS {
+        world.expect_nothing_left();
         let mut scene = Scene::set(&mut world, who, moment);
-        if let Some(target) = victim(&world.grid, who) {
+        let mut node = String::new();
+        if let Some((on, target)) = victim(&world.grid, who) {
             target.signal(Signal::SIGKILL);
+            node = on;
         } else {
             // Only a teardown may have been quicker than we are.
             assert_eq!(moment, Moment::TearingDown, "{who:?} is not there");
@@ -162,12 +170,12 @@ fn kill_in_every_state(who: Victim) {
             assert_eq!(view["state"], "failed", "{who:?} killed while {moment:?}: {view}");
             assert_eq!(view["failure"]["site"], "a", "{who:?} killed while {moment:?}: {view}");
             let explained = world.type_in(&["explain", &scene.reservation]).ok();
-            check_named(&explained, who, moment);
+            check_named(&explained, &node, who, moment);
         }
         if let Some(job) = scene.job.take() {
             let outcome = finish_child(job);
             assert_eq!(outcome.code, 123, "{who:?} killed while {moment:?}: {outcome:?}");
-            check_named(&outcome.err, who, moment);
+            check_named(&outcome.err, &node, who, moment);
         }
         world.expect_nothing_left();
         if site_gone {
@@ -221,12 +229,12 @@ fn kill_9_of_the_grc_leaves_nothing_and_the_sites_come_back() {
 fn a_pilot_ended_by_the_batch_system_goes_in_order() {
     let mut world = TestGrid::two_by_two();
     let reservation = world.reserve("a=1,b=1");
-    let launcher = on_node(&world.grid, "a1", "launcher").unwrap();
+    let (node, launcher) = at_site(&world.grid, "a", "launcher").unwrap();
     assert!(launcher.signal(Signal::SIGTERM));
     world.wait_for_state(&reservation, &["failed"]);
     let view = world.ask(&["show", &reservation]);
     assert_eq!(view["failure"]["site"], "a", "{view}");
-    assert_eq!(view["failure"]["node"], "a1", "{view}");
+    assert_eq!(view["failure"]["node"], node, "{view}");
     world.expect_nothing_left();
 }
 
@@ -235,7 +243,7 @@ fn a_pilot_ended_by_the_batch_system_goes_in_order() {
 fn a_stopped_launcher_stops_nothing_else() {
     let mut world = TestGrid::two_by_two();
     let reservation = world.reserve("a=1");
-    let launcher = on_node(&world.grid, "a1", "launcher").unwrap();
+    let (_, launcher) = at_site(&world.grid, "a", "launcher").unwrap();
     launcher.signal(Signal::SIGSTOP);
     assert_eq!(world.on_head(&reservation, "hostname").out, "a-0\n");
     world.type_in(&["release", &reservation]).ok();

@@ -5,7 +5,7 @@
 //! [`Residue::observe`] notes, any number of times, what pilots have now; [`Residue::left`]
 //! says what of it is still there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,7 +27,7 @@ struct Ground {
     /// `machine: mount point and root` of every machine of the grid.
     mounts: BTreeSet<String>,
     cgroups: BTreeSet<PathBuf>,
-    /// Paths in the account's home and in the grid's directory, logs and job output aside.
+    /// Hidden files in the account's home, and the grid's directory, logs and job output aside.
     files: BTreeSet<PathBuf>,
 }
 
@@ -76,7 +76,7 @@ impl Residue {
         let mut alive: BTreeSet<Identity> = grid.pilot_processes().iter().map(|s| s.identity).collect();
         alive.extend(self.processes.iter().copied().filter(|process| process.alive()));
         left.extend(alive.iter().map(|process| format!("process {}", process.describe())));
-        left.extend(self.held_namespaces());
+        left.extend(self.held_namespaces(grid));
         let now = ground(grid)?;
         let before = &self.before;
         left.extend(now.links.difference(&before.links).map(|link| format!("link {link}")));
@@ -102,25 +102,24 @@ impl Residue {
         Ok(())
     }
 
-    /// Namespaces of pilots that any process of this machine still lives in, holds open, or
-    /// has mounted. Inode numbers of namespaces are used again, so a process that is younger
-    /// than every pilot that was seen does not count.
-    fn held_namespaces(&self) -> Vec<String> {
-        let youngest = self.processes.iter().map(|process| process.start).max().unwrap_or(0);
-        let mut held = BTreeMap::new();
-        for stat in process::all() {
-            if stat.zombie || stat.identity.start > youngest {
-                continue;
-            }
-            let pid = stat.identity.pid;
-            let mut theirs = namespaces_of(pid);
-            theirs.extend(links_in(&format!("/proc/{pid}/fd")));
-            theirs.extend(mounted_namespaces(pid));
+    /// Namespaces of pilots that a process of this grid still lives in, holds open, or has
+    /// mounted. Only those are asked: whoever lived in such a namespace died with its first
+    /// process, and numbers of namespaces are used again by whoever makes the next.
+    fn held_namespaces(&self, grid: &Grid) -> Vec<String> {
+        let mut asked: BTreeSet<Identity> = self.processes.clone();
+        asked.extend(grid.state.daemons.iter().map(|daemon| daemon.identity));
+        asked.extend(grid.state.machines.iter().map(|machine| machine.holder));
+        asked.extend(grid.pilot_processes().iter().map(|stat| stat.identity));
+        let mut held = Vec::new();
+        for identity in asked.into_iter().filter(|identity| identity.alive()) {
+            let mut theirs = namespaces_of(identity.pid);
+            theirs.extend(links_in(&format!("/proc/{}/fd", identity.pid)));
+            theirs.extend(mounted_namespaces(identity.pid));
             for namespace in theirs.intersection(&self.namespaces) {
-                held.entry(namespace.clone()).or_insert(stat.identity);
+                held.push(format!("namespace {namespace} held by {}", identity.describe()));
             }
         }
-        held.into_iter().map(|(ns, by)| format!("namespace {ns} held by {}", by.describe())).collect()
+        held
     }
 }
 
@@ -151,11 +150,13 @@ fn ground(grid: &Grid) -> Result<Ground> {
     let mut ground = Ground::default();
     for machine in &grid.state.machines {
         let enter = machine.enter();
-        let text = run(Command::new(&enter[0]).args(&enter[1..]).args(["ip", "-o", "link"]))?;
+        let text = run(Command::new(&enter[0]).args(&enter[1..]).args(["ip", "-d", "-o", "link"]))?;
         for line in text.lines() {
-            // "4: eth0@if3: <...": number and name are its identity.
+            // "4: eth0@if3: <... promiscuity 0 ...": number and name are its identity. A macvlan
+            // whose namespace nobody can see any more still shows as promiscuity of its parent.
             let link: String = line.splitn(3, ' ').take(2).collect::<Vec<_>>().join(" ");
-            ground.links.insert(format!("{}: {link}", machine.name));
+            let promiscuity = line.split("promiscuity ").nth(1).and_then(|rest| rest.split(' ').next());
+            ground.links.insert(format!("{}: {link} {}", machine.name, promiscuity.unwrap_or("?")));
         }
         let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", machine.holder.pid))?;
         for line in mounts.lines() {
@@ -174,11 +175,11 @@ fn ground(grid: &Grid) -> Result<Ground> {
     });
     let home = &grid.account()?.home;
     list(home, &mut ground.files);
-    // What the tests put there themselves, and the one thing that a sandbox may make in a home:
-    // the empty directory over which its own ~/.ssh is mounted.
+    // Other files there are the user's. One thing a sandbox may make: the empty directory over
+    // which its own ~/.ssh is mounted.
     ground.files.retain(|file| {
         let below = file.strip_prefix(home).unwrap_or(file);
-        !below.to_string_lossy().starts_with("gridpilot-") && below != Path::new(".ssh")
+        below.to_string_lossy().starts_with('.') && below != Path::new(".ssh")
     });
     for below in ["run", "etc", "lib"] {
         list(&grid.state.path(below), &mut ground.files);
