@@ -243,10 +243,13 @@ fn tail(words: &File) -> String {
     }
 }
 
+/// Begins the node manager's notes for the system log, which come here when there is none.
+const NODE_LOG: &str = "gridpilot node-manager[";
+
 /// The last lines that say something, in their order.
 fn last_lines(text: &str, count: usize) -> String {
-    let mut lines: Vec<&str> =
-        text.lines().rev().map(str::trim).filter(|line| !line.is_empty()).take(count).collect();
+    let says_something = |line: &&str| !line.is_empty() && !line.starts_with(NODE_LOG);
+    let mut lines: Vec<&str> = text.lines().rev().map(str::trim).filter(says_something).take(count).collect();
     lines.reverse();
     lines.join("; ")
 }
