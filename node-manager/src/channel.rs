@@ -69,6 +69,17 @@ pub fn receive(socket: impl AsFd, limit: usize) -> Result<Option<Datagram>> {
     Ok(Some(Datagram { bytes, descriptors }))
 }
 
+/// Whether a datagram is there that [`receive`] would take without descriptors. A stranger's
+/// descriptors are better left in the queue: closing the last one can wait for his pleasure
+/// (a lingering connection, a filesystem in user space).
+pub fn is_plain(socket: impl AsFd) -> Result<bool> {
+    let mut byte = [0];
+    let mut control = RecvAncillaryBuffer::new(&mut []);
+    let flags = RecvFlags::PEEK;
+    let peeked = retry_on_intr(|| recvmsg(&socket, &mut [IoSliceMut::new(&mut byte)], &mut control, flags))?;
+    Ok(!peeked.flags.contains(ReturnFlags::CTRUNC))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,6 +23,7 @@
 use std::os::fd::OwnedFd;
 
 use grant::GRANT_LEN;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 /// No record between monitor and agent is longer than this.
 pub const RECORD_BYTES_MAX: usize = 512;
@@ -35,7 +36,9 @@ pub const INVOCATION_FD: i32 = 4;
 
 /// The agent's first act: its two inherited descriptors, [`OPERATION_FD`] and
 /// [`INVOCATION_FD`]. Once per process; an error when it was not started by a monitor.
+/// From then on no other process of its account (the agents share one) can trace it.
 pub fn inherited() -> std::io::Result<(OwnedFd, OwnedFd)> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok((crate::sys::fd::adopt(OPERATION_FD)?, crate::sys::fd::adopt(INVOCATION_FD)?))
 }
 

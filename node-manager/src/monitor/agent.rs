@@ -77,7 +77,7 @@ impl Agent {
     }
 
     /// Ends it and waits: nobody else reaps it.
-    fn end(&mut self) {
+    pub fn end(&mut self) {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
         let _ = rustix::process::waitpid(Some(self.pid), rustix::process::WaitOptions::empty());
     }

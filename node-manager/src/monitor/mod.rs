@@ -10,6 +10,8 @@ mod sweep;
 mod verify;
 mod watch;
 
+use std::io::Write;
+
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use agent::Agent;
@@ -29,7 +31,7 @@ pub fn run() -> u8 {
     match serve() {
         Ok(None) => EXIT_CLEAN,
         Ok(Some(left)) => {
-            eprintln!("node-manager: left behind: {left}; the next start on this node sweeps it");
+            complain(format_args!("left behind: {left}; the next start on this node sweeps it"));
             EXIT_DIRTY
         }
         Err(reason) => refuse(&reason),
@@ -46,7 +48,9 @@ pub fn sweep() -> u8 {
     });
     match swept {
         Ok(removed) => {
-            removed.iter().for_each(|name| println!("removed {name}"));
+            for name in removed {
+                let _ = writeln!(std::io::stdout(), "removed {name}");
+            }
             EXIT_CLEAN
         }
         Err(reason) => refuse(&reason),
@@ -59,13 +63,14 @@ fn serve() -> Result<Option<String>, String> {
     let directory = start::own_directory()?;
     let uid = start::caller()?;
     let launcher = start::launcher(uid)?;
-    start::reset_limits()?;
+    let limits = start::reset_limits()?;
     let policy = Policy::read()?;
     if uid < policy.uid_min {
         return Err(format!("uid {uid} is below the node policy's uid_min {}", policy.uid_min));
     }
-    // Out of the reach of the caller's terminal; already a leader is as good.
-    let _ = rustix::process::setsid();
+    // Out of the reach of the caller's terminal, whose driver stops whom it likes.
+    rustix::process::setsid()
+        .map_err(|_| "started as the leader of a process group; a Launcher does not do that")?;
     privilege::settle().map_err(unsettled)?;
     privilege::raised(sweep::sweep).map_err(unsettled)?;
     let mut nonce = [0; 16];
@@ -73,7 +78,7 @@ fn serve() -> Result<Option<String>, String> {
     let start::Launcher { tether, invocation, pidfd } = launcher;
     let agent = privilege::raised(|| Agent::start(&directory, invocation, uid)).map_err(unsettled)??;
     let launcher = watch::Watched { tether, pidfd };
-    Monitor::new(launcher, agent, policy, Expected { nonce, uid }).run()
+    Monitor::new(launcher, agent, policy, Expected { nonce, uid, limits }).run()
 }
 
 fn unsettled(errno: rustix::io::Errno) -> String {
@@ -85,6 +90,11 @@ fn refuse(reason: &str) -> u8 {
     if rustix::process::geteuid().is_root() {
         audit::line_to_system_log(uid, format_args!("refused to start: {reason}"));
     }
-    eprintln!("node-manager: {reason}");
+    complain(reason);
     EXIT_REFUSED
+}
+
+/// To the caller, only when nothing is up: he may not read, or not be there.
+fn complain(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "node-manager: {text}");
 }

@@ -172,7 +172,8 @@ impl Found {
             ranges: self.ranges,
             shares: self.shares,
             uid_min: self.uid_min.unwrap_or(1000).max(1),
-            upper_max: self.upper_max.unwrap_or(4 << 30),
+            // 0 would be a tmpfs without a limit.
+            upper_max: self.upper_max.unwrap_or(4 << 30).max(1 << 20),
             memory_max: self.memory_max.unwrap_or(0),
             pids_max: self.pids_max.unwrap_or(32768),
         })

@@ -36,6 +36,7 @@ pub struct Launcher {
 pub fn sanitise(last_fd: i32) -> Result<(), String> {
     sys::process::clear_environment();
     sys::process::reset_signals();
+    sys::process::stop_timers();
     // Writing to a reader that is gone is an error to look at, not a way to die.
     sys::process::ignore_broken_pipe();
     umask(Mode::from_raw_mode(0o077));
@@ -52,7 +53,10 @@ pub fn sanitise(last_fd: i32) -> Result<(), String> {
 }
 
 /// The caller's limits are not ours: a file size of 0 would end us at the first write.
-pub fn reset_limits() -> Result<(), String> {
+/// They are the sandbox's, though (a batch system may keep memory in bounds by them), and
+/// returned for it.
+pub fn reset_limits() -> Result<Vec<(Resource, Rlimit)>, String> {
+    let mut callers = Vec::new();
     let unlimited = |name: &'static str, resource| (name, resource, None, None);
     for (name, resource, wanted, least) in [
         unlimited("file size", Resource::Fsize),
@@ -72,6 +76,7 @@ pub fn reset_limits() -> Result<(), String> {
         if enough(old.current, wanted.or(least)) {
             continue;
         }
+        callers.push((resource, old.clone()));
         let maximum = match (old.maximum, wanted) {
             (Some(maximum), Some(wanted)) => Some(maximum.max(wanted)),
             _ => None,
@@ -87,7 +92,8 @@ pub fn reset_limits() -> Result<(), String> {
         }
     }
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
-        .map_err(|errno| format!("cannot switch core dumps off: {errno}"))
+        .map_err(|errno| format!("cannot switch core dumps off: {errno}"))?;
+    Ok(callers)
 }
 
 /// The file must act with root's rights, in the namespace where they are worth something.

@@ -2,6 +2,7 @@
 //! is nobody's. Needed only after a SIGKILL: everything else cleans up behind itself.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,14 +13,15 @@ use crate::net::link;
 use crate::net::netlink::Netlink;
 use crate::sandbox::cgroup;
 
-const LINK_PREFIX: &str = "gp";
+/// With the pid (6 digits at most) it just fits; nobody else calls a link so.
+const LINK_PREFIX: &str = "gridpilot";
 /// Batch systems nest their cgroups; nobody nests them deeper.
 const DEPTH_MAX: u32 = 8;
 
 /// How long a killed sandbox may take to die.
 const DYING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Name of the node's end of a pair: 10 characters at most, of 15.
+/// Name of the node's end of a pair.
 pub fn link_name(pid: u32) -> String {
     format!("{LINK_PREFIX}{pid:x}")
 }
@@ -50,10 +52,12 @@ fn sweep_cgroups(directory: &Path, depth: u32, removed: &mut Vec<String>) {
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
         }
+        let ours = entry.metadata().is_ok_and(|status| status.uid() == 0);
         let name = entry.file_name().to_string_lossy().into_owned();
         let tag = name.strip_prefix(cgroup::DIRECTORY_PREFIX);
         match tag.and_then(|tag| tag.rsplit('-').next()?.parse().ok()) {
-            Some(pid) if is_gone(pid) && remove_orphan(&entry.path()) => {
+            // A user may have cgroups of his own, call them as he likes, and keep them busy.
+            Some(pid) if ours && is_gone(pid) && remove_orphan(&entry.path()) => {
                 removed.push(format!("cgroup {}", entry.path().display()));
             }
             Some(_) => {}

@@ -5,6 +5,7 @@ use std::process;
 
 use ed25519_compact::{PublicKey, Signature};
 use grant::{GRANT_LEN, Grant};
+use rustix::process::{Resource, Rlimit};
 
 use super::policy::Policy;
 use crate::account::Account;
@@ -22,6 +23,8 @@ pub struct Expected {
     pub nonce: [u8; 16],
     /// Real uid of the caller.
     pub uid: u32,
+    /// The limits he was under.
+    pub limits: Vec<(Resource, Rlimit)>,
 }
 
 /// The signature first: what nobody signed is not even decoded.
@@ -77,7 +80,7 @@ fn allowed(grant: &Grant, policy: &Policy) -> Result<(), Failure> {
 }
 
 /// What a verified grant means on this node.
-pub fn plan(grant: &Grant, policy: &Policy) -> Result<Plan, Failure> {
+pub fn plan(grant: &Grant, policy: &Policy, expected: &Expected) -> Result<Plan, Failure> {
     let account = Account::of(grant.uid)?;
     let parent = nix::net::if_::if_nametoindex(policy.interface.as_str())
         .at(CreateLink, format_args!("interface {} of the node policy", policy.interface))?;
@@ -95,6 +98,7 @@ pub fn plan(grant: &Grant, policy: &Policy) -> Result<Plan, Failure> {
         user: grant.user,
         account,
         shares: policy.shares.clone(),
+        callers_limits: expected.limits.clone(),
         link: Link {
             driver: grant.driver,
             parent,
@@ -168,7 +172,7 @@ mod tests {
     fn judge(grant: &Grant) -> Result<Grant, Failure> {
         let record = grant.encode();
         let signature = key().sk.sign(grant::signed_message(&record), None);
-        verify(&record, &signature, &policy(), &Expected { nonce: [1; 16], uid: 1001 })
+        verify(&record, &signature, &policy(), &Expected { nonce: [1; 16], uid: 1001, limits: vec![] })
     }
 
     #[test]
@@ -180,7 +184,7 @@ mod tests {
     fn any_flipped_bit_is_refused() {
         let record = sample().encode();
         let signature: [u8; 64] = *key().sk.sign(grant::signed_message(&record), None);
-        let expected = Expected { nonce: [1; 16], uid: 1001 };
+        let expected = Expected { nonce: [1; 16], uid: 1001, limits: vec![] };
         for bit in 0..GRANT_LEN * 8 {
             let mut changed = record;
             changed[bit / 8] ^= 1 << (bit % 8);

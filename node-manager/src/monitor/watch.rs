@@ -50,7 +50,8 @@ pub struct Monitor {
     deadline: Option<Duration>,
     lifetime: Duration,
     left_over: Option<String>,
-    launcher_gone: bool,
+    /// Whatever it said (it is never read), it is the end.
+    launcher_spoke: bool,
 }
 
 /// What a round of the loop leads to.
@@ -64,8 +65,7 @@ enum Turn {
 #[derive(Clone, Copy)]
 struct Ready {
     signal: bool,
-    tether: bool,
-    launcher: bool,
+    launcher: Option<EndReason>,
     agent_dead: bool,
     request: bool,
     sandbox: bool,
@@ -83,7 +83,7 @@ impl Monitor {
             deadline: None,
             lifetime: Duration::ZERO,
             left_over: None,
-            launcher_gone: false,
+            launcher_spoke: false,
         }
     }
 
@@ -115,28 +115,29 @@ impl Monitor {
             match self.turn(ready) {
                 Turn::Stay => {}
                 Turn::End(reason) => self.end(reason),
-                Turn::Over => return Ok(self.left_over.take()),
+                Turn::Over => break,
             }
         }
+        let left_over = self.left_over.take();
+        self.agent.end();
+        // Unread datagrams may hold descriptors: the exit closes those without waiting.
+        std::mem::forget(self);
+        Ok(left_over)
     }
 
-    fn wait(&self, signals: BorrowedFd<'_>) -> Result<Ready, Errno> {
-        let input = PollFlags::IN;
-        let launcher_events = if self.launcher_gone { PollFlags::empty() } else { input };
-        let mut fds = vec![
-            PollFd::from_borrowed_fd(signals, input),
-            PollFd::new(&self.launcher.pidfd, launcher_events),
-            PollFd::new(&self.agent.pidfd, input),
-            PollFd::new(&self.agent.socket, input),
-        ];
-        // A closed tether would speak for ever.
-        if !self.launcher_gone {
-            fds.push(PollFd::new(&self.launcher.tether, input));
-        }
-        if let Some(sandbox) = &self.sandbox {
-            let fd = if self.state == State::Building { sandbox.lifeline() } else { sandbox.pidfd() };
-            fds.push(PollFd::from_borrowed_fd(fd, input));
-        }
+    fn wait<'a>(&'a self, signals: BorrowedFd<'a>) -> Result<Ready, Errno> {
+        // The place of what is not there, or has spoken for good, is kept by what is looked
+        // at first.
+        let launcher = |fd: &'a OwnedFd| if self.launcher_spoke { signals } else { fd.as_fd() };
+        let sandbox = match (&self.sandbox, self.state) {
+            (None, _) => signals,
+            (Some(sandbox), State::Building) => sandbox.lifeline(),
+            (Some(sandbox), _) => sandbox.pidfd(),
+        };
+        let (tether, process) = (launcher(&self.launcher.tether), launcher(&self.launcher.pidfd));
+        let mut fds =
+            [signals, tether, process, self.agent.pidfd.as_fd(), self.agent.socket.as_fd(), sandbox]
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         let left = self.deadline.map_or(LOOK_AGAIN, |deadline| deadline.saturating_sub(boot_time()));
         let left = left.min(LOOK_AGAIN);
         let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
@@ -144,17 +145,14 @@ impl Monitor {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
-        let spoke = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
-        let tether = if self.launcher_gone { usize::MAX } else { 4 };
-        let sandbox = if self.launcher_gone { 4 } else { 5 };
-        Ok(Ready {
-            signal: spoke(0),
-            launcher: !self.launcher_gone && spoke(1),
-            agent_dead: spoke(2),
-            request: spoke(3),
-            tether: spoke(tether),
-            sandbox: spoke(sandbox),
-        })
+        let said = fds.map(|fd| fd.revents());
+        let [signal, tether, process, agent_dead, request, sandbox] = said.map(|events| !events.is_empty());
+        let launcher = match (tether, process || said[1].contains(PollFlags::HUP)) {
+            (_, true) => Some(EndReason::LauncherGone),
+            (true, false) => Some(EndReason::LauncherAsked),
+            (false, false) => None,
+        };
+        Ok(Ready { signal, launcher, agent_dead, request, sandbox })
     }
 
     /// The order decides what is told as the reason when several things happen at once.
@@ -162,19 +160,9 @@ impl Monitor {
         if ready.signal {
             return Turn::End(EndReason::LauncherAsked);
         }
-        if ready.tether {
-            match channel::receive(&self.launcher.tether, RECORD_BYTES_MAX) {
-                Ok(Some(_)) => return Turn::End(EndReason::LauncherAsked),
-                Err(Errno::AGAIN) => {}
-                Ok(None) | Err(_) => {
-                    self.launcher_gone = true;
-                    return Turn::End(EndReason::LauncherGone);
-                }
-            }
-        }
-        if ready.launcher {
-            self.launcher_gone = true;
-            return Turn::End(EndReason::LauncherGone);
+        if let Some(reason) = ready.launcher {
+            self.launcher_spoke = true;
+            return Turn::End(reason);
         }
         if ready.agent_dead {
             self.end(EndReason::AgentGone);
@@ -182,9 +170,6 @@ impl Monitor {
         }
         if ready.sandbox {
             return self.sandbox_spoke();
-        }
-        if ready.request {
-            return self.request();
         }
         if self.deadline.is_some_and(|deadline| boot_time() >= deadline) {
             return match self.state {
@@ -197,19 +182,23 @@ impl Monitor {
                 State::Idle | State::Built => Turn::End(EndReason::LifetimeOver),
             };
         }
-        Turn::Stay
+        // Last, so that an agent that never stops asking holds up nothing.
+        if ready.request { self.request() } else { Turn::Stay }
     }
 
     fn request(&mut self) -> Turn {
+        if channel::is_plain(&self.agent.socket) == Ok(false) {
+            return self.broke();
+        }
         let datagram = match channel::receive(&self.agent.socket, RECORD_BYTES_MAX) {
-            Ok(Some(datagram)) if datagram.descriptors.is_empty() => datagram,
+            Ok(Some(datagram)) => datagram,
             Err(Errno::AGAIN) => return Turn::Stay,
             // It closed its end: it is dying, or as good as dead.
             Ok(None) => {
                 self.end(EndReason::AgentGone);
                 return Turn::Over;
             }
-            Ok(Some(_)) | Err(_) => return self.broke(),
+            Err(_) => return self.broke(),
         };
         match (Request::decode(&datagram.bytes), self.state) {
             (Ok(Request::Build { grant, signature }), State::Idle) => {
@@ -240,7 +229,7 @@ impl Monitor {
 
     fn begin(&mut self, record: &[u8; grant::GRANT_LEN], signature: &[u8; 64]) -> Result<(), Failure> {
         let grant = verify::verify(record, signature, &self.policy, &self.expected)?;
-        let plan = verify::plan(&grant, &self.policy)?;
+        let plan = verify::plan(&grant, &self.policy, &self.expected)?;
         self.lifetime = Duration::from_secs(grant.lifetime_s.into());
         audit::line(
             self.expected.uid,
@@ -276,8 +265,8 @@ impl Monitor {
                 self.tell(&Notice::Built, &[agent_end.as_fd()])
             }
             Err(failure) => {
-                audit::line(self.expected.uid, format_args!("refused: {failure}"));
                 self.tear_down("not built");
+                audit::line(self.expected.uid, format_args!("refused: {failure}"));
                 self.tell(&failure.notice(), &[])
             }
         }

@@ -33,7 +33,7 @@ pub struct Link {
     pub driver: Driver,
     /// Index of the node's interface (macvlan only).
     pub parent: u32,
-    /// Name of the node's end (veth only): `gp` and the tag of its owner.
+    /// Name of the node's end (veth only): named after its owner.
     pub outside_name: String,
     pub address: Ipv4Addr,
     pub prefix_len: u8,
@@ -158,10 +158,15 @@ impl Link {
         Ok(index)
     }
 
-    /// Takes the address away: whoever still holds a socket of the namespace can no
-    /// longer speak with it. No waiting, unlike taking the link away.
+    /// Takes the addresses away: whoever still holds the namespace can no longer speak with
+    /// it, nor keep the next holder from them. No waiting, unlike taking the link away.
     pub fn withdraw(&self, inside: &Netlink, index: u32) -> Result<(), Errno> {
         let mut batch = Batch::default();
+        // A macvlan's MAC is taken on its node as long as it exists.
+        batch.request(libc::RTM_SETLINK, 0, &link_header(index, 0, 0), |batch| {
+            let [a, b, c, d] = std::process::id().to_be_bytes();
+            batch.put(libc::IFLA_ADDRESS, &[0x02, 0x49, a, b, c, d]);
+        });
         batch.request(libc::RTM_DELADDR, 0, &address_header(self.prefix_len, index), |batch| {
             batch.put(libc::IFA_LOCAL, &self.address.octets());
         });

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
-use rustix::process::{setsid, umask};
+use rustix::process::{setrlimit, setsid, umask};
 
 use super::cgroup::Cgroups;
 use super::{Plan, drop, root};
@@ -79,6 +79,9 @@ fn build(plan: &Plan, carried: &[PathBuf], lifeline: BorrowedFd<'_>, node: Owned
     set_network_switches()?;
     root::build(plan, carried)?;
     let inside = network(plan, Netlink::adopt(node))?;
+    for (resource, limit) in &plan.callers_limits {
+        setrlimit(*resource, limit.clone()).at(DropPrivilege, "the caller's limits")?;
+    }
     let account = &plan.account;
     drop::for_good(account.uid, account.gid, &account.groups).at(DropPrivilege, "")?;
     drop::bind_to_parent(lifeline).at(DropPrivilege, "the monitor is gone")?;

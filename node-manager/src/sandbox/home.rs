@@ -5,8 +5,10 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2, statat};
-use rustix::fs::{Gid, Uid};
+use rustix::fs::{
+    Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, accessat, fstat, mkdirat, openat2,
+    statat,
+};
 use rustix::io::{Errno, Result};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -32,6 +34,11 @@ pub fn as_user<T>(account: &Account, work: impl FnOnce() -> T) -> Result<T> {
     set_thread_groups(&[])?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
     Ok(result)
+}
+
+/// Whether the user himself may do that to a path of the node, by whatever rules it has.
+pub fn may(account: &Account, path: &str, access: Access) -> Result<bool> {
+    as_user(account, || accessat(CWD, path, access, AtFlags::EACCESS).is_ok())
 }
 
 /// The user's home on the node, with a `.ssh` in it for a mount point: the one thing
@@ -71,17 +78,16 @@ pub fn open_ssh(account: &Account, home: impl AsFd) -> std::result::Result<Owned
     Ok(ssh)
 }
 
-/// The site's listed directories. The paths are root's words, so root opens them; where
-/// a server squashes root, the user does.
+/// The site's listed directories, as far as the user can reach them: whoever may change a
+/// path above one of them could else lead root somewhere.
 pub fn open_shares(plan: &Plan) -> std::result::Result<Vec<(OwnedFd, Share)>, Failure> {
     let open = |path: &Path| openat2(CWD, path, NAME_ONLY, Mode::empty(), ResolveFlags::NO_MAGICLINKS);
     let mut opened = Vec::new();
     for share in &plan.shares {
-        let fd = match open(&share.path) {
-            Err(Errno::ACCESS) => as_user(&plan.account, || open(&share.path)).and_then(|fd| fd),
-            other => other,
-        };
-        opened.push((fd.at(OpenShare, share.path.display())?, share.clone()));
+        match as_user(&plan.account, || open(&share.path)).and_then(|fd| fd) {
+            Err(Errno::ACCESS) => {}
+            other => opened.push((other.at(OpenShare, share.path.display())?, share.clone())),
+        }
     }
     Ok(opened)
 }

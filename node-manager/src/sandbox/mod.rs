@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use grant::{Driver, UserName};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 pub use drop::{empty_bounding_set, for_good as drop_for_good};
 
@@ -65,6 +65,8 @@ pub struct Plan {
     pub user: UserName,
     pub account: Account,
     pub shares: Vec<Share>,
+    /// What the caller was under and the monitor is not: put back before anything runs.
+    pub callers_limits: Vec<(Resource, Rlimit)>,
     pub link: Link,
     pub limits: Limits,
     pub upper_bytes: u64,

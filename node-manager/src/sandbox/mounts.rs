@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2};
 use rustix::io::{Errno, Result};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -67,7 +67,15 @@ pub fn open_inside(root: impl AsFd, path: impl AsRef<Path>) -> Result<OwnedFd> {
     openat2(root, path.as_ref(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
-/// The same for a directory, made with its parents where it is missing.
+/// The same for a mount point. The kernel lists them without symbolic links; one that is
+/// on the way was put there since, to lead us elsewhere.
+pub fn open_itself(root: impl AsFd, path: &Path) -> Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+/// The same for a directory, made with its parents where it is missing: in the sandbox's
+/// own root, never in what is mounted on it.
 pub fn make_inside(root: impl AsFd, path: impl AsRef<Path>) -> Result<OwnedFd> {
     if let Ok(found) = open_inside(&root, &path) {
         return Ok(found);
@@ -83,6 +91,9 @@ pub fn make_inside(root: impl AsFd, path: impl AsRef<Path>) -> Result<OwnedFd> {
         walked.push(name);
         parent = match open_inside(&root, &walked) {
             Err(Errno::NOENT) => {
+                if fstat(&parent)?.st_dev != fstat(&root)?.st_dev {
+                    return Err(Errno::XDEV);
+                }
                 mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
                 open_inside(&root, &walked)?
             }
@@ -90,4 +101,28 @@ pub fn make_inside(root: impl AsFd, path: impl AsRef<Path>) -> Result<OwnedFd> {
         };
     }
     Ok(parent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_point_is_not_looked_for_behind_a_link() {
+        let directory = std::env::temp_dir().join(format!("gridpilot-link-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        std::os::unix::fs::symlink("/", directory.join("link")).unwrap();
+        let root = open_directory("/").unwrap();
+        let direct = open_itself(&root, &directory);
+        let behind = open_itself(&root, &directory.join("link/etc"));
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert!(direct.is_ok());
+        assert_eq!(behind.unwrap_err(), Errno::LOOP);
+    }
+
+    #[test]
+    fn nothing_is_made_in_what_is_mounted_on_the_root() {
+        let made = make_inside(open_directory("/").unwrap(), "/proc/gridpilot-was-here");
+        assert_eq!(made.unwrap_err(), Errno::XDEV);
+    }
 }

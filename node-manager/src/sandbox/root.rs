@@ -14,21 +14,22 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, fchmod, lstat, makedev, mkdirat,
-    mknodat, openat, symlinkat,
+    Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, XattrFlags, chmodat, chownat, fchmod, fsetxattr,
+    lstat, makedev, mkdirat, mknodat, openat, symlinkat,
 };
 use rustix::io::{Errno, Result};
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::process::{fchdir, pivot_root};
 
 use super::mounts::{
-    INERT, attach, filesystem, make_inside, open_directory, open_inside, view, view_of_tree,
+    INERT, attach, filesystem, make_inside, open_directory, open_inside, open_itself, view, view_of_tree,
 };
 use super::{Plan, Share, files, home};
 use crate::failure::{At, Failure};
 use crate::operation::Step::{self, *};
 
 const STAGE: &str = "/tmp";
+const LIST: Access = Access::READ_OK.union(Access::EXEC_OK);
 /// Directories in which the user may make files, where the node has them as directories.
 const USER_DIRECTORIES: &[&str] = &["etc", "usr", "usr/local", "opt", "var", "srv", "mnt"];
 /// Mount points and parents that must exist.
@@ -77,8 +78,9 @@ fn stage(plan: &Plan) -> Result<OwnedFd> {
     let options = [("size", size.as_str()), ("nr_inodes", inodes.as_str()), ("mode", "0700")];
     let stage = filesystem("tmpfs", &options, INERT)?;
     let user = (plan.account.uid, plan.account.gid);
+    let top = if home::may(&plan.account, "/", LIST)? { user } else { (0, 0) };
     for (name, mode, owner) in [
-        ("upper", 0o755, user),
+        ("upper", node_directory("").unwrap_or(0o755), top),
         ("work", 0o700, (0, 0)),
         ("root", 0o700, (0, 0)),
         ("tmp", 0o1777, (0, 0)),
@@ -89,8 +91,11 @@ fn stage(plan: &Plan) -> Result<OwnedFd> {
         directory(&stage, name, mode, owner)?;
     }
     for name in USER_DIRECTORIES {
-        // Where the node has a symbolic link, or nothing, it stays so.
-        if let Some(mode) = node_directory(name) {
+        // Where the node has a symbolic link, or nothing, or what the user may not look
+        // into, it stays so: owning a directory opens it.
+        if let Some(mode) = node_directory(name)
+            && home::may(&plan.account, &format!("/{name}"), LIST)?
+        {
             directory(&stage, &format!("upper/{name}"), mode, user)?;
         }
     }
@@ -99,6 +104,7 @@ fn stage(plan: &Plan) -> Result<OwnedFd> {
             directory(&stage, &format!("upper/{name}"), 0o755, (0, 0))?;
         }
     }
+    upper_home(plan, &stage)?;
     attach(&stage, open_directory(STAGE)?)?;
     let (key, size) = KEYS_SIZE.split_once('=').unwrap_or_default();
     let keys = filesystem("tmpfs", &[(key, size), ("nr_inodes", "4096"), ("mode", "0700")], INERT)?;
@@ -116,6 +122,23 @@ fn directory(parent: &OwnedFd, name: &str, mode: u32, owner: (u32, u32)) -> Resu
         own(parent, name, owner)?;
     }
     Ok(())
+}
+
+/// `/home`, to hold the user's: it shows of the node's what the user may see there.
+fn upper_home(plan: &Plan, stage: &OwnedFd) -> Result<()> {
+    let home = "upper/home";
+    if node_directory("home").is_some() {
+        let (list, enter) =
+            (home::may(&plan.account, "/home", LIST)?, home::may(&plan.account, "/home", Access::EXEC_OK)?);
+        directory(stage, home, if enter && !list { 0o711 } else { 0o755 }, (0, 0))?;
+        if !enter {
+            let opaque = openat(stage, home, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+            fsetxattr(opaque, "trusted.overlay.opaque", b"y", XattrFlags::empty())?;
+        }
+    } else if lstat("/home").is_ok() {
+        return Ok(());
+    }
+    directory(stage, &format!("{home}/{}", plan.user), 0o755, (0, 0))
 }
 
 fn own(parent: impl AsFd, name: &str, (uid, gid): (u32, u32)) -> Result<()> {
@@ -145,10 +168,6 @@ fn write_files(plan: &Plan, stage: impl AsFd) -> std::io::Result<()> {
     mkdirat(&stage, "upper/etc/gridpilot", Mode::from_raw_mode(0o755))?;
     write(&stage, "keys/gridpilot/hosts", &files::hosts(plan))?;
     own(&stage, "keys/gridpilot/hosts", user)?;
-    if node_directory("home").is_some() || lstat("/home").err() == Some(Errno::NOENT) {
-        let _ = mkdirat(&stage, "upper/home", Mode::from_raw_mode(0o755));
-        mkdirat(&stage, format!("upper/home/{}", plan.user), Mode::from_raw_mode(0o755))?;
-    }
     Ok(())
 }
 
@@ -172,10 +191,7 @@ fn overlay(stage: impl AsFd) -> Result<OwnedFd> {
 /// FUSE mount, a dead server) is left out: the sandbox would see nothing there anyway.
 fn carry(root: impl AsFd, carried: &[PathBuf]) -> std::result::Result<(), Failure> {
     for point in carried {
-        let Ok(source) = rustix::fs::open(point, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else {
-            continue;
-        };
-        let Ok(target) = open_inside(&root, point) else {
+        let (Ok(source), Ok(target)) = (open_itself(CWD, point), open_itself(&root, point)) else {
             continue;
         };
         let read_only = INERT | MountAttrFlags::MOUNT_ATTR_RDONLY;

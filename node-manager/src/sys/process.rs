@@ -75,6 +75,17 @@ pub fn reset_signals() {
     }
 }
 
+/// Interval timers outlive an exec, and their signals ask for nobody's permission.
+pub fn stop_timers() {
+    // SAFETY: the new value outlives the calls and is only read; the old one is not wanted.
+    unsafe {
+        let never: libc::itimerval = std::mem::zeroed();
+        for timer in [libc::ITIMER_REAL, libc::ITIMER_VIRTUAL, libc::ITIMER_PROF] {
+            libc::setitimer(timer, &raw const never, std::ptr::null_mut());
+        }
+    }
+}
+
 /// Ends the process at once; nothing is dropped or flushed.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes an integer and does not return.

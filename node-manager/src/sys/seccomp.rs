@@ -11,6 +11,8 @@ const ARCHITECTURE: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const ARCHITECTURE: u32 = 0xc000_00b7;
 
+/// `open_tree_attr`, which libc does not know yet.
+const OPEN_TREE_ATTR: libc::c_long = 467;
 /// Refused whatever the arguments are.
 const REFUSED: &[libc::c_long] = &[
     libc::SYS_mount,
@@ -46,6 +48,8 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_acct,
     libc::SYS_quotactl,
     libc::SYS_syslog,
+    libc::SYS_quotactl_fd,
+    OPEN_TREE_ATTR,
     libc::SYS_lookup_dcookie,
 ];
 

@@ -99,15 +99,18 @@ pub fn the_sweep_removes_what_a_killed_monitor_left() {
     let cgroup = |pid: u32| format!("/sys/fs/cgroup/pids/gridpilot-a-1-1-0-{pid}");
     for pid in [dead, alive] {
         fs::create_dir(cgroup(pid)).unwrap();
-        let name = format!("gp{pid:x}");
+        let name = format!("gridpilot{pid:x}");
         let words = ["link", "add", &name, "type", "veth", "peer", "name", &format!("far{pid:x}")];
         assert!(Command::new("ip").args(words).status().unwrap().success());
     }
     let output = Command::new(format!("{LIB}/node-manager")).arg("sweep").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains(&cgroup(dead)) && text.contains(&format!("link gp{dead:x}")), "{text}");
+    assert!(text.contains(&cgroup(dead)) && text.contains(&format!("link gridpilot{dead:x}")), "{text}");
     assert!(!fs::exists(cgroup(dead)).unwrap() && fs::exists(cgroup(alive)).unwrap());
     let left = &world::links() - &world.links_before;
-    assert!(left.contains(&format!("gp{alive:x}")) && !left.contains(&format!("gp{dead:x}")), "{left:?}");
+    assert!(
+        left.contains(&format!("gridpilot{alive:x}")) && !left.contains(&format!("gridpilot{dead:x}")),
+        "{left:?}"
+    );
     fs::remove_dir(cgroup(alive)).unwrap();
 }

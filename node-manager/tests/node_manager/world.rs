@@ -105,8 +105,17 @@ impl World {
     }
 
     pub fn pilot_as(&self, file: &str, uid: u32) -> Result<Pilot, String> {
+        self.try_pilot(file, uid, "plainly")
+    }
+
+    /// A pilot whose Launcher starts it in some special manner.
+    pub fn pilot_in(&self, manner: &str) -> Pilot {
+        self.try_pilot(&format!("{LIB}/node-manager"), UID, manner).expect("the node-manager started")
+    }
+
+    pub fn try_pilot(&self, file: &str, uid: u32, manner: &str) -> Result<Pilot, String> {
         let mut launcher = Command::new("/proc/self/exe")
-            .args(["--launcher", file])
+            .args(["--launcher", file, manner])
             .uid(uid)
             .gid(uid)
             .stdin(Stdio::piped())
@@ -213,7 +222,11 @@ impl Pilot {
     }
 
     pub fn launcher_end(&mut self) {
-        self.launcher.stdin.as_mut().unwrap().write_all(b"e").unwrap();
+        self.launcher_say(b"e");
+    }
+
+    pub fn launcher_say(&mut self, word: &[u8]) {
+        self.launcher.stdin.as_mut().unwrap().write_all(word).unwrap();
     }
 }
 
