@@ -38,6 +38,19 @@ fn up_env_down_is_all_one_needs_and_may_be_repeated() {
     assert_eq!(local_grid(&["env", "--dir", &dir]).code, 1);
 }
 
+/// What `make demo` shows: both families of MPI over both sites, and a clean end.
+#[test]
+fn the_demo_runs_both_rings_over_both_sites_and_goes_down() {
+    let directory = fresh_directory();
+    let demo = local_grid(&["demo", "--dir", &directory.display().to_string()]);
+    assert_eq!(demo.code, 0, "{demo:?}");
+    assert_eq!(demo.out.matches("the token came round over 4 ranks and brought 6: right").count(), 2);
+    for host in ["a-0", "a-1", "b-0", "b-1"] {
+        assert_eq!(demo.out.matches(&format!(" on {host}: sum 10")).count(), 2, "{demo:?}");
+    }
+    assert!(!directory.exists());
+}
+
 /// Somebody's directory is never mistaken for a grid's.
 #[test]
 fn down_leaves_a_directory_alone_that_holds_no_grid() {
