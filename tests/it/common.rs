@@ -103,7 +103,9 @@ pub struct TestGrid {
 impl TestGrid {
     pub fn up(plan: Plan) -> Self {
         let programs = install::programs().expect("where the programs stand");
-        let grid = Grid::up(plan, &programs, &mut |_| ());
+        // An account of its own: what others do with theirs meanwhile is not ours.
+        let account = format!("gridpilot-t{}", std::process::id());
+        let grid = Grid::up_for(&account, plan, &programs, &mut |_| ());
         let grid = grid.unwrap_or_else(|error| panic!("{error:#}"));
         let residue = Some(Residue::before(&grid).unwrap());
         Self { grid, residue }

@@ -11,7 +11,7 @@ const LINES_MAX: usize = 500;
 const NODE_MANAGER_CRATES_MAX: usize = 12;
 /// Lines of the setuid program that say something: tests, comments, imports, attributes and
 /// lone brackets aside. The aim is about 2,500; whoever raises this says why.
-const NODE_MANAGER_LINES_MAX: usize = 2_600;
+const NODE_MANAGER_LINES_MAX: usize = 2_700;
 /// What a program with root's rights has no use for.
 const NODE_MANAGER_NEVER: [&str; 8] =
     ["tokio", "serde", "rustls", "clap", "tracing", "bincode", "protocol", "anyhow"];

@@ -65,19 +65,20 @@ pub fn caller() -> Result<Option<Account>> {
     Ok(find(&name)?.filter(|account| account.uid != 0 && account.uid.to_string() == uid))
 }
 
-/// Makes [`MADE_NAME`] with a home.
-pub fn make() -> Result<Account> {
-    run(Command::new("useradd")
-        .args(["--create-home", "--user-group", "--shell", "/bin/bash"])
-        .arg(MADE_NAME))
-    .context("cannot make an account for the jobs")?;
-    find(MADE_NAME)?.with_context(|| format!("account {MADE_NAME} is not there after useradd"))
+/// Makes an account with a home.
+pub fn make(name: &str) -> Result<Account> {
+    let options = ["--create-home", "--user-group", "--shell", "/bin/bash"];
+    // Away from where people and packages get their numbers, so that nobody's process has it.
+    let range = ["--key", "UID_MIN=20000", "--key", "UID_MAX=29999"];
+    run(Command::new("useradd").args(options).args(range).arg(name))
+        .context("cannot make an account for the jobs")?;
+    find(name)?.with_context(|| format!("account {name} is not there after useradd"))
 }
 
-/// Removes [`MADE_NAME`] and its home. Nothing to do when it is gone.
-pub fn remove() -> Result<()> {
-    if find(MADE_NAME)?.is_some() {
-        run(Command::new("userdel").args(["--remove", MADE_NAME])).context("cannot remove the account")?;
+/// Removes an account that was made here, and its home. Nothing to do when it is gone.
+pub fn remove(name: &str) -> Result<()> {
+    if find(name)?.is_some() {
+        run(Command::new("userdel").args(["--remove", name])).context("cannot remove the account")?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
-use crate::account::Account;
+use crate::account::{Account, MADE_NAME};
 use crate::netns::{self, site_name};
 use crate::node::{self, Hold, Role};
 use crate::process::{self, Identity, end_all, run, spawn_daemon, wait_until};
@@ -44,15 +44,20 @@ impl Grid {
     /// the built programs; `say` is told each step. When it fails, what was made is taken down
     /// again and the error holds the last lines of the logs.
     pub fn up(plan: Plan, programs: &Path, say: &mut dyn FnMut(&str)) -> Result<Self> {
+        Self::up_for(MADE_NAME, plan, programs, say)
+    }
+
+    /// The same with jobs of another account, which is made and removed if it is not there.
+    pub fn up_for(account: &str, plan: Plan, programs: &Path, say: &mut dyn FnMut(&str)) -> Result<Self> {
         Self::begin(plan, |grid| {
-            grid.make_world(programs, say)?;
+            grid.make_world(account, programs, say)?;
             grid.make_daemons(say)
         })
     }
 
     /// Only the machines and their cables, with the programs installed and none running.
     pub fn machines(plan: Plan, programs: &Path) -> Result<Self> {
-        Self::begin(plan, |grid| grid.make_world(programs, &mut |_| ()))
+        Self::begin(plan, |grid| grid.make_world(MADE_NAME, programs, &mut |_| ()))
     }
 
     fn begin(plan: Plan, make: impl FnOnce(&mut Self) -> Result<()>) -> Result<Self> {
@@ -83,7 +88,7 @@ impl Grid {
         Ok(Self { state: State::load(directory)?, children: Vec::new() })
     }
 
-    fn make_world(&mut self, programs: &Path, say: &mut dyn FnMut(&str)) -> Result<()> {
+    fn make_world(&mut self, account: &str, programs: &Path, say: &mut dyn FnMut(&str)) -> Result<()> {
         self.state.save()?;
         let directory = self.state.plan.directory.clone();
         for name in ["", "etc", "log", "run", "state"] {
@@ -92,8 +97,7 @@ impl Grid {
             fs::set_permissions(&made, fs::Permissions::from_mode(0o755))?;
         }
         install::install(programs, &directory)?;
-        let account = shared::enter(&directory)?;
-        self.state.account = Some(account.clone());
+        self.state.account = Some(shared::enter(&directory, account)?);
         self.state.save()?;
         let Plan { sites, nodes, .. } = self.state.plan;
         say(&format!("machines: {sites} sites, each a router, a head and {nodes} nodes"));
