@@ -76,7 +76,7 @@ pub fn reset_limits() -> Result<Vec<(Resource, Rlimit)>, String> {
         if enough(old.current, wanted.or(least)) {
             continue;
         }
-        callers.push((resource, old.clone()));
+        callers.push((resource, old));
         let maximum = match (old.maximum, wanted) {
             (Some(maximum), Some(wanted)) => Some(maximum.max(wanted)),
             _ => None,
