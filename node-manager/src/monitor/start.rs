@@ -37,8 +37,7 @@ pub fn sanitise(last_fd: i32) -> Result<(), String> {
     sys::process::clear_environment();
     sys::process::reset_signals();
     sys::process::stop_timers();
-    // Writing to a reader that is gone is an error to look at, not a way to die.
-    sys::process::ignore_broken_pipe();
+    sys::process::ignore_failing_writes();
     umask(Mode::from_raw_mode(0o077));
     let failed = |errno: Errno| format!("cannot put the process in order: {errno}");
     chdir("/").map_err(failed)?;
@@ -76,7 +75,7 @@ pub fn reset_limits() -> Result<Vec<(Resource, Rlimit)>, String> {
         if enough(old.current, wanted.or(least)) {
             continue;
         }
-        callers.push((resource, old.clone()));
+        callers.push((resource, old));
         let maximum = match (old.maximum, wanted) {
             (Some(maximum), Some(wanted)) => Some(maximum.max(wanted)),
             _ => None,

@@ -80,7 +80,7 @@ fn build(plan: &Plan, carried: &[PathBuf], lifeline: BorrowedFd<'_>, node: Owned
     root::build(plan, carried)?;
     let inside = network(plan, Netlink::adopt(node))?;
     for (resource, limit) in &plan.callers_limits {
-        setrlimit(*resource, limit.clone()).at(DropPrivilege, "the caller's limits")?;
+        setrlimit(*resource, *limit).at(DropPrivilege, "the caller's limits")?;
     }
     let account = &plan.account;
     drop::for_good(account.uid, account.gid, &account.groups).at(DropPrivilege, "")?;

@@ -101,10 +101,12 @@ pub fn clear_environment() {
     }
 }
 
-/// `EPIPE` instead of a signal.
-pub fn ignore_broken_pipe() {
-    // SAFETY: SIG_IGN installs no code.
-    unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+/// An error instead of a signal for a write that nobody takes or that no limit allows.
+pub fn ignore_failing_writes() {
+    for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
+        // SAFETY: SIG_IGN installs no code.
+        unsafe {
+            libc::signal(signal, libc::SIG_IGN);
+        }
     }
 }
