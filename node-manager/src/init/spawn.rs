@@ -72,15 +72,8 @@ impl Program {
         report: BorrowedFd<'_>,
     ) -> std::result::Result<Infallible, (SpawnStage, Errno)> {
         let prepare = || -> Result<()> {
-            let high = |fd| rustix::io::fcntl_dupfd_cloexec(fd, REPORT + 1);
-            let (report, standard) =
-                (high(report)?, [high(standard[0])?, high(standard[1])?, high(standard[2])?]);
-            for (number, fd) in standard.iter().enumerate() {
-                sys::fd::place(fd.as_fd(), number as i32)?;
-            }
-            sys::fd::place(report.as_fd(), REPORT)?;
-            std::mem::forget((report, standard));
-            sys::fd::close_from(REPORT + 1)?;
+            let [input, output, error] = standard;
+            sys::fd::arrange(&[input, output, error, report])?;
             rustix::io::fcntl_setfd(sys::fd::borrow(REPORT), rustix::io::FdFlags::CLOEXEC)?;
             sys::process::reset_signals();
             setsid()?;
