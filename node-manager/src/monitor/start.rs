@@ -21,6 +21,7 @@ const INVOCATION_FD: i32 = 4;
 const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;
 const OPEN_FILES_MIN: u64 = 256;
 const OPEN_FILES_WANTED: u64 = 1 << 20;
+const STACK_WANTED: u64 = 8 << 20;
 const STACK_MIN: u64 = 1 << 20;
 
 /// What the Launcher hands over.
@@ -56,37 +57,31 @@ pub fn sanitise(last_fd: i32) -> Result<(), String> {
 /// returned for it.
 pub fn reset_limits() -> Result<Vec<(Resource, Rlimit)>, String> {
     let mut callers = Vec::new();
-    let unlimited = |name: &'static str, resource| (name, resource, None, None);
+    // Name, the value wanted (none: no limit at all), and the least that will do.
     for (name, resource, wanted, least) in [
-        unlimited("file size", Resource::Fsize),
-        unlimited("CPU time", Resource::Cpu),
-        unlimited("address space", Resource::As),
-        unlimited("data size", Resource::Data),
+        ("file size", Resource::Fsize, None, None),
+        ("CPU time", Resource::Cpu, None, None),
+        ("address space", Resource::As, None, None),
+        ("data size", Resource::Data, None, None),
         ("open files", Resource::Nofile, Some(OPEN_FILES_WANTED), Some(OPEN_FILES_MIN)),
-        ("stack", Resource::Stack, None, Some(STACK_MIN)),
+        ("stack", Resource::Stack, Some(STACK_WANTED), Some(STACK_MIN)),
         ("processes", Resource::Nproc, None, Some(64)),
     ] {
         let old = getrlimit(resource);
-        let enough = |value: Option<u64>, least: Option<u64>| match (value, least) {
-            (None, _) => true,
-            (Some(value), Some(least)) => value >= least,
-            (Some(_), None) => false,
+        let reaches = |value: Option<u64>, aim: Option<u64>| {
+            value.is_none_or(|value| aim.is_some_and(|aim| value >= aim))
         };
-        if enough(old.current, wanted.or(least)) {
+        // The stack's limit decides the layout of every program started later: no more than needed.
+        if reaches(old.current, if resource == Resource::Stack { least } else { wanted }) {
             continue;
         }
         callers.push((resource, old));
-        let maximum = match (old.maximum, wanted) {
-            (Some(maximum), Some(wanted)) => Some(maximum.max(wanted)),
-            _ => None,
-        };
-        // The stack's soft limit decides the layout of every program started later.
-        let current = if matches!(resource, Resource::Stack) { Some(8 << 20) } else { maximum };
-        if setrlimit(resource, Rlimit { current, maximum }).is_ok() {
+        let maximum = old.maximum.zip(wanted).map(|(maximum, wanted)| maximum.max(wanted));
+        if setrlimit(resource, Rlimit { current: wanted, maximum }).is_ok() {
             continue;
         }
         let _ = setrlimit(resource, Rlimit { current: old.maximum, maximum: old.maximum });
-        if !enough(old.maximum, least) {
+        if !reaches(old.maximum, least) {
             return Err(format!("the limit on {name} is too low here and cannot be raised"));
         }
     }

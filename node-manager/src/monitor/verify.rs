@@ -34,25 +34,20 @@ pub fn verify(
     policy: &Policy,
     expected: &Expected,
 ) -> Result<Grant, Failure> {
-    let refuse = |reason: &str| Failure::rule(CheckGrant, reason);
+    let refuse = |reason: std::fmt::Arguments<'_>| Failure::rule(CheckGrant, reason);
     PublicKey::new(policy.grant_key)
         .verify(grant::signed_message(record), &Signature::new(*signature))
-        .map_err(|_| refuse("its signature is not the CRM's"))?;
-    let grant = Grant::decode(record).map_err(|error| refuse(&error.to_string()))?;
+        .map_err(|_| refuse(format_args!("its signature is not the CRM's")))?;
+    let grant = Grant::decode(record).map_err(|error| refuse(format_args!("{error}")))?;
     if grant.nonce != expected.nonce {
-        return Err(refuse("it was made for another start"));
+        return Err(refuse(format_args!("it was made for another start")));
     }
-    if grant.uid != expected.uid {
-        return Err(Failure::rule(
-            CheckGrant,
-            format_args!("it is for uid {}, the pilot was started by uid {}", grant.uid, expected.uid),
-        ));
+    let (asked, here) = (grant.uid, expected.uid);
+    if asked != here {
+        return Err(refuse(format_args!("it is for uid {asked}, the pilot was started by uid {here}")));
     }
     if grant.site != policy.site {
-        return Err(Failure::rule(
-            CheckGrant,
-            format_args!("it is of site {}, this is {}", grant.site, policy.site),
-        ));
+        return Err(refuse(format_args!("it is of site {}, this is {}", grant.site, policy.site)));
     }
     allowed(&grant, policy)?;
     Ok(grant)

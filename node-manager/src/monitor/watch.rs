@@ -90,10 +90,10 @@ impl Monitor {
     /// Serves to the end. Returns what could not be removed, by name.
     pub fn run(mut self) -> Result<Option<String>, String> {
         let failed = |error: &dyn std::fmt::Display| format!("cannot watch: {error}");
-        let mut mask = SigSet::empty();
-        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
-            mask.add(signal);
-        }
+        let mask: SigSet =
+            [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2]
+                .into_iter()
+                .collect();
         mask.thread_block().map_err(|error| failed(&error))?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .map_err(|error| failed(&error))?;

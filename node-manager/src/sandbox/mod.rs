@@ -119,18 +119,6 @@ pub fn start(plan: &Plan) -> Result<Sandbox, Failure> {
 }
 
 impl Sandbox {
-    /// Builds and waits. On failure nothing is left.
-    pub fn build(plan: &Plan) -> Result<(Sandbox, OwnedFd), Failure> {
-        let mut sandbox = start(plan)?;
-        match sandbox.outcome() {
-            Ok(agent_end) => Ok((sandbox, agent_end)),
-            Err(failure) => {
-                let _ = sandbox.tear_down();
-                Err(failure)
-            }
-        }
-    }
-
     /// Readable when [`Sandbox::outcome`] will not wait.
     pub fn lifeline(&self) -> BorrowedFd<'_> {
         self.lifeline.as_fd()
@@ -139,11 +127,6 @@ impl Sandbox {
     /// Readable when the sandbox's first process, and with it every other, is dead.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
-    }
-
-    /// Process id of the sandbox's init on the node.
-    pub fn pid(&self) -> i32 {
-        self.pid.as_raw_nonzero().get()
     }
 
     /// The outcome of the build, once: the agent's end of init's socket.
@@ -179,7 +162,7 @@ impl Sandbox {
         }
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
         if !wait_readable(self.pidfd.as_fd(), KILL_TIMEOUT) {
-            return Err(format!("process {} does not die", self.pid()));
+            return Err(format!("process {} does not die", self.pid.as_raw_nonzero()));
         }
         let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
         self.reaped = true;
