@@ -13,7 +13,7 @@ use rustix::process::{chdir, setsid, umask};
 
 use super::record::{Command, SpawnStage};
 use crate::sys;
-use crate::sys::process::{Fork, fork};
+use crate::sys::process::fork;
 
 const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
 /// Where the child's end of the pipe sits while it prepares.
@@ -52,8 +52,8 @@ impl Program {
     pub fn start(&self, standard: [BorrowedFd<'_>; 3]) -> Result<Starting> {
         let (pipe, report) = pipe_with(PipeFlags::CLOEXEC)?;
         match fork()? {
-            Fork::Parent(pid) => Ok(Starting { pid: pid.as_raw_nonzero().get(), pipe }),
-            Fork::Child => {
+            Some(pid) => Ok(Starting { pid: pid.as_raw_nonzero().get(), pipe }),
+            None => {
                 let Err((stage, errno)) = self.become_it(standard, report.as_fd());
                 let mut message = vec![stage as u8];
                 message.extend_from_slice(&errno.raw_os_error().to_be_bytes());

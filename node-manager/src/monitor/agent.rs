@@ -13,7 +13,7 @@ use rustix::process::{
 use crate::channel;
 use crate::sandbox::drop_for_good;
 use crate::sys;
-use crate::sys::process::{Fork, fork};
+use crate::sys::process::fork;
 
 use super::start::owned_by_root;
 
@@ -48,11 +48,11 @@ impl Agent {
         let (socket, its_end) = channel::pair().map_err(failed("socket pair"))?;
         rustix::io::ioctl_fionbio(&socket, true).map_err(failed("socket pair"))?;
         match fork().map_err(failed("fork"))? {
-            Fork::Parent(pid) => {
+            Some(pid) => {
                 let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(failed("pidfd"))?;
                 Ok(Agent { pid, pidfd, socket })
             }
-            Fork::Child => {
+            None => {
                 let run = || -> rustix::io::Result<()> {
                     let null = openat(CWD, "/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
                     let null = std::mem::ManuallyDrop::new(null);

@@ -24,11 +24,10 @@ const OPEN_FILES_WANTED: u64 = 1 << 20;
 const STACK_WANTED: u64 = 8 << 20;
 const STACK_MIN: u64 = 1 << 20;
 
-/// What the Launcher hands over.
+/// The Launcher, as far as it is watched: a socket that it would close, and its process.
 pub struct Launcher {
     pub tether: OwnedFd,
-    pub invocation: OwnedFd,
-    /// Readable when the Launcher is dead.
+    /// Readable when it is dead.
     pub pidfd: OwnedFd,
 }
 
@@ -148,8 +147,9 @@ pub fn caller() -> Result<u32, String> {
     }
 }
 
-/// Only a Launcher starts this program: it made the tether, and it is our parent.
-pub fn launcher(uid: u32) -> Result<Launcher, String> {
+/// Only a Launcher starts this program: it made the tether, and it is our parent. The pipe
+/// with its invocation is for the agent.
+pub fn launcher(uid: u32) -> Result<(Launcher, OwnedFd), String> {
     let refused = || "not started by a pilot's Launcher".to_owned();
     let tether = sys::fd::adopt(TETHER_FD).map_err(|_| refused())?;
     let invocation = sys::fd::adopt(INVOCATION_FD).map_err(|_| refused())?;
@@ -167,5 +167,5 @@ pub fn launcher(uid: u32) -> Result<Launcher, String> {
         return Err(refused());
     }
     rustix::io::ioctl_fionbio(tether.as_fd(), true).map_err(|_| refused())?;
-    Ok(Launcher { tether, invocation, pidfd })
+    Ok((Launcher { tether, pidfd }, invocation))
 }
