@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use rustix::io::Errno;
-
 use crate::operation::{Notice, Step};
 
 /// A step that failed. Printed it reads `cannot <step>: <detail>: <errno text>`.
@@ -48,24 +46,13 @@ pub trait At<T> {
     fn at(self, step: Step, detail: impl fmt::Display) -> Result<T, Failure>;
 }
 
-impl<T> At<T> for Result<T, Errno> {
-    fn at(self, step: Step, detail: impl fmt::Display) -> Result<T, Failure> {
-        self.map_err(|errno| Failure { step, errno: errno.raw_os_error(), detail: detail.to_string() })
-    }
-}
-
-impl<T> At<T> for std::io::Result<T> {
+/// Whatever has the kernel's number: of std, rustix or nix.
+impl<T, E: Into<std::io::Error>> At<T> for Result<T, E> {
     fn at(self, step: Step, detail: impl fmt::Display) -> Result<T, Failure> {
         self.map_err(|error| Failure {
             step,
-            errno: error.raw_os_error().unwrap_or(libc::EIO),
+            errno: error.into().raw_os_error().unwrap_or(libc::EIO),
             detail: detail.to_string(),
         })
-    }
-}
-
-impl<T> At<T> for Result<T, nix::Error> {
-    fn at(self, step: Step, detail: impl fmt::Display) -> Result<T, Failure> {
-        self.map_err(|errno| Failure { step, errno: errno as i32, detail: detail.to_string() })
     }
 }

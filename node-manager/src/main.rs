@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
+use std::io::Write;
 use std::process::ExitCode;
 
 use node_manager::monitor;
@@ -14,11 +15,12 @@ fn main() -> ExitCode {
         (None, _) => monitor::run(),
         (Some(b"sweep"), None) => monitor::sweep(),
         (Some(b"--version"), None) => {
-            println!("node-manager {}", env!("CARGO_PKG_VERSION"));
+            // Not `println`: it panics, still with root's rights, when nobody takes it.
+            let _ = writeln!(std::io::stdout(), "node-manager {}", env!("CARGO_PKG_VERSION"));
             0
         }
         _ => {
-            eprintln!("node-manager: usage: node-manager [sweep | --version]");
+            let _ = writeln!(std::io::stderr(), "node-manager: usage: node-manager [sweep | --version]");
             2
         }
     };

@@ -89,95 +89,79 @@ pub struct Welcome {
     pub node_name: String,
 }
 
-/// What the monitor has.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum State {
-    Idle,
-    Building,
-    Built,
-    TornDown,
-}
-
-/// Why a sandbox ended without being asked to by the agent.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum EndReason {
-    LauncherGone,
-    LauncherAsked,
-    SandboxDied,
-    LifetimeOver,
-    AgentGone,
-    AgentBroke,
-}
-
-impl EndReason {
-    const ALL: [EndReason; 6] = [
-        EndReason::LauncherGone,
-        EndReason::LauncherAsked,
-        EndReason::SandboxDied,
-        EndReason::LifetimeOver,
-        EndReason::AgentGone,
-        EndReason::AgentBroke,
-    ];
-
-    /// For people.
-    pub fn sentence(self) -> &'static str {
-        match self {
-            EndReason::LauncherGone => "the Launcher died",
-            EndReason::LauncherAsked => "the batch system ended the pilot",
-            EndReason::SandboxDied => "the sandbox's first process died",
-            EndReason::LifetimeOver => "the lifetime of the grant is over",
-            EndReason::AgentGone => "the agent died",
-            EndReason::AgentBroke => "the agent sent a record out of order",
-        }
-    }
-}
-
-macro_rules! steps {
-    ($($(#[$doc:meta])* $name:ident => $sentence:literal,)*) => {
-        /// The steps of a build, in order. A failure names exactly one of them.
+/// A closed list of words: their codes are their places, their sentences are for people.
+macro_rules! words {
+    ($(#[$of:meta])* $list:ident { $($(#[$doc:meta])* $name:ident => $sentence:literal,)* }) => {
+        $(#[$of])*
         #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-        pub enum Step { $($(#[$doc])* $name,)* }
+        pub enum $list { $($(#[$doc])* $name,)* }
 
-        impl Step {
-            /// Every step.
-            pub const ALL: &[Step] = &[$(Step::$name,)*];
+        impl $list {
+            /// All of them.
+            pub const ALL: &[$list] = &[$($list::$name,)*];
 
-            /// What was being done, to be read after "cannot".
+            /// For people.
             pub fn sentence(self) -> &'static str {
-                match self { $(Step::$name => $sentence,)* }
+                match self { $($list::$name => $sentence,)* }
             }
         }
     };
 }
 
-steps! {
-    /// State, signature, nonce and caller.
-    CheckGrant => "accept the grant",
-    /// The node policy's ranges, drivers and ceilings.
-    CheckPolicy => "keep to the node policy",
-    FindAccount => "find the user's account",
-    MakeCgroup => "make the sandbox's cgroup",
-    CreateProcess => "create the sandbox's namespaces",
-    DisableIpv6 => "switch IPv6 off in the sandbox",
-    IsolateMounts => "cut the mount tree off from the node's",
-    OpenHome => "open the user's home directory",
-    OpenShare => "open a shared directory",
-    MountUpper => "mount the writable part",
-    WriteFiles => "write the sandbox's own files",
-    MountOverlay => "mount the overlay root",
-    CarryMounts => "carry in another filesystem of the node",
-    MountDev => "make /dev",
-    MountProc => "mount /proc",
-    MountSys => "mount /sys",
-    MountTmp => "make /tmp and /run",
-    MountHome => "mount the user's home directory",
-    MountSsh => "make the private ~/.ssh",
-    MountShare => "mount a shared directory",
-    PivotRoot => "change to the new root",
-    CreateLink => "create the network interface",
-    ConfigureNetwork => "configure the network interface",
-    DropPrivilege => "give up all privilege",
-    Serve => "start the sandbox's init",
+words! {
+    /// What the monitor has.
+    State {
+        Idle => "waiting for a grant",
+        Building => "building the sandbox",
+        Built => "serving the sandbox",
+        TornDown => "at its end",
+    }
+}
+
+words! {
+    /// Why a sandbox ended without being asked to by the agent.
+    EndReason {
+        LauncherGone => "the Launcher died",
+        LauncherAsked => "the batch system ended the pilot",
+        SandboxDied => "the sandbox's first process died",
+        LifetimeOver => "the lifetime of the grant is over",
+        AgentGone => "the agent died",
+        AgentBroke => "the agent sent a record out of order",
+    }
+}
+
+words! {
+    /// The steps of a build, in order. A failure names exactly one of them; its sentence
+    /// is what was being done, to be read after "cannot".
+    Step {
+        /// State, signature, nonce and caller.
+        CheckGrant => "accept the grant",
+        /// The node policy's ranges, drivers and ceilings.
+        CheckPolicy => "keep to the node policy",
+        FindAccount => "find the user's account",
+        MakeCgroup => "make the sandbox's cgroup",
+        CreateProcess => "create the sandbox's namespaces",
+        DisableIpv6 => "switch IPv6 off in the sandbox",
+        IsolateMounts => "cut the mount tree off from the node's",
+        OpenHome => "open the user's home directory",
+        OpenShare => "open a shared directory",
+        MountUpper => "mount the writable part",
+        WriteFiles => "write the sandbox's own files",
+        MountOverlay => "mount the overlay root",
+        CarryMounts => "carry in another filesystem of the node",
+        MountDev => "make /dev",
+        MountProc => "mount /proc",
+        MountSys => "mount /sys",
+        MountTmp => "make /tmp and /run",
+        MountHome => "mount the user's home directory",
+        MountSsh => "make the private ~/.ssh",
+        MountShare => "mount a shared directory",
+        PivotRoot => "change to the new root",
+        CreateLink => "create the network interface",
+        ConfigureNetwork => "configure the network interface",
+        DropPrivilege => "give up all privilege",
+        Serve => "start the sandbox's init",
+    }
 }
 
 /// Why a datagram is not a record.
@@ -262,11 +246,8 @@ impl Notice {
             },
             4 => Notice::Gone,
             5 => Notice::Dirty { what: fields.text()? },
-            6 => {
-                let states = [State::Idle, State::Building, State::Built, State::TornDown];
-                Notice::State(pick(&states, fields.byte()?)?)
-            }
-            7 => Notice::Ended { reason: pick(&EndReason::ALL, fields.byte()?)? },
+            6 => Notice::State(pick(State::ALL, fields.byte()?)?),
+            7 => Notice::Ended { reason: pick(EndReason::ALL, fields.byte()?)? },
             _ => return Err(Malformed),
         };
         fields.end(notice)
@@ -327,7 +308,7 @@ mod tests {
             Notice::Dirty { what: "cgroup".into() },
             Notice::State(State::TornDown),
         ];
-        all.extend(EndReason::ALL.map(|reason| Notice::Ended { reason }));
+        all.extend(EndReason::ALL.iter().map(|&reason| Notice::Ended { reason }));
         all.extend(Step::ALL.iter().map(|&step| Notice::Failed { step, errno: 28, detail: "é".into() }));
         all
     }

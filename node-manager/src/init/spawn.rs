@@ -13,7 +13,7 @@ use rustix::process::{chdir, setsid, umask};
 
 use super::record::{Command, SpawnStage};
 use crate::sys;
-use crate::sys::process::{Fork, fork};
+use crate::sys::process::fork;
 
 const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
 /// Where the child's end of the pipe sits while it prepares.
@@ -52,8 +52,8 @@ impl Program {
     pub fn start(&self, standard: [BorrowedFd<'_>; 3]) -> Result<Starting> {
         let (pipe, report) = pipe_with(PipeFlags::CLOEXEC)?;
         match fork()? {
-            Fork::Parent(pid) => Ok(Starting { pid: pid.as_raw_nonzero().get(), pipe }),
-            Fork::Child => {
+            Some(pid) => Ok(Starting { pid: pid.as_raw_nonzero().get(), pipe }),
+            None => {
                 let Err((stage, errno)) = self.become_it(standard, report.as_fd());
                 let mut message = vec![stage as u8];
                 message.extend_from_slice(&errno.raw_os_error().to_be_bytes());
@@ -72,15 +72,8 @@ impl Program {
         report: BorrowedFd<'_>,
     ) -> std::result::Result<Infallible, (SpawnStage, Errno)> {
         let prepare = || -> Result<()> {
-            let high = |fd| rustix::io::fcntl_dupfd_cloexec(fd, REPORT + 1);
-            let (report, standard) =
-                (high(report)?, [high(standard[0])?, high(standard[1])?, high(standard[2])?]);
-            for (number, fd) in standard.iter().enumerate() {
-                sys::fd::place(fd.as_fd(), number as i32)?;
-            }
-            sys::fd::place(report.as_fd(), REPORT)?;
-            std::mem::forget((report, standard));
-            sys::fd::close_from(REPORT + 1)?;
+            let [input, output, error] = standard;
+            sys::fd::arrange(&[input, output, error, report])?;
             rustix::io::fcntl_setfd(sys::fd::borrow(REPORT), rustix::io::FdFlags::CLOEXEC)?;
             sys::process::reset_signals();
             setsid()?;

@@ -6,16 +6,14 @@ use std::path::Path;
 
 use nix::unistd::User;
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{
     Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
 };
 
 use crate::channel;
-use crate::operation::{INVOCATION_FD, OPERATION_FD};
 use crate::sandbox::drop_for_good;
 use crate::sys;
-use crate::sys::process::{Fork, fork};
+use crate::sys::process::fork;
 
 use super::start::owned_by_root;
 
@@ -50,20 +48,16 @@ impl Agent {
         let (socket, its_end) = channel::pair().map_err(failed("socket pair"))?;
         rustix::io::ioctl_fionbio(&socket, true).map_err(failed("socket pair"))?;
         match fork().map_err(failed("fork"))? {
-            Fork::Parent(pid) => {
+            Some(pid) => {
                 let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(failed("pidfd"))?;
                 Ok(Agent { pid, pidfd, socket })
             }
-            Fork::Child => {
+            None => {
                 let run = || -> rustix::io::Result<()> {
                     let null = openat(CWD, "/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-                    let high = |fd| fcntl_dupfd_cloexec(fd, INVOCATION_FD + 1);
-                    let (its_end, invocation) = (high(its_end.as_fd())?, high(invocation.as_fd())?);
-                    sys::fd::place(null.as_fd(), 0)?;
-                    sys::fd::place(its_end.as_fd(), OPERATION_FD)?;
-                    sys::fd::place(invocation.as_fd(), INVOCATION_FD)?;
-                    std::mem::forget((null, its_end, invocation));
-                    sys::fd::close_from(INVOCATION_FD + 1)?;
+                    let null = std::mem::ManuallyDrop::new(null);
+                    let (out, log) = (sys::fd::borrow(1), sys::fd::borrow(2));
+                    sys::fd::arrange(&[null.as_fd(), out, log, its_end.as_fd(), invocation.as_fd()])?;
                     sys::process::reset_signals();
                     drop_for_good(account.uid.as_raw(), account.gid.as_raw(), &[])?;
                     set_parent_process_death_signal(Some(Signal::KILL))

@@ -62,7 +62,7 @@ fn serve() -> Result<Option<String>, String> {
     start::check_rights()?;
     let directory = start::own_directory()?;
     let uid = start::caller()?;
-    let launcher = start::launcher(uid)?;
+    let (launcher, invocation) = start::launcher(uid)?;
     let limits = start::reset_limits()?;
     let policy = Policy::read()?;
     if uid < policy.uid_min {
@@ -75,9 +75,7 @@ fn serve() -> Result<Option<String>, String> {
     privilege::raised(sweep::sweep).map_err(unsettled)?;
     let mut nonce = [0; 16];
     getrandom(&mut nonce, GetRandomFlags::empty()).map_err(|errno| format!("no randomness: {errno}"))?;
-    let start::Launcher { tether, invocation, pidfd } = launcher;
     let agent = privilege::raised(|| Agent::start(&directory, invocation, uid)).map_err(unsettled)??;
-    let launcher = watch::Watched { tether, pidfd };
     Monitor::new(launcher, agent, policy, Expected { nonce, uid, limits }).run()
 }
 

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use grant::{Driver, SiteName};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
@@ -83,109 +84,93 @@ impl Policy {
     }
 
     fn parse(text: &str) -> Result<Policy, String> {
-        let mut found = Found::default();
-        for (number, line) in text.lines().enumerate() {
+        let mut lines = Lines(Vec::new());
+        for (number, line) in (1..).zip(text.lines()) {
             let line = line.split('#').next().unwrap_or("").trim();
             if line.is_empty() {
                 continue;
             }
-            let at = |reason: &str| format!("line {}: {reason}", number + 1);
-            let (key, value) = line.split_once('=').ok_or_else(|| at("is not `key = value`"))?;
-            found.set(key.trim(), value.trim()).map_err(|reason| at(&reason))?;
+            let (key, value) =
+                line.split_once('=').ok_or_else(|| format!("line {number}: is not `key = value`"))?;
+            if !KEYS.contains(&key.trim()) {
+                return Err(format!("line {number}: unknown key {}", key.trim().escape_default()));
+            }
+            lines.0.push((number, key.trim(), value.trim()));
         }
-        found.complete()
-    }
-}
-
-/// What the lines read so far say.
-#[derive(Default)]
-struct Found {
-    site: Option<SiteName>,
-    grant_key: Option<[u8; 32]>,
-    crm_pin: Option<[u8; 32]>,
-    interface: Option<String>,
-    drivers: Vec<Driver>,
-    ranges: Vec<Range>,
-    shares: Vec<Share>,
-    uid_min: Option<u32>,
-    upper_max: Option<u64>,
-    memory_max: Option<u64>,
-    pids_max: Option<u64>,
-}
-
-impl Found {
-    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
-        let bad = |what: &str| format!("{key}: {what}");
-        match key {
-            "site" => {
-                let site = SiteName::new(value).map_err(|error| bad(&error.to_string()))?;
-                once(&mut self.site, key, site)
-            }
-            "grant_key" => {
-                once(&mut self.grant_key, key, hex(value).ok_or_else(|| bad("is not 64 hex digits"))?)
-            }
-            "crm_pin" => once(&mut self.crm_pin, key, hex(value).ok_or_else(|| bad("is not 64 hex digits"))?),
-            "interface" => {
-                let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-                if value.is_empty() || value.len() > 15 || !value.bytes().all(plain) {
-                    return Err(bad("is not the name of an interface"));
-                }
-                once(&mut self.interface, key, value.to_owned())
-            }
-            "driver" => {
-                self.drivers.push(Driver::from_name(value).ok_or_else(|| bad("is not macvlan or veth"))?);
-                Ok(())
-            }
-            "range" => {
-                self.ranges
-                    .push(Range::parse(value).ok_or_else(|| bad("is not a network such as 10.1.0.0/16"))?);
-                Ok(())
-            }
-            "share" => {
-                self.shares.push(share(value).ok_or_else(|| bad("is not `/absolute/path rw` or `ro`"))?);
-                Ok(())
-            }
-            "uid_min" => once(&mut self.uid_min, key, value.parse().map_err(|_| bad("is not a number"))?),
-            "upper_max" => once(&mut self.upper_max, key, value.parse().map_err(|_| bad("is not a number"))?),
-            "memory_max" => {
-                once(&mut self.memory_max, key, value.parse().map_err(|_| bad("is not a number"))?)
-            }
-            "pids_max" => once(&mut self.pids_max, key, value.parse().map_err(|_| bad("is not a number"))?),
-            _ => Err(format!("unknown key {}", key.escape_default())),
-        }
-    }
-
-    fn complete(self) -> Result<Policy, String> {
-        let missing = |key: &str| format!("{key} is missing");
-        if self.drivers.is_empty() {
-            return Err(missing("driver"));
-        }
-        if self.ranges.is_empty() {
-            return Err(missing("range"));
-        }
+        let hex_digits = "is not 64 hex digits";
         Ok(Policy {
-            site: self.site.ok_or_else(|| missing("site"))?,
-            grant_key: self.grant_key.ok_or_else(|| missing("grant_key"))?,
-            crm_pin: self.crm_pin.ok_or_else(|| missing("crm_pin"))?,
-            interface: self.interface.ok_or_else(|| missing("interface"))?,
-            drivers: self.drivers,
-            ranges: self.ranges,
-            shares: self.shares,
-            uid_min: self.uid_min.unwrap_or(1000).max(1),
+            site: lines.one("site", "is not the name of a site", |text| SiteName::new(text).ok())?,
+            grant_key: lines.one("grant_key", hex_digits, hex)?,
+            crm_pin: lines.one("crm_pin", hex_digits, hex)?,
+            interface: lines.one("interface", "is not the name of an interface", interface)?,
+            drivers: lines.some("driver", "is not macvlan or veth", Driver::from_name)?,
+            ranges: lines.some("range", "is not a network such as 10.1.0.0/16", Range::parse)?,
+            shares: lines.all("share", "is not `/absolute/path rw` or `ro`", share)?,
+            uid_min: lines.number("uid_min", 1000)?.max(1),
             // 0 would be a tmpfs without a limit.
-            upper_max: self.upper_max.unwrap_or(4 << 30).max(1 << 20),
-            memory_max: self.memory_max.unwrap_or(0),
-            pids_max: self.pids_max.unwrap_or(32768),
+            upper_max: lines.number("upper_max", 4 << 30)?.max(1 << 20),
+            memory_max: lines.number("memory_max", 0)?,
+            pids_max: lines.number("pids_max", 32768)?,
         })
     }
 }
 
-fn once<T>(slot: &mut Option<T>, key: &str, value: T) -> Result<(), String> {
-    if slot.is_some() {
-        return Err(format!("{key} is given twice"));
+const KEYS: [&str; 11] = [
+    "site",
+    "grant_key",
+    "crm_pin",
+    "interface",
+    "driver",
+    "range",
+    "share",
+    "uid_min",
+    "upper_max",
+    "memory_max",
+    "pids_max",
+];
+
+/// Number, key and value of every line that says something.
+struct Lines<'a>(Vec<(usize, &'a str, &'a str)>);
+
+impl Lines<'_> {
+    /// Every value of a key; `wrong` is what is said of a value that cannot be read.
+    fn all<T>(&self, key: &str, wrong: &str, read: fn(&str) -> Option<T>) -> Result<Vec<T>, String> {
+        let values = self.0.iter().filter(|(_, name, _)| *name == key);
+        values
+            .map(|(number, _, value)| read(value).ok_or_else(|| format!("line {number}: {key}: {wrong}")))
+            .collect()
     }
-    *slot = Some(value);
-    Ok(())
+
+    fn some<T>(&self, key: &str, wrong: &str, read: fn(&str) -> Option<T>) -> Result<Vec<T>, String> {
+        let values = self.all(key, wrong, read)?;
+        if values.is_empty() { Err(format!("{key} is missing")) } else { Ok(values) }
+    }
+
+    fn at_most_one<T>(
+        &self,
+        key: &str,
+        wrong: &str,
+        read: fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, String> {
+        let mut values = self.all(key, wrong, read)?;
+        match self.0.iter().filter(|(_, name, _)| *name == key).nth(1) {
+            Some((number, ..)) => Err(format!("line {number}: {key} is given twice")),
+            None => Ok(values.pop()),
+        }
+    }
+
+    fn one<T>(&self, key: &str, wrong: &str, read: fn(&str) -> Option<T>) -> Result<T, String> {
+        self.at_most_one(key, wrong, read)?.ok_or_else(|| format!("{key} is missing"))
+    }
+
+    fn number<T: FromStr>(&self, key: &str, default: T) -> Result<T, String> {
+        Ok(self.at_most_one(key, "is not a number", |text| text.parse().ok())?.unwrap_or(default))
+    }
+}
+
+fn interface(text: &str) -> Option<String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    ((1..=15).contains(&text.len()) && text.bytes().all(plain)).then(|| text.to_owned())
 }
 
 fn hex(text: &str) -> Option<[u8; 32]> {

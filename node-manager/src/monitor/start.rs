@@ -21,13 +21,13 @@ const INVOCATION_FD: i32 = 4;
 const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;
 const OPEN_FILES_MIN: u64 = 256;
 const OPEN_FILES_WANTED: u64 = 1 << 20;
+const STACK_WANTED: u64 = 8 << 20;
 const STACK_MIN: u64 = 1 << 20;
 
-/// What the Launcher hands over.
+/// The Launcher, as far as it is watched: a socket that it would close, and its process.
 pub struct Launcher {
     pub tether: OwnedFd,
-    pub invocation: OwnedFd,
-    /// Readable when the Launcher is dead.
+    /// Readable when it is dead.
     pub pidfd: OwnedFd,
 }
 
@@ -37,8 +37,7 @@ pub fn sanitise(last_fd: i32) -> Result<(), String> {
     sys::process::clear_environment();
     sys::process::reset_signals();
     sys::process::stop_timers();
-    // Writing to a reader that is gone is an error to look at, not a way to die.
-    sys::process::ignore_broken_pipe();
+    sys::process::ignore_failing_writes();
     umask(Mode::from_raw_mode(0o077));
     let failed = |errno: Errno| format!("cannot put the process in order: {errno}");
     chdir("/").map_err(failed)?;
@@ -57,37 +56,31 @@ pub fn sanitise(last_fd: i32) -> Result<(), String> {
 /// returned for it.
 pub fn reset_limits() -> Result<Vec<(Resource, Rlimit)>, String> {
     let mut callers = Vec::new();
-    let unlimited = |name: &'static str, resource| (name, resource, None, None);
+    // Name, the value wanted (none: no limit at all), and the least that will do.
     for (name, resource, wanted, least) in [
-        unlimited("file size", Resource::Fsize),
-        unlimited("CPU time", Resource::Cpu),
-        unlimited("address space", Resource::As),
-        unlimited("data size", Resource::Data),
+        ("file size", Resource::Fsize, None, None),
+        ("CPU time", Resource::Cpu, None, None),
+        ("address space", Resource::As, None, None),
+        ("data size", Resource::Data, None, None),
         ("open files", Resource::Nofile, Some(OPEN_FILES_WANTED), Some(OPEN_FILES_MIN)),
-        ("stack", Resource::Stack, None, Some(STACK_MIN)),
+        ("stack", Resource::Stack, Some(STACK_WANTED), Some(STACK_MIN)),
         ("processes", Resource::Nproc, None, Some(64)),
     ] {
         let old = getrlimit(resource);
-        let enough = |value: Option<u64>, least: Option<u64>| match (value, least) {
-            (None, _) => true,
-            (Some(value), Some(least)) => value >= least,
-            (Some(_), None) => false,
+        let reaches = |value: Option<u64>, aim: Option<u64>| {
+            value.is_none_or(|value| aim.is_some_and(|aim| value >= aim))
         };
-        if enough(old.current, wanted.or(least)) {
+        // The stack's limit decides the layout of every program started later: no more than needed.
+        if reaches(old.current, if resource == Resource::Stack { least } else { wanted }) {
             continue;
         }
         callers.push((resource, old));
-        let maximum = match (old.maximum, wanted) {
-            (Some(maximum), Some(wanted)) => Some(maximum.max(wanted)),
-            _ => None,
-        };
-        // The stack's soft limit decides the layout of every program started later.
-        let current = if matches!(resource, Resource::Stack) { Some(8 << 20) } else { maximum };
-        if setrlimit(resource, Rlimit { current, maximum }).is_ok() {
+        let maximum = old.maximum.zip(wanted).map(|(maximum, wanted)| maximum.max(wanted));
+        if setrlimit(resource, Rlimit { current: wanted, maximum }).is_ok() {
             continue;
         }
         let _ = setrlimit(resource, Rlimit { current: old.maximum, maximum: old.maximum });
-        if !enough(old.maximum, least) {
+        if !reaches(old.maximum, least) {
             return Err(format!("the limit on {name} is too low here and cannot be raised"));
         }
     }
@@ -154,8 +147,9 @@ pub fn caller() -> Result<u32, String> {
     }
 }
 
-/// Only a Launcher starts this program: it made the tether, and it is our parent.
-pub fn launcher(uid: u32) -> Result<Launcher, String> {
+/// Only a Launcher starts this program: it made the tether, and it is our parent. The pipe
+/// with its invocation is for the agent.
+pub fn launcher(uid: u32) -> Result<(Launcher, OwnedFd), String> {
     let refused = || "not started by a pilot's Launcher".to_owned();
     let tether = sys::fd::adopt(TETHER_FD).map_err(|_| refused())?;
     let invocation = sys::fd::adopt(INVOCATION_FD).map_err(|_| refused())?;
@@ -173,5 +167,5 @@ pub fn launcher(uid: u32) -> Result<Launcher, String> {
         return Err(refused());
     }
     rustix::io::ioctl_fionbio(tether.as_fd(), true).map_err(|_| refused())?;
-    Ok(Launcher { tether, invocation, pidfd })
+    Ok((Launcher { tether, pidfd }, invocation))
 }

@@ -13,7 +13,7 @@ use crate::failure::{At, Failure};
 use crate::net::link::Link;
 use crate::operation::Step::{CheckGrant, CheckPolicy, CreateLink};
 use crate::sandbox::Plan;
-use crate::sandbox::cgroup::{Limit, Limits};
+use crate::sandbox::cgroup::Limit;
 
 /// Files in the writable part when the grant does not say: one for each 4 KiB.
 const BYTES_PER_INODE: u64 = 4096;
@@ -34,25 +34,20 @@ pub fn verify(
     policy: &Policy,
     expected: &Expected,
 ) -> Result<Grant, Failure> {
-    let refuse = |reason: &str| Failure::rule(CheckGrant, reason);
+    let refuse = |reason: std::fmt::Arguments<'_>| Failure::rule(CheckGrant, reason);
     PublicKey::new(policy.grant_key)
         .verify(grant::signed_message(record), &Signature::new(*signature))
-        .map_err(|_| refuse("its signature is not the CRM's"))?;
-    let grant = Grant::decode(record).map_err(|error| refuse(&error.to_string()))?;
+        .map_err(|_| refuse(format_args!("its signature is not the CRM's")))?;
+    let grant = Grant::decode(record).map_err(|error| refuse(format_args!("{error}")))?;
     if grant.nonce != expected.nonce {
-        return Err(refuse("it was made for another start"));
+        return Err(refuse(format_args!("it was made for another start")));
     }
-    if grant.uid != expected.uid {
-        return Err(Failure::rule(
-            CheckGrant,
-            format_args!("it is for uid {}, the pilot was started by uid {}", grant.uid, expected.uid),
-        ));
+    let (asked, here) = (grant.uid, expected.uid);
+    if asked != here {
+        return Err(refuse(format_args!("it is for uid {asked}, the pilot was started by uid {here}")));
     }
     if grant.site != policy.site {
-        return Err(Failure::rule(
-            CheckGrant,
-            format_args!("it is of site {}, this is {}", grant.site, policy.site),
-        ));
+        return Err(refuse(format_args!("it is of site {}, this is {}", grant.site, policy.site)));
     }
     allowed(&grant, policy)?;
     Ok(grant)
@@ -85,9 +80,9 @@ pub fn plan(grant: &Grant, policy: &Policy, expected: &Expected) -> Result<Plan,
     let parent = nix::net::if_::if_nametoindex(policy.interface.as_str())
         .at(CreateLink, format_args!("interface {} of the node policy", policy.interface))?;
     // What the grant asks must be kept; the policy's own ceiling where the node can.
-    let limit = |asked: u64, ceiling: u64| match asked {
-        0 => Limit { value: ceiling, required: false },
-        value => Limit { value, required: true },
+    let limit = |controller, asked: u64, ceiling: u64| {
+        let required = asked != 0;
+        Limit { controller, value: if required { asked } else { ceiling }, required }
     };
     let or = |asked: u64, default: u64| if asked == 0 { default } else { asked };
     let upper_bytes = or(grant.upper_bytes, policy.upper_max);
@@ -108,11 +103,11 @@ pub fn plan(grant: &Grant, policy: &Policy, expected: &Expected) -> Result<Plan,
             gateway: grant.gateway,
             mtu: grant.mtu,
         },
-        limits: Limits {
-            memory_bytes: limit(grant.memory_bytes, policy.memory_max),
-            pids: limit(grant.pids.into(), policy.pids_max),
-            cpus_milli: limit(grant.cpus_milli.into(), 0),
-        },
+        limits: [
+            limit("memory", grant.memory_bytes, policy.memory_max),
+            limit("pids", grant.pids.into(), policy.pids_max),
+            limit("cpu", grant.cpus_milli.into(), 0),
+        ],
         upper_bytes,
         upper_inodes: or(grant.upper_inodes, (upper_bytes / BYTES_PER_INODE).max(1024)),
     })

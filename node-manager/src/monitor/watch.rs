@@ -19,6 +19,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::agent::Agent;
 use super::policy::Policy;
+use super::start::Launcher;
 use super::verify::{self, Expected};
 use super::{audit, privilege};
 use crate::channel;
@@ -33,14 +34,8 @@ const AGENT_PATIENCE: Duration = Duration::from_secs(3);
 /// `poll` does not count while the machine sleeps; leases do.
 const LOOK_AGAIN: Duration = Duration::from_secs(20);
 
-/// The Launcher, as far as it is watched: a socket that it would close, and its process.
-pub struct Watched {
-    pub tether: OwnedFd,
-    pub pidfd: OwnedFd,
-}
-
 pub struct Monitor {
-    launcher: Watched,
+    launcher: Launcher,
     agent: Agent,
     policy: Policy,
     expected: Expected,
@@ -72,7 +67,7 @@ struct Ready {
 }
 
 impl Monitor {
-    pub fn new(launcher: Watched, agent: Agent, policy: Policy, expected: Expected) -> Monitor {
+    pub fn new(launcher: Launcher, agent: Agent, policy: Policy, expected: Expected) -> Monitor {
         Monitor {
             launcher,
             agent,
@@ -90,10 +85,10 @@ impl Monitor {
     /// Serves to the end. Returns what could not be removed, by name.
     pub fn run(mut self) -> Result<Option<String>, String> {
         let failed = |error: &dyn std::fmt::Display| format!("cannot watch: {error}");
-        let mut mask = SigSet::empty();
-        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
-            mask.add(signal);
-        }
+        let mask: SigSet =
+            [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2]
+                .into_iter()
+                .collect();
         mask.thread_block().map_err(|error| failed(&error))?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .map_err(|error| failed(&error))?;
@@ -139,8 +134,7 @@ impl Monitor {
             [signals, tether, process, self.agent.pidfd.as_fd(), self.agent.socket.as_fd(), sandbox]
                 .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         let left = self.deadline.map_or(LOOK_AGAIN, |deadline| deadline.saturating_sub(boot_time()));
-        let left = left.min(LOOK_AGAIN);
-        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        let left = Timespec::try_from(left.min(LOOK_AGAIN)).unwrap_or_default();
         match poll(&mut fds, Some(&left)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use grant::Driver;
 use rustix::io::Errno;
 
-use super::netlink::{Batch, Netlink, link_header};
+use super::netlink::{Batch, Netlink, attribute, link_header, text};
 
 /// Name of the interface inside.
 pub const INSIDE_NAME: &str = "eth0";
@@ -60,68 +60,46 @@ impl Link {
     /// the sandbox's. `EBUSY`: the address is still in use on this node.
     pub fn create(&self, node: &Netlink, namespace: impl AsFd) -> Result<(), Errno> {
         let namespace = (namespace.as_fd().as_raw_fd() as u32).to_ne_bytes();
-        let mut batch = Batch::default();
-        match self.driver {
+        let ends = |name: &str, mac: [u8; 6]| {
+            let mtu = attribute(libc::IFLA_MTU, &[&u32::from(self.mtu).to_ne_bytes()]);
+            [text(libc::IFLA_IFNAME, name), attribute(libc::IFLA_ADDRESS, &[&mac]), mtu].concat()
+        };
+        let inside = ends(INSIDE_NAME, inside_mac(self.address));
+        let inside = [inside, attribute(libc::IFLA_NET_NS_FD, &[&namespace])].concat();
+        let kind = |kind: &str, data: Vec<u8>| {
+            let parts = [text(libc::IFLA_INFO_KIND, kind), attribute(libc::IFLA_INFO_DATA, &[&data])];
+            attribute(libc::IFLA_LINKINFO, &[&parts.concat()])
+        };
+        let attributes = match self.driver {
             Driver::Macvlan => {
-                batch.request(libc::RTM_NEWLINK, CREATE, &link_header(0, UP, UP), |batch| {
-                    self.put_inside(batch, namespace);
-                    batch.put(libc::IFLA_LINK, &self.parent.to_ne_bytes());
-                    batch.nest(libc::IFLA_LINKINFO, |batch| {
-                        batch.name(libc::IFLA_INFO_KIND, "macvlan");
-                        batch.nest(libc::IFLA_INFO_DATA, |batch| {
-                            batch.put(MACVLAN_MODE, &MACVLAN_MODE_BRIDGE.to_ne_bytes());
-                        });
-                    });
-                });
-                node.run(&batch).map_err(|(_, errno)| errno)
+                let mode = attribute(MACVLAN_MODE, &[&MACVLAN_MODE_BRIDGE.to_ne_bytes()]);
+                [inside, attribute(libc::IFLA_LINK, &[&self.parent.to_ne_bytes()]), kind("macvlan", mode)]
             }
             Driver::Veth => {
-                batch.request(libc::RTM_NEWLINK, CREATE, &link_header(0, UP, UP), |batch| {
-                    batch.name(libc::IFLA_IFNAME, &self.outside_name);
-                    batch.put(libc::IFLA_ADDRESS, &outside_mac(self.address));
-                    batch.put(libc::IFLA_MTU, &u32::from(self.mtu).to_ne_bytes());
-                    batch.nest(libc::IFLA_LINKINFO, |batch| {
-                        batch.name(libc::IFLA_INFO_KIND, "veth");
-                        batch.nest(libc::IFLA_INFO_DATA, |batch| {
-                            batch.nest(VETH_INFO_PEER, |batch| {
-                                // A pair's end cannot be up before it has its other end.
-                                batch.raw(&link_header(0, 0, 0));
-                                self.put_inside(batch, namespace);
-                            });
-                        });
-                    });
-                });
-                node.run(&batch).map_err(|(_, errno)| errno)?;
-                self.route_on_node(node)
+                // A pair's end cannot be up before it has its other end.
+                let peer = attribute(VETH_INFO_PEER, &[&link_header(0, 0, 0), &inside]);
+                [ends(&self.outside_name, outside_mac(self.address)), kind("veth", peer), Vec::new()]
             }
-        }
-    }
-
-    fn put_inside(&self, batch: &mut Batch, namespace: [u8; 4]) {
-        batch.name(libc::IFLA_IFNAME, INSIDE_NAME);
-        batch.put(libc::IFLA_ADDRESS, &inside_mac(self.address));
-        batch.put(libc::IFLA_MTU, &u32::from(self.mtu).to_ne_bytes());
-        batch.put(libc::IFLA_NET_NS_FD, &namespace);
+        };
+        let mut batch = Batch::default();
+        batch.request(libc::RTM_NEWLINK, CREATE, &link_header(0, UP, UP), &attributes);
+        node.run(&batch)?;
+        if self.driver == Driver::Veth { self.route_on_node(node) } else { Ok(()) }
     }
 
     /// The node's end of a pair: forwards, refuses any source but the sandbox's address,
     /// and knows its neighbour for good. All of it goes when the pair goes.
     fn route_on_node(&self, node: &Netlink) -> Result<(), Errno> {
         let index = node.index_of(&self.outside_name)?.ok_or(Errno::NODEV)?;
+        let on = 1u32.to_ne_bytes();
+        let switches = [attribute(FORWARDING, &[&on]), attribute(RP_FILTER, &[&on])].concat();
+        let inet = attribute(libc::AF_INET as u16, &[&attribute(INET_CONF, &[&switches])]);
         let mut batch = Batch::default();
-        batch.request(libc::RTM_SETLINK, 0, &link_header(index, 0, 0), |batch| {
-            batch.nest(libc::IFLA_AF_SPEC, |batch| {
-                batch.nest(libc::AF_INET as u16, |batch| {
-                    batch.nest(INET_CONF, |batch| {
-                        batch.put(FORWARDING, &1u32.to_ne_bytes());
-                        batch.put(RP_FILTER, &1u32.to_ne_bytes());
-                    });
-                });
-            });
-        });
+        let header = link_header(index, 0, 0);
+        batch.request(libc::RTM_SETLINK, 0, &header, &[attribute(libc::IFLA_AF_SPEC, &[&inet])]);
         add_neighbour(&mut batch, index, self.address, inside_mac(self.address));
         add_route(&mut batch, index, (self.address, 32), None, 0);
-        node.run(&batch).map_err(|(_, errno)| errno)
+        node.run(&batch)
     }
 
     /// Gives the interface its address and routes; `inside` is a socket of the sandbox's
@@ -132,29 +110,28 @@ impl Link {
         let index = find(INSIDE_NAME).ok_or(Errno::NODEV)?;
         let mut strays = Batch::default();
         for &(stray, _) in links.iter().filter(|(_, name)| name != INSIDE_NAME && name != "lo") {
-            strays.request(libc::RTM_DELLINK, 0, &link_header(stray, 0, 0), |_| {});
+            strays.request(libc::RTM_DELLINK, 0, &link_header(stray, 0, 0), &[]);
         }
         // The kernel keeps a few of its own (tunnels without an end); they stay down.
         let _ = inside.run(&strays);
 
         let mut batch = Batch::default();
-        batch.request(libc::RTM_SETLINK, 0, &link_header(find("lo").unwrap_or(1), UP, UP), |_| {});
-        batch.request(libc::RTM_SETLINK, 0, &link_header(index, UP, UP), |_| {});
+        batch.request(libc::RTM_SETLINK, 0, &link_header(find("lo").unwrap_or(1), UP, UP), &[]);
+        batch.request(libc::RTM_SETLINK, 0, &link_header(index, UP, UP), &[]);
         let routed = self.driver == Driver::Veth;
         let flags = if routed { libc::IFA_F_NOPREFIXROUTE } else { 0 };
         let fixed = address_header(self.prefix_len, index);
-        batch.request(libc::RTM_NEWADDR, CREATE, &fixed, |batch| {
-            batch.put(libc::IFA_LOCAL, &self.address.octets());
-            batch.put(libc::IFA_ADDRESS, &self.address.octets());
-            batch.put(libc::IFA_FLAGS, &flags.to_ne_bytes());
-        });
+        let address =
+            [libc::IFA_LOCAL, libc::IFA_ADDRESS].map(|kind| attribute(kind, &[&self.address.octets()]));
+        let flags = attribute(libc::IFA_FLAGS, &[&flags.to_ne_bytes()]);
+        batch.request(libc::RTM_NEWADDR, CREATE, &fixed, &[address.concat(), flags]);
         if routed {
             add_neighbour(&mut batch, index, ROUTED_NEXT_HOP, outside_mac(self.address));
             add_route(&mut batch, index, (Ipv4Addr::UNSPECIFIED, 0), Some(ROUTED_NEXT_HOP), ONLINK);
         } else if let Some(gateway) = self.gateway {
             add_route(&mut batch, index, (Ipv4Addr::UNSPECIFIED, 0), Some(gateway), 0);
         }
-        inside.run(&batch).map_err(|(_, errno)| errno)?;
+        inside.run(&batch)?;
         Ok(index)
     }
 
@@ -163,14 +140,12 @@ impl Link {
     pub fn withdraw(&self, inside: &Netlink, index: u32) -> Result<(), Errno> {
         let mut batch = Batch::default();
         // A macvlan's MAC is taken on its node as long as it exists.
-        batch.request(libc::RTM_SETLINK, 0, &link_header(index, 0, 0), |batch| {
-            let [a, b, c, d] = std::process::id().to_be_bytes();
-            batch.put(libc::IFLA_ADDRESS, &[0x02, 0x49, a, b, c, d]);
-        });
-        batch.request(libc::RTM_DELADDR, 0, &address_header(self.prefix_len, index), |batch| {
-            batch.put(libc::IFA_LOCAL, &self.address.octets());
-        });
-        inside.run(&batch).map_err(|(_, errno)| errno)
+        let [a, b, c, d] = std::process::id().to_be_bytes();
+        let mac = attribute(libc::IFLA_ADDRESS, &[&[0x02, 0x49, a, b, c, d]]);
+        batch.request(libc::RTM_SETLINK, 0, &link_header(index, 0, 0), &[mac]);
+        let local = attribute(libc::IFA_LOCAL, &[&self.address.octets()]);
+        batch.request(libc::RTM_DELADDR, 0, &address_header(self.prefix_len, index), &[local]);
+        inside.run(&batch)
     }
 }
 
@@ -180,10 +155,10 @@ pub fn remove(node: &Netlink, name: &str) -> Result<(), Errno> {
         return Ok(());
     };
     let mut batch = Batch::default();
-    batch.request(libc::RTM_DELLINK, 0, &link_header(index, 0, 0), |_| {});
+    batch.request(libc::RTM_DELLINK, 0, &link_header(index, 0, 0), &[]);
     match node.run(&batch) {
-        Ok(()) | Err((_, Errno::NODEV)) => Ok(()),
-        Err((_, errno)) => Err(errno),
+        Ok(()) | Err(Errno::NODEV) => Ok(()),
+        Err(errno) => Err(errno),
     }
 }
 
@@ -201,15 +176,10 @@ fn add_route(batch: &mut Batch, index: u32, to: (Ipv4Addr, u8), via: Option<Ipv4
         [libc::AF_INET as u8, to.1, 0, 0, 0, libc::RTPROT_STATIC, scope, libc::RTN_UNICAST, 0, 0, 0, 0];
     fixed[4] = libc::RT_TABLE_MAIN;
     fixed[8..12].copy_from_slice(&flags.to_ne_bytes());
-    batch.request(libc::RTM_NEWROUTE, CREATE, &fixed, |batch| {
-        if to.1 > 0 {
-            batch.put(libc::RTA_DST, &to.0.octets());
-        }
-        if let Some(via) = via {
-            batch.put(libc::RTA_GATEWAY, &via.octets());
-        }
-        batch.put(libc::RTA_OIF, &index.to_ne_bytes());
-    });
+    let mut attributes = vec![attribute(libc::RTA_OIF, &[&index.to_ne_bytes()])];
+    attributes.extend((to.1 > 0).then(|| attribute(libc::RTA_DST, &[&to.0.octets()])));
+    attributes.extend(via.map(|via| attribute(libc::RTA_GATEWAY, &[&via.octets()])));
+    batch.request(libc::RTM_NEWROUTE, CREATE, &fixed, &attributes);
 }
 
 /// `struct ndmsg` and attributes. Permanent entries do not count against the table's limit.
@@ -219,8 +189,6 @@ fn add_neighbour(batch: &mut Batch, index: u32, address: Ipv4Addr, mac: [u8; 6])
     fixed[4..8].copy_from_slice(&index.to_ne_bytes());
     fixed[8..10].copy_from_slice(&NEIGHBOUR_PERMANENT.to_ne_bytes());
     let replace = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
-    batch.request(libc::RTM_NEWNEIGH, replace, &fixed, |batch| {
-        batch.put(libc::NDA_DST, &address.octets());
-        batch.put(libc::NDA_LLADDR, &mac);
-    });
+    let attributes = [attribute(libc::NDA_DST, &[&address.octets()]), attribute(libc::NDA_LLADDR, &[&mac])];
+    batch.request(libc::RTM_NEWNEIGH, replace, &fixed, &attributes);
 }

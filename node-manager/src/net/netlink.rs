@@ -30,34 +30,32 @@ impl Netlink {
         Netlink { socket }
     }
 
-    /// Sends the batch and waits for every answer. The first refusal is returned with the
-    /// number of its request; requests behind it were carried out all the same.
-    pub fn run(&self, batch: &Batch) -> std::result::Result<(), (usize, Errno)> {
-        self.run_and_read(batch, |_, _| {})
+    /// Sends the batch and waits for every answer. The first refusal is returned; requests
+    /// behind it were carried out all the same.
+    pub fn run(&self, batch: &Batch) -> Result<()> {
+        self.run_and_read(batch, |_| {})
     }
 
-    fn run_and_read(
-        &self,
-        batch: &Batch,
-        mut read: impl FnMut(u16, &[u8]),
-    ) -> std::result::Result<(), (usize, Errno)> {
-        let whole = |errno| (0, errno);
-        retry_on_intr(|| send(&self.socket, &batch.bytes, SendFlags::empty())).map_err(whole)?;
+    /// The same, with every link that is told of.
+    fn run_and_read(&self, batch: &Batch, mut read: impl FnMut((u32, String))) -> Result<()> {
+        retry_on_intr(|| send(&self.socket, &batch.bytes, SendFlags::empty()))?;
         let mut refused = None;
         let mut answers = 0;
         let mut reply = vec![0; REPLY_BYTES];
         while answers < batch.requests {
-            let (length, _) =
-                retry_on_intr(|| recv(&self.socket, &mut reply[..], RecvFlags::empty())).map_err(whole)?;
-            for (kind, sequence, payload) in messages(&reply[..length]) {
-                if kind == ERROR {
-                    answers += 1;
-                    let code = payload.first_chunk().map_or(-libc::EIO, |code| i32::from_ne_bytes(*code));
-                    if code != 0 && refused.is_none() {
-                        refused = Some((sequence as usize, Errno::from_raw_os_error(-code)));
+            let (length, _) = retry_on_intr(|| recv(&self.socket, &mut reply[..], RecvFlags::empty()))?;
+            for (kind, payload) in messages(&reply[..length]) {
+                match kind {
+                    // The end of a list is its answer.
+                    ERROR | DONE => {
+                        answers += 1;
+                        let code = payload.first_chunk().map_or(-libc::EIO, |code| i32::from_ne_bytes(*code));
+                        if code != 0 && refused.is_none() {
+                            refused = Some(Errno::from_raw_os_error(-code));
+                        }
                     }
-                } else {
-                    read(kind, payload);
+                    libc::RTM_NEWLINK => link(payload).into_iter().for_each(&mut read),
+                    _ => {}
                 }
             }
         }
@@ -67,34 +65,21 @@ impl Netlink {
     /// Index of the link of that name, if there is one.
     pub fn index_of(&self, name: &str) -> Result<Option<u32>> {
         let mut batch = Batch::default();
-        batch.request(libc::RTM_GETLINK, 0, &link_header(0, 0, 0), |batch| {
-            batch.name(libc::IFLA_IFNAME, name)
-        });
+        batch.request(libc::RTM_GETLINK, 0, &link_header(0, 0, 0), &[text(libc::IFLA_IFNAME, name)]);
         let mut index = None;
-        match self.run_and_read(&batch, |_, payload| index = link(payload).map(|(index, _)| index)) {
-            Ok(()) | Err((_, Errno::NODEV)) => Ok(index),
-            Err((_, errno)) => Err(errno),
+        match self.run_and_read(&batch, |(found, _)| index = Some(found)) {
+            Ok(()) | Err(Errno::NODEV) => Ok(index),
+            Err(errno) => Err(errno),
         }
     }
 
     /// Index and name of every link in the namespace.
     pub fn links(&self) -> Result<Vec<(u32, String)>> {
         let mut batch = Batch::default();
-        batch.request(libc::RTM_GETLINK, libc::NLM_F_DUMP as u16, &link_header(0, 0, 0), |_| {});
-        retry_on_intr(|| send(&self.socket, &batch.bytes, SendFlags::empty()))?;
+        batch.request(libc::RTM_GETLINK, libc::NLM_F_DUMP as u16, &link_header(0, 0, 0), &[]);
         let mut links = Vec::new();
-        let mut reply = vec![0; REPLY_BYTES];
-        loop {
-            let (length, _) = retry_on_intr(|| recv(&self.socket, &mut reply[..], RecvFlags::empty()))?;
-            for (kind, _, payload) in messages(&reply[..length]) {
-                match kind {
-                    DONE => return Ok(links),
-                    ERROR => return Err(Errno::IO),
-                    libc::RTM_NEWLINK => links.extend(link(payload)),
-                    _ => {}
-                }
-            }
-        }
+        self.run_and_read(&batch, |link| links.push(link))?;
+        Ok(links)
     }
 }
 
@@ -112,47 +97,34 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Adds an acknowledged request: its fixed part, then the attributes that `fill` puts.
-    pub fn request(&mut self, kind: u16, flags: u16, fixed: &[u8], fill: impl FnOnce(&mut Batch)) {
-        let start = self.bytes.len();
+    /// Adds an acknowledged request: its fixed part, then its attributes.
+    pub fn request(&mut self, kind: u16, flags: u16, fixed: &[u8], attributes: &[Vec<u8>]) {
+        let attributes = attributes.concat();
         let flags = flags | (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
-        self.bytes.extend_from_slice(&[0; 4]);
+        let length = (HEADER_BYTES + fixed.len() + attributes.len()) as u32;
+        self.bytes.extend_from_slice(&length.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(&flags.to_ne_bytes());
-        self.bytes.extend_from_slice(&(self.requests as u32).to_ne_bytes());
-        self.bytes.extend_from_slice(&[0; 4]);
+        // Answers come in order, so that no number is needed.
+        self.bytes.extend_from_slice(&[0; 8]);
         self.bytes.extend_from_slice(fixed);
+        self.bytes.extend_from_slice(&attributes);
         self.requests += 1;
-        fill(self);
-        let length = (self.bytes.len() - start) as u32;
-        self.bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
     }
+}
 
-    /// An attribute of plain bytes.
-    pub fn put(&mut self, kind: u16, value: &[u8]) {
-        self.nest(kind, |batch| batch.bytes.extend_from_slice(value));
-    }
+/// An attribute of plain bytes, of other attributes, or of a fixed part and those.
+pub fn attribute(kind: u16, parts: &[&[u8]]) -> Vec<u8> {
+    let value = parts.concat();
+    let length = (4 + value.len()) as u16;
+    let mut out = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &value].concat();
+    out.resize(out.len().next_multiple_of(4), 0);
+    out
+}
 
-    /// An attribute of other attributes (or of a fixed part and attributes).
-    pub fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Batch)) {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(&[0; 2]);
-        self.bytes.extend_from_slice(&kind.to_ne_bytes());
-        fill(self);
-        let length = (self.bytes.len() - start) as u16;
-        self.bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
-    }
-
-    /// The fixed part inside a nested attribute.
-    pub fn raw(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    /// A name, ended by a zero byte.
-    pub fn name(&mut self, kind: u16, name: &str) {
-        self.put(kind, &[name.as_bytes(), &[0]].concat());
-    }
+/// An attribute that is a name, ended by a zero byte.
+pub fn text(kind: u16, name: &str) -> Vec<u8> {
+    attribute(kind, &[name.as_bytes(), &[0]])
 }
 
 /// `struct ifinfomsg`.
@@ -164,16 +136,15 @@ pub fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
     header
 }
 
-/// The messages of one datagram: kind, sequence number, payload.
-fn messages(mut datagram: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
+/// The messages of one datagram: kind and payload.
+fn messages(mut datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let header: &[u8; HEADER_BYTES] = datagram.first_chunk()?;
         let length = u32::from_ne_bytes(*header.first_chunk()?) as usize;
         let kind = u16::from_ne_bytes([header[4], header[5]]);
-        let sequence = u32::from_ne_bytes([header[8], header[9], header[10], header[11]]);
         let payload = datagram.get(HEADER_BYTES..length)?;
         datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-        Some((kind, sequence, payload))
+        Some((kind, payload))
     })
 }
 
@@ -204,16 +175,18 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_its_request() {
+    fn a_refusal_is_not_lost_between_successes() {
         let netlink = Netlink::open().unwrap();
-        let mut batch = Batch::default();
-        batch.request(libc::RTM_GETLINK, 0, &link_header(1, 0, 0), |_| {});
-        assert_eq!(netlink.run(&batch), Ok(()));
-        // Questions only: these tests run in the machine's own namespace.
-        let mut batch = Batch::default();
-        for index in [1, i32::MAX as u32, 1] {
-            batch.request(libc::RTM_GETLINK, 0, &link_header(index, 0, 0), |_| {});
-        }
-        assert_eq!(netlink.run(&batch), Err((1, Errno::NODEV)));
+        let asked = |indices: &[u32]| {
+            let mut batch = Batch::default();
+            // Questions only: these tests run in the machine's own namespace.
+            for &index in indices {
+                batch.request(libc::RTM_GETLINK, 0, &link_header(index, 0, 0), &[]);
+            }
+            netlink.run(&batch)
+        };
+        assert_eq!(asked(&[1]), Ok(()));
+        assert_eq!(asked(&[1, i32::MAX as u32, 1]), Err(Errno::NODEV));
+        assert_eq!(asked(&[1, 1]), Ok(()));
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::io::Errno;
 use rustix::process::{setrlimit, setsid, umask};
 
 use super::cgroup::Cgroups;
@@ -56,18 +56,10 @@ fn drop_report(lifeline: &OwnedFd, failure: &Failure) {
 /// Low numbers for what is kept, `/dev/null` for 0 to 2, and nothing else of the
 /// monitor's: no descriptor of it exists inside.
 fn keep_only(ends: Ends<'_>) -> Result<[OwnedFd; 3], Errno> {
+    // Closed with all the others, not by its owner.
     let null = openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    // First all out of the way, so that no number is overwritten before it is copied.
-    let high: Vec<OwnedFd> = [null.as_fd(), ends.lifeline, ends.agent, ends.node]
-        .into_iter()
-        .map(|fd| fcntl_dupfd_cloexec(fd, NODE + 1))
-        .collect::<Result<_, _>>()?;
-    for (fd, number) in [(0, 0), (0, 1), (0, 2), (1, LIFELINE), (2, AGENT), (3, NODE)] {
-        sys::fd::place(high[fd].as_fd(), number)?;
-    }
-    // Their numbers are closed below, so their owners must not close them again.
-    std::mem::forget((high, null));
-    sys::fd::close_from(NODE + 1)?;
+    let null = std::mem::ManuallyDrop::new(null);
+    sys::fd::arrange(&[null.as_fd(), null.as_fd(), null.as_fd(), ends.lifeline, ends.agent, ends.node])?;
     Ok([sys::fd::adopt(LIFELINE)?, sys::fd::adopt(AGENT)?, sys::fd::adopt(NODE)?])
 }
 

@@ -9,52 +9,17 @@ use crate::failure::{At, Failure};
 use crate::operation::Step;
 
 /// Kernel interfaces and other people's views: made fresh inside, or none of its business.
-const NOT_CARRIED: &[&str] = &[
-    "proc",
-    "sysfs",
-    "cgroup",
-    "cgroup2",
-    "devtmpfs",
-    "devpts",
-    "mqueue",
-    "debugfs",
-    "tracefs",
-    "securityfs",
-    "pstore",
-    "bpf",
-    "configfs",
-    "fusectl",
-    "hugetlbfs",
-    "binfmt_misc",
-    "autofs",
-    "nsfs",
-    "rpc_pipefs",
-    "efivarfs",
-    "selinuxfs",
-    "overlay",
-    "fuse.gvfsd-fuse",
-    "fuse.portal",
-];
+const NOT_CARRIED: &str = "proc sysfs cgroup cgroup2 devtmpfs devpts mqueue debugfs tracefs securityfs pstore bpf \
+    configfs fusectl hugetlbfs binfmt_misc autofs nsfs rpc_pipefs efivarfs selinuxfs overlay fuse.gvfsd-fuse fuse.portal";
 
 /// The sandbox has its own of everything below these.
-const OWN: &[&str] = &[
-    "/proc",
-    "/sys",
-    "/dev",
-    "/run",
-    "/tmp",
-    "/etc/gridpilot",
-    "/etc/hosts",
-    "/etc/hostname",
-    "/etc/passwd",
-    "/etc/group",
-    "/etc/resolv.conf",
-];
+const OWN: &str = "/proc /sys /dev /run /tmp /etc/gridpilot /etc/hosts /etc/hostname /etc/passwd /etc/group \
+    /etc/resolv.conf";
 
 /// Mount points to carry in, outer ones first.
 pub fn find(plan: &Plan) -> Result<Vec<PathBuf>, Failure> {
     let table = std::fs::read("/proc/self/mountinfo").at(Step::CarryMounts, "/proc/self/mountinfo")?;
-    let mut own: Vec<&Path> = OWN.iter().map(Path::new).collect();
+    let mut own: Vec<&Path> = OWN.split_whitespace().map(Path::new).collect();
     own.push(&plan.account.home);
     own.extend(plan.shares.iter().map(|share| share.path.as_path()));
     Ok(select(&table, &own, &plan.account.home))
@@ -79,7 +44,7 @@ fn mount_point(line: &[u8]) -> Option<PathBuf> {
     let mut words = line.split(|&b| b == b' ');
     let point = words.nth(4)?;
     let kind = words.skip_while(|&word| word != b"-").nth(1)?;
-    if NOT_CARRIED.iter().any(|skipped| skipped.as_bytes() == kind) {
+    if NOT_CARRIED.split_whitespace().any(|skipped| skipped.as_bytes() == kind) {
         return None;
     }
     Some(PathBuf::from(std::ffi::OsString::from_vec(unescape(point))))
@@ -87,23 +52,11 @@ fn mount_point(line: &[u8]) -> Option<PathBuf> {
 
 /// mountinfo writes space, tab, newline and backslash as three octal digits.
 fn unescape(word: &[u8]) -> Vec<u8> {
+    let mut rest = word.iter().copied();
     let mut out = Vec::with_capacity(word.len());
-    let mut rest = word;
-    while let Some((&first, tail)) = rest.split_first() {
-        let digits = tail.first_chunk::<3>().filter(|_| first == b'\\');
-        let value = digits
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match value {
-            Some(value) => {
-                out.push(value);
-                rest = &tail[3..];
-            }
-            None => {
-                out.push(first);
-                rest = tail;
-            }
-        }
+    while let Some(byte) = rest.next() {
+        let digit = |value: u8, digit: u8| value.wrapping_shl(3) | (digit & 7);
+        out.push(if byte == b'\\' { rest.by_ref().take(3).fold(0, digit) } else { byte });
     }
     out
 }

@@ -18,20 +18,15 @@ pub const DIRECTORY_PREFIX: &str = "gridpilot-";
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 const CPU_PERIOD_US: u64 = 100_000;
 
-/// One limit; a required one that the node cannot keep is a failure.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+/// What the sandbox may use of the node, by the kernel's name of the controller: bytes of
+/// memory, processes, thousandths of a CPU.
+#[derive(Clone, Copy, Debug)]
 pub struct Limit {
+    pub controller: &'static str,
     /// 0 = none.
     pub value: u64,
+    /// Not to have it is a failure.
     pub required: bool,
-}
-
-/// What the sandbox may use of the node.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Limits {
-    pub memory_bytes: Limit,
-    pub pids: Limit,
-    pub cpus_milli: Limit,
 }
 
 /// The sandbox's directories; removed when dropped.
@@ -53,16 +48,13 @@ struct Hierarchy {
 
 impl Cgroups {
     /// Makes what the limits need; nothing for no limits.
-    pub fn make(tag: &str, limits: &Limits) -> Result<Cgroups, Failure> {
+    pub fn make(tag: &str, limits: &[Limit]) -> Result<Cgroups, Failure> {
         let mut made = Cgroups::default();
-        let wanted = [("memory", limits.memory_bytes), ("pids", limits.pids), ("cpu", limits.cpus_milli)];
-        if wanted.iter().all(|(_, limit)| limit.value == 0) {
-            return Ok(made);
-        }
-        let hierarchies = hierarchies();
-        for (controller, limit) in wanted.into_iter().filter(|(_, limit)| limit.value != 0) {
-            let outcome = made.limit(&hierarchies, tag, controller, limit.value);
-            if limit.required {
+        let limits = limits.iter().filter(|limit| limit.value != 0);
+        let hierarchies = if limits.clone().next().is_some() { hierarchies() } else { Vec::new() };
+        for &Limit { controller, value, required } in limits {
+            let outcome = made.limit(&hierarchies, tag, controller, value);
+            if required {
                 outcome.at(MakeCgroup, format_args!("the node cannot limit {controller}"))?;
             }
         }

@@ -75,6 +75,6 @@ pub fn bind_to_parent(lifeline: BorrowedFd<'_>) -> Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let mut fds = [PollFd::from_borrowed_fd(lifeline, PollFlags::empty())];
-    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    poll(&mut fds, Some(&Timespec::default()))?;
     if fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) { Err(Errno::PIPE) } else { Ok(()) }
 }

@@ -33,8 +33,8 @@ use crate::failure::{At, Failure};
 use crate::net::link::{self, INSIDE_NAME, Link};
 use crate::net::netlink::Netlink;
 use crate::operation::{Notice, RECORD_BYTES_MAX, Step};
-use crate::sys::process::{Clone, clone_into};
-use cgroup::{Cgroups, Limits};
+use crate::sys::process::clone_into;
+use cgroup::{Cgroups, Limit};
 
 /// How long the kernel may take to end the sandbox's processes before it is reported.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,7 +68,7 @@ pub struct Plan {
     /// What the caller was under and the monitor is not: put back before anything runs.
     pub callers_limits: Vec<(Resource, Rlimit)>,
     pub link: Link,
-    pub limits: Limits,
+    pub limits: [Limit; 3],
     pub upper_bytes: u64,
     pub upper_inodes: u64,
 }
@@ -96,7 +96,7 @@ pub fn start(plan: &Plan) -> Result<Sandbox, Failure> {
     let (lifeline, inside_lifeline) = channel::pair().at(Step::CreateProcess, "socket pair")?;
     let (agent_end, inside_agent) = channel::pair().at(Step::CreateProcess, "socket pair")?;
     match clone_into(NAMESPACES as u64, cgroups.clone_into()).at(Step::CreateProcess, "")? {
-        Clone::Child => {
+        None => {
             let ends = build::Ends {
                 lifeline: inside_lifeline.as_fd(),
                 agent: inside_agent.as_fd(),
@@ -104,7 +104,7 @@ pub fn start(plan: &Plan) -> Result<Sandbox, Failure> {
             };
             build::run(plan, &carried, &cgroups, ends)
         }
-        Clone::Parent { pid, pidfd } => Ok(Sandbox {
+        Some((pid, pidfd)) => Ok(Sandbox {
             pid,
             pidfd,
             lifeline,
@@ -119,18 +119,6 @@ pub fn start(plan: &Plan) -> Result<Sandbox, Failure> {
 }
 
 impl Sandbox {
-    /// Builds and waits. On failure nothing is left.
-    pub fn build(plan: &Plan) -> Result<(Sandbox, OwnedFd), Failure> {
-        let mut sandbox = start(plan)?;
-        match sandbox.outcome() {
-            Ok(agent_end) => Ok((sandbox, agent_end)),
-            Err(failure) => {
-                let _ = sandbox.tear_down();
-                Err(failure)
-            }
-        }
-    }
-
     /// Readable when [`Sandbox::outcome`] will not wait.
     pub fn lifeline(&self) -> BorrowedFd<'_> {
         self.lifeline.as_fd()
@@ -139,11 +127,6 @@ impl Sandbox {
     /// Readable when the sandbox's first process, and with it every other, is dead.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
-    }
-
-    /// Process id of the sandbox's init on the node.
-    pub fn pid(&self) -> i32 {
-        self.pid.as_raw_nonzero().get()
     }
 
     /// The outcome of the build, once: the agent's end of init's socket.
@@ -179,7 +162,7 @@ impl Sandbox {
         }
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
         if !wait_readable(self.pidfd.as_fd(), KILL_TIMEOUT) {
-            return Err(format!("process {} does not die", self.pid()));
+            return Err(format!("process {} does not die", self.pid.as_raw_nonzero()));
         }
         let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
         self.reaped = true;
@@ -214,7 +197,7 @@ pub fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> bool {
     let deadline = Instant::now() + timeout;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        let left = Timespec::try_from(left).unwrap_or_default();
         match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&left)) {
             Ok(0) => return false,
             Ok(_) => return true,

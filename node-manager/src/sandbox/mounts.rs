@@ -16,6 +16,10 @@ use crate::sys::mount::set_attributes;
 /// What every mount of the sandbox is, with one exception for `/dev`.
 pub const INERT: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
+const VIEW: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE
+    .union(OpenTreeFlags::OPEN_TREE_CLOEXEC)
+    .union(OpenTreeFlags::AT_EMPTY_PATH);
+
 /// A new filesystem, attached to nothing yet. An option without a value is a flag.
 pub fn filesystem(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -33,20 +37,14 @@ pub fn filesystem(kind: &str, options: &[(&str, &str)], attributes: MountAttrFla
 /// A second view of what `directory` names (a file or a directory), without the mounts
 /// below it, attached to nothing yet.
 pub fn view(directory: impl AsFd, path: &str, attributes: MountAttrFlags) -> Result<OwnedFd> {
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    let view = open_tree(directory, path, flags)?;
+    let view = open_tree(directory, path, VIEW)?;
     set_attributes(view.as_fd(), attributes.bits().into())?;
     Ok(view)
 }
 
 /// The same with everything mounted below it, as it is.
 pub fn view_of_tree(directory: impl AsFd) -> Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH
-        | OpenTreeFlags::AT_RECURSIVE;
-    open_tree(directory, "", flags)
+    open_tree(directory, "", VIEW | OpenTreeFlags::AT_RECURSIVE)
 }
 
 /// Attaches a mount onto what `target` names: never by a path that could change.

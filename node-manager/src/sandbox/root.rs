@@ -35,38 +35,32 @@ const USER_DIRECTORIES: &[&str] = &["etc", "usr", "usr/local", "opt", "var", "sr
 /// Mount points and parents that must exist.
 const DIRECTORIES: &[&str] = &["proc", "sys", "dev", "tmp", "run", "home"];
 /// Keys and host lists: 8 MiB a file is the most that init takes.
-const KEYS_SIZE: &str = "size=64m";
-
-/// The user's home and the shared directories, opened before anything covers them.
-pub struct Sources {
-    home: OwnedFd,
-    shares: Vec<(OwnedFd, Share)>,
-}
-
-impl Sources {
-    pub fn open(plan: &Plan) -> std::result::Result<Sources, Failure> {
-        Ok(Sources { home: home::open(&plan.account)?, shares: home::open_shares(plan)? })
-    }
-}
+const KEYS_SIZE: &str = "64m";
 
 /// Puts the root together and changes to it.
 pub fn build(plan: &Plan, carried: &[PathBuf]) -> std::result::Result<(), Failure> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).at(IsolateMounts, "/")?;
-    let sources = Sources::open(plan)?;
+    // Opened before anything covers them.
+    let (home, shares) = (home::open(&plan.account)?, home::open_shares(plan)?);
     let stage = stage(plan).at(MountUpper, "tmpfs")?;
     write_files(plan, stage.as_fd()).at(WriteFiles, "/etc")?;
     let root = overlay(stage.as_fd()).at(MountOverlay, "/")?;
     carry(root.as_fd(), carried)?;
     device_files(root.as_fd(), stage.as_fd()).at(MountDev, "/dev")?;
     let quiet = INERT | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    mount_new(&root, "proc", &[], quiet, "/proc").at(MountProc, "")?;
-    mount_new(&root, "sysfs", &[], quiet | MountAttrFlags::MOUNT_ATTR_RDONLY, "/sys").at(MountSys, "")?;
+    let read_only = quiet | MountAttrFlags::MOUNT_ATTR_RDONLY;
+    for (kind, flags, target, step) in
+        [("proc", quiet, "/proc", MountProc), ("sysfs", read_only, "/sys", MountSys)]
+    {
+        let mount = filesystem(kind, &[], flags).at(step, "")?;
+        open_inside(&root, target).and_then(|target| attach(mount, target)).at(step, "")?;
+    }
     for (part, target) in [("tmp", "/tmp"), ("run", "/run")] {
         mount_part(stage.as_fd(), part, &root, target).at(MountTmp, target)?;
     }
     mount_part(stage.as_fd(), "keys/gridpilot", &root, "/etc/gridpilot").at(WriteFiles, "/etc/gridpilot")?;
-    mount_homes(plan, &sources, root.as_fd(), stage.as_fd())?;
-    for (source, share) in &sources.shares {
+    mount_homes(plan, &home, root.as_fd(), stage.as_fd())?;
+    for (source, share) in &shares {
         mount_share(root.as_fd(), source.as_fd(), share).at(MountShare, share.path.display())?;
     }
     pivot(root.as_fd()).at(PivotRoot, "")
@@ -96,7 +90,11 @@ fn stage(plan: &Plan) -> Result<OwnedFd> {
         if let Some(mode) = node_directory(name)
             && home::may(&plan.account, &format!("/{name}"), LIST)?
         {
-            directory(&stage, &format!("upper/{name}"), mode, user)?;
+            match directory(&stage, &format!("upper/{name}"), mode, user) {
+                // Below one that stays so.
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            }
         }
     }
     for name in DIRECTORIES {
@@ -106,8 +104,7 @@ fn stage(plan: &Plan) -> Result<OwnedFd> {
     }
     upper_home(plan, &stage)?;
     attach(&stage, open_directory(STAGE)?)?;
-    let (key, size) = KEYS_SIZE.split_once('=').unwrap_or_default();
-    let keys = filesystem("tmpfs", &[(key, size), ("nr_inodes", "4096"), ("mode", "0700")], INERT)?;
+    let keys = filesystem("tmpfs", &[("size", KEYS_SIZE), ("nr_inodes", "4096"), ("mode", "0700")], INERT)?;
     directory(&keys, "ssh", 0o700, user)?;
     directory(&keys, "gridpilot", 0o755, user)?;
     attach(&keys, open_inside(&stage, "keys")?)?;
@@ -233,16 +230,6 @@ fn device_files(root: impl AsFd, stage: impl AsFd) -> Result<()> {
     attach(view(&stage, "shm", INERT)?, open_inside(&dev, "shm")?)
 }
 
-fn mount_new(
-    root: &OwnedFd,
-    kind: &str,
-    options: &[(&str, &str)],
-    attributes: MountAttrFlags,
-    target: &str,
-) -> Result<()> {
-    attach(filesystem(kind, options, attributes)?, open_inside(root, target)?)
-}
-
 fn mount_part(stage: impl AsFd, part: &str, root: &OwnedFd, target: &str) -> Result<()> {
     attach(view(stage, part, INERT)?, make_inside(root, target)?)
 }
@@ -250,14 +237,14 @@ fn mount_part(stage: impl AsFd, part: &str, root: &OwnedFd, target: &str) -> Res
 /// The home at `/home/<user>` and at the account's own path, with a private `.ssh` in both.
 fn mount_homes(
     plan: &Plan,
-    sources: &Sources,
+    home: &OwnedFd,
     root: impl AsFd,
     stage: impl AsFd,
 ) -> std::result::Result<(), Failure> {
     let first = PathBuf::from("/home").join(plan.user.as_str());
     let detail = || format!("{} at {}", plan.account.home.display(), first.display());
     let step = |result: Result<OwnedFd>, step: Step| result.at(step, detail());
-    let mounted = step(view(&sources.home, "", INERT), MountHome)?;
+    let mounted = step(view(home, "", INERT), MountHome)?;
     attach(&mounted, step(make_inside(&root, &first), MountHome)?).at(MountHome, detail())?;
     let ssh = home::open_ssh(&plan.account, &mounted)?;
     let keys = view(stage, "keys/ssh", INERT).at(MountSsh, "")?;

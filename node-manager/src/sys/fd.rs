@@ -1,6 +1,6 @@
 //! Descriptors by number: what was inherited, and what must not be passed on.
 
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::{Errno, FdFlags, Result};
 
@@ -41,17 +41,27 @@ pub fn close_from(first: RawFd) -> Result<()> {
 }
 
 /// Makes `number` name what `fd` names, without close-on-exec.
-pub fn place(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
-    use std::os::fd::AsRawFd;
-    if fd.as_raw_fd() == number {
-        return rustix::io::fcntl_setfd(fd, FdFlags::empty());
-    }
+fn place(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
     // SAFETY: dup2 takes two integers; the caller decided that `number` is free or owned
     // by nothing that is used later.
     match unsafe { libc::dup2(fd.as_raw_fd(), number) } {
         -1 => Err(last_error()),
         _ => Ok(()),
     }
+}
+
+/// Makes the descriptors 0, 1, ... in their order, without close-on-exec, and closes every
+/// other. For a child that goes on with these only (as for [`close_from`]).
+pub fn arrange(fds: &[BorrowedFd<'_>]) -> Result<()> {
+    let above = fds.len() as RawFd;
+    // First all out of the way, so that no number is overwritten before it is copied.
+    let high = fds.iter().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, above)).collect::<Result<Vec<_>>>()?;
+    for (number, fd) in (0..).zip(&high) {
+        place(fd.as_fd(), number)?;
+    }
+    // Their numbers are closed next, so their owners must not close them again.
+    std::mem::forget(high);
+    close_from(above)
 }
 
 pub(super) fn last_error() -> Errno {

@@ -5,32 +5,20 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use rustix::io::Result;
 use rustix::process::Pid;
 
-/// What a fork returned.
-pub enum Fork {
-    Child,
-    Parent(Pid),
-}
-
-/// `fork(2)`. For processes with one thread; then the child may do anything.
-pub fn fork() -> Result<Fork> {
+/// `fork(2)`: the child's pid, or nothing in the child. For processes with one thread; then
+/// the child may do anything.
+pub fn fork() -> Result<Option<Pid>> {
     // SAFETY: the callers (monitor, init, their children) have a single thread, so no
     // lock can be held by a thread that does not exist in the child.
     match unsafe { libc::fork() } {
         -1 => Err(super::fd::last_error()),
-        0 => Ok(Fork::Child),
-        pid => Ok(Fork::Parent(Pid::from_raw(pid).expect("fork returned a pid"))),
+        pid => Ok(Pid::from_raw(pid)),
     }
 }
 
-/// What a clone returned.
-pub enum Clone {
-    Child,
-    Parent { pid: Pid, pidfd: OwnedFd },
-}
-
 /// `clone3(2)` like a fork into new namespaces (`CLONE_NEW*`), optionally straight into
-/// a cgroup of the v2 hierarchy. For processes with one thread.
-pub fn clone_into(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone> {
+/// a cgroup of the v2 hierarchy; the child comes with its pidfd. For processes with one thread.
+pub fn clone_into(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<(Pid, OwnedFd)>> {
     let mut pidfd: RawFd = -1;
     // libc's own constant does not fit its type.
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -46,12 +34,8 @@ pub fn clone_into(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clo
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
     match pid {
         -1 => Err(super::fd::last_error()),
-        0 => Ok(Clone::Child),
-        pid => Ok(Clone::Parent {
-            pid: Pid::from_raw(pid as i32).expect("clone returned a pid"),
-            // SAFETY: with CLONE_PIDFD the kernel stored a new descriptor there.
-            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
-        }),
+        // SAFETY: with CLONE_PIDFD the kernel stored a new descriptor there, in the parent.
+        pid => Ok(Pid::from_raw(pid as i32).map(|pid| (pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))),
     }
 }
 
@@ -101,10 +85,12 @@ pub fn clear_environment() {
     }
 }
 
-/// `EPIPE` instead of a signal.
-pub fn ignore_broken_pipe() {
-    // SAFETY: SIG_IGN installs no code.
-    unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+/// An error instead of a signal for a write that nobody takes or that no limit allows.
+pub fn ignore_failing_writes() {
+    for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
+        // SAFETY: SIG_IGN installs no code.
+        unsafe {
+            libc::signal(signal, libc::SIG_IGN);
+        }
     }
 }

@@ -13,45 +13,19 @@ const ARCHITECTURE: u32 = 0xc000_00b7;
 
 /// `open_tree_attr`, which libc does not know yet.
 const OPEN_TREE_ATTR: libc::c_long = 467;
+macro_rules! calls {
+    ($($name:ident)*) => { &[$(libc::$name,)* OPEN_TREE_ATTR] };
+}
+
 /// Refused whatever the arguments are.
-const REFUSED: &[libc::c_long] = &[
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_pivot_root,
-    libc::SYS_chroot,
-    libc::SYS_setns,
-    libc::SYS_fsopen,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fspick,
-    libc::SYS_open_tree,
-    libc::SYS_move_mount,
-    libc::SYS_mount_setattr,
-    libc::SYS_open_by_handle_at,
-    libc::SYS_keyctl,
-    libc::SYS_add_key,
-    libc::SYS_request_key,
-    libc::SYS_bpf,
-    libc::SYS_userfaultfd,
-    libc::SYS_perf_event_open,
-    libc::SYS_io_uring_setup,
-    libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
-    libc::SYS_kexec_load,
-    libc::SYS_kexec_file_load,
-    libc::SYS_init_module,
-    libc::SYS_finit_module,
-    libc::SYS_delete_module,
-    libc::SYS_reboot,
-    libc::SYS_swapon,
-    libc::SYS_swapoff,
-    libc::SYS_acct,
-    libc::SYS_quotactl,
-    libc::SYS_syslog,
-    libc::SYS_quotactl_fd,
-    OPEN_TREE_ATTR,
-    libc::SYS_lookup_dcookie,
-];
+const REFUSED: &[libc::c_long] = calls! {
+    SYS_mount SYS_umount2 SYS_pivot_root SYS_chroot SYS_setns SYS_fsopen SYS_fsconfig SYS_fsmount
+    SYS_fspick SYS_open_tree SYS_move_mount SYS_mount_setattr SYS_open_by_handle_at SYS_keyctl
+    SYS_add_key SYS_request_key SYS_bpf SYS_userfaultfd SYS_perf_event_open SYS_io_uring_setup
+    SYS_io_uring_enter SYS_io_uring_register SYS_kexec_load SYS_kexec_file_load SYS_init_module
+    SYS_finit_module SYS_delete_module SYS_reboot SYS_swapon SYS_swapoff SYS_acct SYS_quotactl
+    SYS_syslog SYS_quotactl_fd SYS_lookup_dcookie
+};
 
 const NEW_NAMESPACES: u32 = (libc::CLONE_NEWUSER
     | libc::CLONE_NEWNS

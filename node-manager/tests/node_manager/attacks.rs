@@ -29,9 +29,14 @@ pub fn directories_closed_to_the_user_are_not_opened_by_the_sandbox() {
     let world = World::new();
     overlaid("/srv", 0o700);
     overlaid("/home", 0o711);
+    // Neither is a share behind one a reason to open it, or to fail.
+    fs::create_dir_all("/opt/closed/share").unwrap();
+    fs::set_permissions("/opt/closed", fs::Permissions::from_mode(0o700)).unwrap();
+    world.policy("share = /opt/closed/share rw");
     let pilot = world.pilot();
     let mut inside = pilot.build(&world, &pilot.grant());
     assert_eq!(inside.shell("stat -c %u /srv /usr /home").text, format!("0\n{UID}\n0\n"));
+    assert_eq!(inside.shell("grep -c closed /proc/self/mountinfo").text, "0\n");
     assert_eq!(inside.shell("ls /home 2>/dev/null || ls -d ~").text, "/home/grid\n");
     fs::set_permissions("/home", fs::Permissions::from_mode(0o750)).unwrap();
     let pilot = world.pilot();
@@ -147,4 +152,23 @@ pub fn agents_cannot_trace_each_other() {
     let pilot = world.pilot();
     assert_eq!(fs::metadata(format!("/proc/{}/environ", pilot.agent)).unwrap().uid(), 0);
     assert_ne!(fs::metadata(format!("/proc/{}", pilot.launcher.id())).unwrap().uid(), 0);
+}
+
+/// Whatever dies at whatever moment of a build; the sweep has work only after the monitor.
+pub fn a_death_during_a_build_leaves_nothing() {
+    let world = World::new();
+    for round in 0..45u64 {
+        let driver = if round % 2 == 0 { Driver::Macvlan } else { Driver::Veth };
+        let mut pilot = world.pilot();
+        pilot.ask(&world.sign(&Grant { driver, pids: 50, ..pilot.grant() }));
+        std::thread::sleep(Duration::from_micros(round * 200));
+        let victim = [pilot.monitor, pilot.agent, pilot.launcher.id() as i32][round as usize % 3];
+        kill(Pid::from_raw(victim), Signal::SIGKILL).unwrap();
+        pilot.exit_code();
+        if victim == pilot.monitor {
+            assert!(Command::new(format!("{LIB}/node-manager")).arg("sweep").status().unwrap().success());
+        }
+        nothing_left(&world, &[pilot.monitor, pilot.agent], &Default::default());
+        assert!(!crate::world::node_managers_remain(), "round {round}");
+    }
 }

@@ -93,6 +93,15 @@ pub fn hand_started_and_misinstalled_programs_refuse() {
     assert!(String::from_utf8(by_root.stderr).unwrap().contains("started by root"));
     let complaint = world.pilot_as(&program, 500).err().unwrap();
     assert!(complaint.contains("uid_min"), "{complaint}");
+    // Nobody to listen, and no file that may grow: still an answer, not a crash.
+    let deaf = format!(
+        "exec >/dev/full 2>&1; {program} --version; echo $? >&3; {program} -x; echo $? >&3; \
+                        ulimit -f 0; {program} 2>>/opt/share/err; echo $? >&3"
+    );
+    let words =
+        ["--reuid=23456", "--regid=23456", "--clear-groups", "sh", "-c", &format!("exec 3>&1; {deaf}")];
+    let output = Command::new("setpriv").args(words).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "0\n2\n1\n");
     let usage = Command::new(&program).arg("--config").output().unwrap();
     assert_eq!(usage.status.code(), Some(2));
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -380,6 +380,27 @@ pub fn nothing_left(world: &World, pids: &[i32], namespaces: &BTreeSet<String>) 
     }
 }
 
+/// Whether anything still runs the installed program after a while, whatever uid it has by then.
+pub fn node_managers_remain() -> bool {
+    let installed = fs::metadata(format!("{LIB}/node-manager")).unwrap();
+    let is_ours = |pid: &String| {
+        fs::metadata(format!("/proc/{pid}/exe"))
+            .is_ok_and(|exe| (exe.dev(), exe.ino()) == (installed.dev(), installed.ino()))
+    };
+    remain(is_ours)
+}
+
+fn remain(is_ours: impl Fn(&String) -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while processes().iter().any(&is_ours) {
+        if Instant::now() > deadline {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    false
+}
+
 /// Whether a Launcher of this very program is still there after a while.
 pub fn launchers_remain() -> bool {
     let own = fs::read_link("/proc/self/exe").unwrap();
@@ -387,14 +408,7 @@ pub fn launchers_remain() -> bool {
         *pid != std::process::id().to_string()
             && fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == own)
     };
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while processes().iter().any(is_ours) {
-        if Instant::now() > deadline {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    false
+    remain(is_ours)
 }
 
 pub fn running(pid: i32) -> bool {
