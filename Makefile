@@ -50,9 +50,9 @@ lint:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) test --locked -p gridpilot-tests --test it house:: -- --test-threads=4
 
-# Mode 4755 needs root; a package that is built without it sets the mode itself.
+# Owner and mode 4755 need root, or fakeroot in a package's build.
 install:
-	$(CARGO) build --locked --release --workspace --bins
+	$(CARGO) build --locked --release -p grc -p crm -p launcher -p node-manager -p node-agent --bins
 	install -d -m 0755 $(LIB) $(DESTDIR)$(PREFIX)/bin
 	install -m 0755 target/release/grc target/release/crm target/release/launcher target/release/node-agent $(LIB)
 	install -o root -g root -m 4755 target/release/node-manager $(LIB)

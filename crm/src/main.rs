@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use crm::config::Config;
 use crm::grc_client::{self, Grc};
 use crm::state::State;
@@ -22,25 +22,32 @@ struct Arguments {
 enum Verb {
     /// Join a grid, once, with a ticket that the GRC's administrator made for this site
     Join {
-        #[arg(long)]
-        config: PathBuf,
+        #[command(flatten)]
+        file: ConfigFile,
         /// As printed by `grc ticket SITE`; `-` reads it from standard input
         #[arg(long)]
         ticket: String,
     },
     /// Print the node policy, to be placed as /etc/gridpilot/node.policy on every node
     Policy {
-        #[arg(long)]
-        config: PathBuf,
+        #[command(flatten)]
+        file: ConfigFile,
     },
     /// Serve the site until a signal says to stop
     Serve {
-        #[arg(long)]
-        config: PathBuf,
+        #[command(flatten)]
+        file: ConfigFile,
         /// Only check the configuration and what it names
         #[arg(long)]
         check_config: bool,
     },
+}
+
+#[derive(Args)]
+struct ConfigFile {
+    /// The configuration file
+    #[arg(long, default_value = "/etc/gridpilot/crm.toml")]
+    config: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -59,20 +66,20 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb) -> Result<()> {
     match verb {
-        Verb::Join { config, ticket } => {
-            let config = Config::load(&config)?;
+        Verb::Join { file, ticket } => {
+            let config = Config::load(&file.config)?;
             runtime()?.block_on(join(&config, &ticket))
         }
-        Verb::Policy { config } => {
-            let config = Config::load(&config)?;
+        Verb::Policy { file } => {
+            let config = Config::load(&file.config)?;
             let state = State::open(&config.state, config.site.as_str())?;
             print!("{}", crm::policy::policy(&config, &state.grant_key, state.identity.pin()));
             Ok(())
         }
-        Verb::Serve { config: path, check_config } => {
-            let config = Config::load(&path)?;
+        Verb::Serve { file, check_config } => {
+            let config = Config::load(&file.config)?;
             if check_config {
-                println!("{}: ok", path.display());
+                println!("{}: ok", file.config.display());
                 return Ok(());
             }
             runtime()?.block_on(crm::serve::serve(&config))

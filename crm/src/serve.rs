@@ -178,11 +178,9 @@ impl Driver {
             Ok(pilot) => {
                 tracing::debug!("pilot {pilot} arrived from node {node} ({})", knock.from);
                 let wanted = self.site.pilot(*pilot).map(|p| p.node.clone());
-                if wanted.as_ref().is_some_and(|wanted| *wanted != node) {
+                if let Some(wanted) = wanted.filter(|wanted| *wanted != node) {
                     // Names of machines differ in domains and case; the start command decides.
-                    tracing::info!(
-                        "pilot {pilot} was started for node {wanted:?}, which calls itself {node}"
-                    );
+                    tracing::info!("pilot {pilot} was started for node {wanted}, which calls itself {node}");
                 }
                 let agent = Agent {
                     outbox: knock.outbox.clone(),

@@ -1,6 +1,6 @@
 //! What can be typed. All after `--` is taken as it is.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -198,13 +198,11 @@ impl Args {
         if let Some(mode) = self.output_mode {
             return Ok(mode);
         }
-        match std::env::var_os("GRIDPILOT_OUTPUT_MODE").filter(|value| !value.is_empty()) {
+        match mode_variable() {
             None => Ok(OutputMode::default()),
-            Some(value) => {
-                value.to_str().and_then(|text| OutputMode::from_str(text, false).ok()).ok_or_else(|| {
-                    CliError::Usage(format!("GRIDPILOT_OUTPUT_MODE is {value:?}: write cli, json or quiet"))
-                })
-            }
+            Some(value) => mode_named(&value).ok_or_else(|| {
+                CliError::Usage(format!("GRIDPILOT_OUTPUT_MODE is {value:?}: write cli, json or quiet"))
+            }),
         }
     }
 
@@ -218,4 +216,22 @@ impl Args {
     pub fn patience(&self) -> Duration {
         Duration::from_secs(self.reconnect.unwrap_or(PATIENCE_DEFAULT_S).into())
     }
+}
+
+fn mode_variable() -> Option<OsString> {
+    std::env::var_os("GRIDPILOT_OUTPUT_MODE").filter(|value| !value.is_empty())
+}
+
+fn mode_named(value: &OsStr) -> Option<OutputMode> {
+    value.to_str().and_then(|text| OutputMode::from_str(text, false).ok())
+}
+
+/// How to answer a command line that is not understood: what stands there before `--`, else the
+/// variable. Without it a program would get its error as text, and only this one.
+pub fn mode_typed(words: impl IntoIterator<Item = OsString>) -> Option<OutputMode> {
+    let words: Vec<OsString> = words.into_iter().take_while(|word| word != "--").collect();
+    let apart = words.windows(2).find(|pair| pair[0] == "--output-mode").map(|pair| pair[1].clone());
+    let joined =
+        || words.iter().find_map(|word| word.to_str()?.strip_prefix("--output-mode=").map(Into::into));
+    mode_named(&apart.or_else(joined).or_else(mode_variable)?)
 }

@@ -116,7 +116,8 @@ fn usage(error: &clap::Error) -> ExitCode {
         }
         _ => {}
     }
-    finish(Err(CliError::Usage(errors::condense(&error.render().to_string()))), OutputMode::Cli)
+    let mode = args::mode_typed(std::env::args_os()).unwrap_or(OutputMode::Cli);
+    finish(Err(CliError::Usage(errors::condense(&error.render().to_string()))), mode)
 }
 
 #[cfg(test)]

@@ -174,7 +174,9 @@ pub async fn cancel(session: &mut Session, job: Selector<JobId>) -> Result<u8, C
     match session.mode {
         OutputMode::Json => json::print(&json::IdJson::from(id))?,
         OutputMode::Quiet => out::print(format!("{id}\n").as_bytes())?,
-        OutputMode::Cli => out::print(format!("{id} is told to stop\n").as_bytes())?,
+        OutputMode::Cli => out::print(
+            format!("{id} was asked to stop; `gridpilot wait {id}` tells how it ended\n").as_bytes(),
+        )?,
     }
     Ok(0)
 }
@@ -187,7 +189,8 @@ pub async fn release(session: &mut Session, reservation: Selector<ReservationId>
         OutputMode::Quiet => out::print(format!("{id}\n").as_bytes())?,
         OutputMode::Cli => {
             out::print(
-                format!("{id} is ending; `gridpilot wait {id}` returns when all of it is gone\n").as_bytes(),
+                format!("{id} was released; `gridpilot wait {id}` returns when all of it is gone\n")
+                    .as_bytes(),
             )?;
         }
     }

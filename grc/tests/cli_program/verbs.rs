@@ -267,6 +267,22 @@ fn what_cannot_be_meant_is_usage_and_nothing_is_asked() {
 }
 
 #[test]
+fn a_program_gets_its_usage_errors_as_documents_too() {
+    let grc = Grc::new(honest);
+    let usage = |outcome: Outcome| {
+        let document: serde_json::Value =
+            serde_json::from_str(&outcome.stderr).unwrap_or_else(|_| panic!("{outcome:?}"));
+        assert_eq!((&document["error"]["kind"], outcome.code), (&json!("usage"), Some(2)));
+    };
+    usage(grc.run(&["--output-mode", "json", "bogus"]));
+    usage(grc.run(&["submit", "--output-mode=json", "--bogus", "--", "true"]));
+    usage(Outcome::of(grc.gridpilot(&["bogus"]).env("GRIDPILOT_OUTPUT_MODE", "json").output().unwrap()));
+    let text = grc.run(&["submit", "--bogus", "--", "true", "--output-mode", "json"]);
+    assert!(text.stderr.starts_with("gridpilot: "), "what stands behind -- is the job's: {text:?}");
+    grc.close();
+}
+
+#[test]
 fn an_empty_command_is_refused_without_asking() {
     let grc = Grc::new(honest);
     for args in [&["submit", "--nodes", "2"][..], &["submit", "--"], &["submit", "--", ""]] {

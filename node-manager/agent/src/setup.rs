@@ -81,8 +81,11 @@ pub fn build_failure(step: BuildStep, errno: i32, detail: &str) -> Failure {
         cause.push_str(&format!(": {detail}"));
     }
     let hint = match step {
-        BuildStep::CheckGrant | BuildStep::CheckPolicy => {
+        BuildStep::CheckGrant => {
             "the site's administrator compares the node's /etc/gridpilot/node.policy with `crm policy`"
+        }
+        BuildStep::CheckPolicy => {
+            "ask for less; or the site's administrator compares the node's policy with `crm policy`"
         }
         BuildStep::FindAccount => "the account must exist on the node; see the site's grid-mapfile",
         BuildStep::OpenHome => "the account's home must be there on the node, without symbolic links",

@@ -67,7 +67,10 @@ impl Policy {
     /// Reads the policy, provided that nobody but root could have written it.
     pub fn read() -> Result<Policy, String> {
         let named = |error: &dyn std::fmt::Display| format!("node policy {POLICY_PATH}: {error}");
-        owned_by_root(Path::new(POLICY_PATH)).map_err(|error| named(&error))?;
+        if !std::fs::exists(POLICY_PATH).unwrap_or(true) {
+            return Err(named(&"No such file; `crm policy` at the site prints what belongs there"));
+        }
+        owned_by_root(Path::new(POLICY_PATH)).map_err(|error| format!("node policy: {error}"))?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = openat(CWD, POLICY_PATH, flags, Mode::empty()).map_err(|error| named(&error))?;
         let status = fstat(&file).map_err(|error| named(&error))?;
