@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 use nix::sys::signal::{SigSet, Signal as NixSignal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -189,7 +190,9 @@ impl Init {
         let Some(Ok((connection, _))) = self.listener.as_ref().map(TcpListener::accept) else {
             return;
         };
-        let log = std::fs::OpenOptions::new().append(true).create(true).open(SSHD_LOG);
+        let mut log = std::fs::OpenOptions::new();
+        // The user may have put a pipe there that nobody reads.
+        let log = log.append(true).create(true).custom_flags(libc::O_NONBLOCK).open(SSHD_LOG);
         let Ok(log) = log.or_else(|_| std::fs::OpenOptions::new().write(true).open(NUL)) else {
             return;
         };

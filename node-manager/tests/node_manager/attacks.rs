@@ -11,6 +11,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use node_manager::channel;
+use node_manager::init::record;
 use node_manager::operation::{EndReason, Notice, Request, State};
 
 use crate::world::{LIB, UID, World, command, nothing_left};
@@ -117,7 +118,7 @@ pub fn a_namespace_kept_by_somebody_does_not_keep_the_address() {
         let pilot = world.pilot();
         let mut inside = pilot.build(&world, &Grant { driver, ..pilot.grant() });
         inside.spawn(&command(&["sleep", "1000"]));
-        let node_manager::init::record::Notice::Spawned { .. } = inside.answer() else { panic!() };
+        let record::Notice::Spawned { .. } = inside.answer() else { panic!() };
         let kept = fs::File::open(format!("/proc/{}/ns/net", inside.init)).unwrap();
         pilot.ask(&Request::TearDown);
         assert_eq!(pilot.answer(), Notice::Gone);
@@ -152,6 +153,17 @@ pub fn agents_cannot_trace_each_other() {
     let pilot = world.pilot();
     assert_eq!(fs::metadata(format!("/proc/{}/environ", pilot.agent)).unwrap().uid(), 0);
     assert_ne!(fs::metadata(format!("/proc/{}", pilot.launcher.id())).unwrap().uid(), 0);
+}
+
+pub fn a_pipe_in_the_place_of_sshds_log_does_not_hold_init() {
+    let world = World::new();
+    let pilot = world.pilot();
+    let mut inside = pilot.build(&world, &Grant { driver: Driver::Veth, ..pilot.grant() });
+    assert_eq!(inside.shell("mkfifo /run/sshd.log && echo made").text, "made\n");
+    channel::send(&inside.socket, &record::Request::Listen.encode(), &[]).unwrap();
+    assert_eq!(inside.answer(), record::Notice::Done);
+    let _login = std::net::TcpStream::connect("10.71.128.7:22").unwrap();
+    assert_eq!(inside.shell("hostname").text, "a-0\n");
 }
 
 /// Whatever dies at whatever moment of a build; the sweep has work only after the monitor.
