@@ -74,11 +74,11 @@ pub fn prepare(uid: u32) -> Result<Prepared, KeyError> {
 /// The failure of a build, as the user sees it.
 pub fn build_failure(step: BuildStep, errno: i32, detail: &str) -> Failure {
     let mut cause = format!("cannot {}", step.sentence());
-    if errno != 0 {
-        cause.push_str(&format!(": {}", crate::command::system_text(errno)));
-    }
     if !detail.is_empty() {
         cause.push_str(&format!(": {detail}"));
+    }
+    if errno != 0 {
+        cause.push_str(&format!(": {}", crate::command::system_text(errno)));
     }
     let hint = match step {
         BuildStep::CheckGrant => {

@@ -98,7 +98,7 @@ async fn a_failed_build_names_step_site_and_node_and_ends_the_pilot() {
     let Reply::Failed(failure) = world.reply(1).await else { panic!() };
     let text = failure.to_string();
     assert!(text.starts_with("SETUP, site a, node a1: cannot open the user's home directory: "), "{text}");
-    assert!(text.contains("Permission denied: /home/u") && text.lines().count() <= 3, "{text}");
+    assert!(text.contains("/home/u: Permission denied") && text.lines().count() <= 3, "{text}");
     assert_eq!(gone(&mut world).await, Notice::Gone { dirty: None, cause: Some(failure) });
 }
 
