@@ -2,10 +2,11 @@
 //! init's loop. It never returns.
 
 use std::convert::Infallible;
-use std::fs;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -82,20 +83,26 @@ fn build(plan: &Plan, carried: &[PathBuf], lifeline: BorrowedFd<'_>, node: Owned
     channel::send(lifeline, &Notice::Built.encode(), &[inside.as_fd()]).at(Serve, "")
 }
 
-/// Before there is a link: IPv6 off, and port 22 for a user's sshd.
+/// Before there is a link: IPv6 off, and port 22 for a user's sshd. Each name is looked up once:
+/// the kernel compares it with that of every other network namespace.
 fn set_network_switches() -> Result<(), Failure> {
     for path in ["/proc/sys/net/ipv6/conf/all/disable_ipv6", "/proc/sys/net/ipv6/conf/default/disable_ipv6"] {
-        // A kernel without IPv6 has no such file.
-        if Path::new(path).exists() {
-            fs::write(path, "1").at(DisableIpv6, path)?;
+        match set(path, "1") {
+            // A kernel without IPv6 has no such file.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            outcome => outcome.at(DisableIpv6, path)?,
         }
     }
     // A connection whose peer went first outlives its process, and with it the whole
     // namespace, address and link: for minutes by default, so for about 3 s.
     let orphans = "/proc/sys/net/ipv4/tcp_orphan_retries";
-    fs::write(orphans, "2").at(ConfigureNetwork, orphans)?;
+    set(orphans, "2").at(ConfigureNetwork, orphans)?;
     let ports = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
-    fs::write(ports, "22").at(ConfigureNetwork, ports)
+    set(ports, "22").at(ConfigureNetwork, ports)
+}
+
+fn set(path: &str, value: &str) -> std::io::Result<()> {
+    OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
 }
 
 fn network(plan: &Plan, node: Netlink) -> Result<Netlink, Failure> {

@@ -28,3 +28,10 @@ fn without(name: &str, node: &str) -> String {
     let ours = |line: &&str| line.split(':').next() != Some(name);
     node.lines().filter(ours).flat_map(|line| [line, "\n"]).collect()
 }
+
+/// Number of a group by the node's own file: a name service has no business in a half-built
+/// sandbox, and its libraries are not loaded for one number.
+pub fn group_id(name: &str, group: &str) -> Option<u32> {
+    let line = group.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.split(':').nth(1)?.parse().ok()
+}

@@ -223,7 +223,7 @@ fn device_files(root: impl AsFd, stage: impl AsFd) -> Result<()> {
     mkdirat(&dev, "shm", Mode::from_raw_mode(0o755))?;
     attach(&dev, open_inside(&root, "/dev")?)?;
     // A terminal's group is the node's `tty`: sshd cannot change it, nor need it.
-    let tty = nix::unistd::Group::from_name("tty").ok().flatten().map_or(5, |group| group.gid.as_raw());
+    let tty = files::group_id("tty", &std::fs::read_to_string("/etc/group").unwrap_or_default()).unwrap_or(5);
     let options = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", &tty.to_string())];
     let terminals = filesystem("devpts", &options, quiet)?;
     attach(&terminals, open_inside(&dev, "pts")?)?;

@@ -1,7 +1,15 @@
 //! Measurements, run by `make bench`. What two things are compared is taken in turn in one run,
 //! and medians are shown, for the machine is never quiet. No test asserts a time.
 
+pub mod bed;
+pub mod exchange;
+pub mod far;
+pub mod helper;
+pub mod network;
+pub mod probe;
+pub mod sandbox;
 pub mod start;
+pub mod thousand;
 
 use std::time::Duration;
 
@@ -12,9 +20,36 @@ pub fn median(samples: &mut [Duration]) -> Duration {
     samples[samples.len() / 2]
 }
 
+/// The middle one of numbers, as [`median`].
+pub fn middle(samples: &[f64]) -> f64 {
+    assert!(!samples.is_empty(), "nothing was measured");
+    let mut samples = samples.to_vec();
+    samples.sort_by(f64::total_cmp);
+    samples[samples.len() / 2]
+}
+
+/// Each sample over the reference that was taken beside it, then the middle one: what slows the
+/// machine down for a while slows both, and falls out.
+pub fn ratio(samples: &[Duration], references: &[Duration]) -> f64 {
+    let each = samples.iter().zip(references);
+    middle(&each.map(|(one, other)| one.as_secs_f64() / other.as_secs_f64()).collect::<Vec<_>>())
+}
+
 /// Milliseconds with one digit.
 pub fn ms(time: Duration) -> String {
     format!("{:.1}", time.as_secs_f64() * 1e3)
+}
+
+/// Milliseconds with two digits, for what takes few of them.
+pub fn fine_ms(time: Duration) -> String {
+    format!("{:.2}", time.as_secs_f64() * 1e3)
+}
+
+/// Median, least and most of one row of samples.
+pub fn spread(samples: &[Duration]) -> [String; 3] {
+    let mut sorted = samples.to_vec();
+    let middle = median(&mut sorted);
+    [middle, sorted[0], sorted[sorted.len() - 1]].map(fine_ms)
 }
 
 /// A table in Markdown: the first row is the head, the first column stands left.
@@ -42,13 +77,27 @@ pub fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
+/// A row of a table.
+pub fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(str::to_owned).to_vec()
+}
+
 /// The machine, in one line for above a table.
 pub fn machine() -> String {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let processors = std::thread::available_parallelism().map_or(0, usize::from);
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load: Vec<&str> = load.split(' ').take(3).collect();
-    format!("Linux {}, {processors} processors, load {}", kernel.trim(), load.join(" "))
+    let memory = kib_of("/proc/meminfo", "MemTotal").unwrap_or(0) as f64 / f64::from(1 << 20);
+    let kernel = kernel.trim();
+    format!("Linux {kernel}, {processors} processors, {memory:.0} GiB of memory, load {}", load.join(" "))
+}
+
+/// The number behind `name:` in a file of the kernel's, in KiB as it stands there.
+pub fn kib_of(file: &str, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -59,5 +108,12 @@ mod tests {
     fn the_median_does_not_care_for_outliers() {
         let mut samples = [9000, 2, 1, 3, 4].map(Duration::from_millis);
         assert_eq!(median(&mut samples), Duration::from_millis(3));
+    }
+
+    #[test]
+    fn a_slow_moment_that_hits_both_falls_out_of_the_ratio() {
+        let samples = [20, 400, 22].map(Duration::from_millis);
+        let references = [10, 200, 11].map(Duration::from_millis);
+        assert_eq!(ratio(&samples, &references), 2.0);
     }
 }

@@ -1,17 +1,20 @@
-//! `gridpilot-bench`: what `make bench` runs. Prints Markdown, medians and ratios.
+//! `gridpilot-bench`: what `make bench` runs. Prints Markdown, medians and ratios. Each
+//! measurement is a process of its own, for it changes namespaces and must not disturb the next.
 #![forbid(unsafe_code)]
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use gridpilot_tests::bench;
 use gridpilot_tests::install;
 use gridpilot_tests::state::{Driver, Plan};
 use gridpilot_tests::world::Grid;
 
-/// Measures gridpilot on this machine.
+/// Measures gridpilot on this machine. Without a name: everything, one after the other.
 #[derive(Parser)]
 #[command(version, about)]
 struct Arguments {
@@ -21,43 +24,129 @@ struct Arguments {
 
 #[derive(Clone, Subcommand)]
 enum What {
+    /// One sandbox with one address against bare fork/exec, bubblewrap and crun.
+    Sandbox {
+        /// Samples of each kind.
+        #[arg(long, default_value_t = 100)]
+        rounds: usize,
+    },
+    /// Many sandboxes at once: up, answering ssh, gone; memory of each.
+    Thousand {
+        #[arg(long, default_value_t = 1000)]
+        count: u32,
+        /// Processes that build beside each other, as NodeManagers do.
+        #[arg(long, default_value_t = 6)]
+        at_once: usize,
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
+    /// TCP between two sandboxes against the nodes' own interfaces.
+    Network {
+        #[arg(long, default_value_t = 9)]
+        rounds: usize,
+        /// Length of each stream.
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+    },
     /// From submit to the first line of output, 4 members over 2 sites.
     Start {
         /// Samples of each kind.
         #[arg(long, default_value_t = 15)]
         rounds: usize,
     },
+    /// The exchange of addresses and keys over many simulated sites and NodeManagers.
+    Exchange {
+        #[arg(long, default_value_t = 100)]
+        sites: usize,
+        /// NodeManagers of each.
+        #[arg(long, default_value_t = 100)]
+        nodes: usize,
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
+    #[command(hide = true)]
+    One {
+        bed: PathBuf,
+        number: u32,
+        #[arg(default_value_t = 1)]
+        count: u32,
+    },
+    #[command(hide = true)]
+    Builder { bed: PathBuf },
+    #[command(hide = true)]
+    Far,
+    #[command(hide = true)]
+    ProbeServe { address: Ipv4Addr, connections: usize },
+    #[command(hide = true)]
+    ProbeStream { address: Ipv4Addr, seconds: f64 },
+    #[command(hide = true)]
+    ProbePing { address: Ipv4Addr, count: usize },
 }
+
+/// What is measured when nothing is named.
+const ALL: [&str; 5] = ["sandbox", "thousand", "network", "start", "exchange"];
 
 fn main() -> ExitCode {
-    println!("Machine: {}\n", bench::machine());
-    let all = vec![What::Start { rounds: 15 }];
-    let wanted = Arguments::parse().what.map_or(all, |one| vec![one]);
-    for what in wanted {
-        match measure(&what) {
-            Ok(text) => println!("{text}"),
-            Err(error) => {
-                eprintln!("gridpilot-bench: {error:#}");
-                return ExitCode::FAILURE;
-            }
+    let done = match Arguments::parse().what {
+        Some(what) => measure(what),
+        None => everything(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gridpilot-bench: {error:#}");
+            ExitCode::FAILURE
         }
     }
-    ExitCode::SUCCESS
 }
 
-fn measure(what: &What) -> Result<String> {
-    match *what {
-        What::Start { rounds } => {
-            let plan = Plan {
-                directory: PathBuf::from(format!("/var/lib/gridpilot-bench-{}", std::process::id())),
-                sites: 2,
-                nodes: 2,
-                driver: Driver::default(),
-            };
-            let mut grid = Grid::up(plan, &install::programs()?, &mut |_| ())?;
-            let text = bench::start::run(&grid, rounds);
-            grid.down(&mut |_| ())?;
-            text
+/// All, even when one fails.
+fn everything() -> Result<()> {
+    let own = std::env::current_exe()?;
+    let mut failed = Vec::new();
+    for name in ALL {
+        let status = Command::new(&own).arg(name).status().context("cannot start a measurement")?;
+        if !status.success() {
+            failed.push(name);
         }
     }
+    anyhow::ensure!(failed.is_empty(), "did not work: {}", failed.join(", "));
+    Ok(())
+}
+
+fn measure(what: What) -> Result<()> {
+    let (name, text) = match what {
+        What::One { bed, number, count } => {
+            return (number..number + count).try_for_each(|number| bench::sandbox::one(&bed, number));
+        }
+        What::Builder { bed } => return bench::thousand::builder(&bed),
+        What::Far => return bench::far::serve(),
+        What::ProbeServe { address, connections } => return bench::probe::serve(address, connections),
+        What::ProbeStream { address, seconds } => {
+            return bench::probe::stream(address, Duration::try_from_secs_f64(seconds)?);
+        }
+        What::ProbePing { address, count } => return bench::probe::ping(address, count),
+        What::Sandbox { rounds } => ("One sandbox", bench::sandbox::run(rounds)?),
+        What::Thousand { count, at_once, rounds } => {
+            ("Many sandboxes", bench::thousand::run(count, at_once, rounds)?)
+        }
+        What::Network { rounds, seconds } => ("Network", bench::network::run(rounds, seconds)?),
+        What::Exchange { sites, nodes, rounds } => ("Exchange", bench::exchange::run(sites, nodes, rounds)?),
+        What::Start { rounds } => ("From submit to output", start(rounds)?),
+    };
+    println!("## {name}\n\n{}\n\n{text}", bench::machine());
+    Ok(())
+}
+
+fn start(rounds: usize) -> Result<String> {
+    let plan = Plan {
+        directory: PathBuf::from(format!("/var/lib/gridpilot-bench-{}", std::process::id())),
+        sites: 2,
+        nodes: 2,
+        driver: Driver::default(),
+    };
+    let mut grid = Grid::up(plan, &install::programs()?, &mut |_| ())?;
+    let text = bench::start::run(&grid, rounds);
+    grid.down(&mut |_| ())?;
+    text
 }
