@@ -46,11 +46,6 @@ pub const LEASE_MARGIN: Duration = Duration::from_secs(10);
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 /// Reservations that are over and still fenced by name.
 const FENCES_MAX: usize = 16_384;
-/// Writable bytes of a member that asked for nothing in particular: 1 GiB.
-pub const UPPER_BYTES_DEFAULT: u64 = 1 << 30;
-/// Processes and threads of a member that asked for nothing in particular: room for a few
-/// hundred ranks with helper threads, far below what a fork bomb needs to hurt a node.
-pub const PIDS_DEFAULT: u32 = 4096;
 
 /// What does not change while the site runs.
 #[derive(Clone, Debug)]

@@ -11,7 +11,7 @@ use protocol::refusal::Failure;
 use protocol::reservation::Progress;
 use protocol::site::{FromSite, Part};
 
-use super::{Account, Action, FENCES_MAX, LEASE_MARGIN, PIDS_DEFAULT, Site, Submit, UPPER_BYTES_DEFAULT};
+use super::{Account, Action, FENCES_MAX, LEASE_MARGIN, Site, Submit};
 use crate::pilot::{self, Pilot, PilotId, State};
 use crate::roster::Roster;
 
@@ -174,7 +174,6 @@ impl Site {
         let held = self.parts.get(&id.reservation)?;
         let pilot = held.roster.get(id.member)?;
         let limits = &held.part.limits;
-        let or = |asked: u64, default: u64| if asked == 0 { default } else { asked };
         Some(Grant {
             nonce,
             site: grant::SiteName::new(self.settings.name.as_str()).ok()?,
@@ -190,10 +189,10 @@ impl Site {
             driver: self.settings.driver,
             lifetime_s: self.lifetime_s(held),
             memory_bytes: limits.memory_bytes,
-            pids: if limits.pids == 0 { PIDS_DEFAULT } else { limits.pids },
+            pids: limits.pids,
             cpus_milli: limits.cpus_milli,
-            upper_bytes: or(limits.disk_bytes, UPPER_BYTES_DEFAULT),
-            // As many as the node's policy allows: files are bounded by the bytes they take.
+            upper_bytes: limits.disk_bytes,
+            // What was not asked for is the node's to choose, within its policy.
             upper_inodes: 0,
         })
     }

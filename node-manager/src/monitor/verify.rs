@@ -17,6 +17,10 @@ use crate::sandbox::cgroup::Limit;
 
 /// Files in the writable part when the grant does not say: one for each 4 KiB.
 const BYTES_PER_INODE: u64 = 4096;
+/// What a sandbox gets that asked for nothing in particular, if the policy has that much: 1 GiB to
+/// write, and room for a few hundred ranks with helper threads.
+const UPPER_BYTES_DEFAULT: u64 = 1 << 30;
+const PIDS_DEFAULT: u64 = 4096;
 
 /// What this start of the monitor is bound to.
 pub struct Expected {
@@ -85,7 +89,8 @@ pub fn plan(grant: &Grant, policy: &Policy, expected: &Expected) -> Result<Plan,
         Limit { controller, value: if required { asked } else { ceiling }, required }
     };
     let or = |asked: u64, default: u64| if asked == 0 { default } else { asked };
-    let upper_bytes = or(grant.upper_bytes, policy.upper_max);
+    let least = |default: u64, ceiling: u64| if ceiling == 0 { default } else { default.min(ceiling) };
+    let upper_bytes = or(grant.upper_bytes, least(UPPER_BYTES_DEFAULT, policy.upper_max));
     let pid = process::id();
     Ok(Plan {
         host_name: grant.host_name(),
@@ -105,7 +110,7 @@ pub fn plan(grant: &Grant, policy: &Policy, expected: &Expected) -> Result<Plan,
         },
         limits: [
             limit("memory", grant.memory_bytes, policy.memory_max),
-            limit("pids", grant.pids.into(), policy.pids_max),
+            limit("pids", grant.pids.into(), least(PIDS_DEFAULT, policy.pids_max)),
             limit("cpu", grant.cpus_milli.into(), 0),
         ],
         upper_bytes,

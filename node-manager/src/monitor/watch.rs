@@ -24,6 +24,7 @@ use super::verify::{self, Expected};
 use super::{audit, privilege};
 use crate::channel;
 use crate::failure::Failure;
+use crate::net::link::HeldLink;
 use crate::operation::{EndReason, Notice, RECORD_BYTES_MAX, Request, State, Step, Welcome};
 use crate::sandbox::{Sandbox, start};
 
@@ -45,6 +46,8 @@ pub struct Monitor {
     deadline: Option<Duration>,
     lifetime: Duration,
     left_over: Option<String>,
+    /// Of a sandbox that is gone, until there is time for it.
+    held: Option<HeldLink>,
     /// Whatever it said (it is never read), it is the end.
     launcher_spoke: bool,
 }
@@ -78,6 +81,7 @@ impl Monitor {
             deadline: None,
             lifetime: Duration::ZERO,
             left_over: None,
+            held: None,
             launcher_spoke: false,
         }
     }
@@ -107,10 +111,16 @@ impl Monitor {
             if ready.signal {
                 while let Ok(Some(_)) = signals.read_signal() {}
             }
-            match self.turn(ready) {
-                Turn::Stay => {}
-                Turn::End(reason) => self.end(reason),
-                Turn::Over => break,
+            let turn = self.turn(ready);
+            if let Turn::End(reason) = turn {
+                self.end(reason);
+            }
+            // After the answer: the next sandbox waits for a MAC that is not free yet.
+            if let Some(link) = self.held.take() {
+                let _ = privilege::raised(|| link.free_mac());
+            }
+            if matches!(turn, Turn::Over) {
+                break;
             }
         }
         let left_over = self.left_over.take();
@@ -277,8 +287,9 @@ impl Monitor {
 
     fn tear_down(&mut self, why: &str) {
         if let Some(sandbox) = self.sandbox.take() {
-            let outcome = privilege::raised(|| sandbox.tear_down());
-            self.left_over = outcome.unwrap_or_else(|errno| Err(format!("capabilities: {errno}"))).err();
+            let (outcome, held) = privilege::raised(|| sandbox.tear_down())
+                .unwrap_or_else(|errno| (Err(format!("capabilities: {errno}")), None));
+            (self.left_over, self.held) = (outcome.err(), held);
             let left = self.left_over.as_deref().unwrap_or("nothing");
             audit::line(self.expected.uid, format_args!("torn down: {why}; left: {left}"));
         }

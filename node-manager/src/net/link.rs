@@ -135,17 +135,30 @@ impl Link {
         Ok(index)
     }
 
-    /// Takes the addresses away: whoever still holds the namespace can no longer speak with
-    /// it, nor keep the next holder from them. No waiting, unlike taking the link away.
+    /// Takes the address away: whoever still holds the namespace can no longer speak with it.
     pub fn withdraw(&self, inside: &Netlink, index: u32) -> Result<(), Errno> {
         let mut batch = Batch::default();
-        // A macvlan's MAC is taken on its node as long as it exists.
-        let [a, b, c, d] = std::process::id().to_be_bytes();
-        let mac = attribute(libc::IFLA_ADDRESS, &[&[0x02, 0x49, a, b, c, d]]);
-        batch.request(libc::RTM_SETLINK, 0, &link_header(index, 0, 0), &[mac]);
         let local = attribute(libc::IFA_LOCAL, &[&self.address.octets()]);
         batch.request(libc::RTM_DELADDR, 0, &address_header(self.prefix_len, index), &[local]);
         inside.run(&batch)
+    }
+}
+
+/// The macvlan of a sandbox that is gone, in a namespace that somebody may still hold.
+pub struct HeldLink {
+    pub inside: Netlink,
+    pub index: u32,
+}
+
+impl HeldLink {
+    /// Frees the MAC, which is taken on the node as long as the link exists, for the next holder
+    /// of the address. The kernel waits for its readers meanwhile (some 10 ms): nobody should.
+    pub fn free_mac(self) -> Result<(), Errno> {
+        let mut batch = Batch::default();
+        let [a, b, c, d] = std::process::id().to_be_bytes();
+        let mac = attribute(libc::IFLA_ADDRESS, &[&[0x02, 0x49, a, b, c, d]]);
+        batch.request(libc::RTM_SETLINK, 0, &link_header(self.index, 0, 0), &[mac]);
+        self.inside.run(&batch)
     }
 }
 

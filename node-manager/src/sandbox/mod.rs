@@ -30,7 +30,7 @@ pub use drop::{empty_bounding_set, for_good as drop_for_good};
 use crate::account::Account;
 use crate::channel;
 use crate::failure::{At, Failure};
-use crate::net::link::{self, INSIDE_NAME, Link};
+use crate::net::link::{self, HeldLink, INSIDE_NAME, Link};
 use crate::net::netlink::Netlink;
 use crate::operation::{Notice, RECORD_BYTES_MAX, Step};
 use crate::sys::process::clone_into;
@@ -81,6 +81,7 @@ pub struct Sandbox {
     lifeline: OwnedFd,
     agent_end: Option<OwnedFd>,
     inside: Option<Netlink>,
+    held: Option<HeldLink>,
     node: Netlink,
     link: Link,
     cgroups: Cgroups,
@@ -110,6 +111,7 @@ pub fn start(plan: &Plan) -> Result<Sandbox, Failure> {
             lifeline,
             agent_end: Some(agent_end),
             inside: None,
+            held: None,
             node,
             link: plan.link.clone(),
             cgroups,
@@ -144,9 +146,10 @@ impl Sandbox {
         }
     }
 
-    /// Ends everything inside and waits until it is gone. Returns what is left, by name.
-    pub fn tear_down(mut self) -> Result<(), String> {
-        self.end()
+    /// Ends everything inside and waits until it is gone. Returns what is left, by name, and the
+    /// link, which goes with its namespace: [`HeldLink::free_mac`] when there is time for it.
+    pub fn tear_down(mut self) -> (Result<(), String>, Option<HeldLink>) {
+        (self.end(), self.held.take())
     }
 
     fn end(&mut self) -> Result<(), String> {
@@ -159,6 +162,7 @@ impl Sandbox {
             && let Ok(Some(index)) = inside.index_of(INSIDE_NAME)
         {
             let _ = self.link.withdraw(&inside, index);
+            self.held = (self.link.driver == Driver::Macvlan).then_some(HeldLink { inside, index });
         }
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
         if !wait_readable(self.pidfd.as_fd(), KILL_TIMEOUT) {

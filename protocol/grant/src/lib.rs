@@ -154,15 +154,15 @@ pub struct Grant {
     pub driver: Driver,
     /// Seconds after which the node itself ends the sandbox; never 0.
     pub lifetime_s: u32,
-    /// Memory of all processes and files of the sandbox in bytes; 0 = as the node's policy says.
+    /// Memory of all processes and files of the sandbox in bytes; 0 = as the node chooses within its policy.
     pub memory_bytes: u64,
-    /// Number of processes and threads; 0 = as the node's policy says.
+    /// Number of processes and threads; 0 = as the node chooses within its policy.
     pub pids: u32,
     /// Thousandths of a CPU; 0 = no limit.
     pub cpus_milli: u32,
-    /// Size of the writable part in bytes; 0 = as the node's policy says.
+    /// Size of the writable part in bytes; 0 = as the node chooses within its policy.
     pub upper_bytes: u64,
-    /// Files in the writable part; 0 = as the node's policy says.
+    /// Files in the writable part; 0 = as the node chooses within its policy.
     pub upper_inodes: u64,
 }
 

@@ -197,7 +197,7 @@ impl Built {
     }
 
     pub fn tear_down(self) -> Result<()> {
-        self.sandbox.tear_down().map_err(anyhow::Error::msg)
+        self.sandbox.tear_down().0.map_err(anyhow::Error::msg)
     }
 }
 
