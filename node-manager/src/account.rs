@@ -31,10 +31,7 @@ impl Account {
         let name = CString::new(user.name.as_str()).map_err(|_| Errno::INVAL).at(FindAccount, "name")?;
         let groups = getgrouplist(&name, user.gid).at(FindAccount, "groups")?;
         if !user.dir.is_absolute() {
-            return Err(Failure::rule(
-                FindAccount,
-                format_args!("home of uid {uid} is not an absolute path"),
-            ));
+            return Err(Failure::rule(FindAccount, format_args!("home of uid {uid} is not absolute")));
         }
         Ok(Account {
             name: user.name,

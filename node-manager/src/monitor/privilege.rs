@@ -2,7 +2,7 @@
 //! the user's would let him stop it); of root's rights it keeps the few that build and
 //! remove a sandbox, and those are in force only while it does so.
 
-use caps::{CapSet, Capability, CapsHashSet};
+use caps::{CapSet, Capability};
 use rustix::fs::{Gid, Uid};
 use rustix::io::{Errno, Result};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -37,43 +37,32 @@ pub fn settle() -> Result<()> {
     set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
     set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
     clear_ambient_capability_set()?;
-    empty_bounding_set(KEPT.iter().fold(CapabilitySet::empty(), |all, cap| all | bit(*cap)))?;
-    let held = caps::read(None, CapSet::Permitted).map_err(refused)?;
-    set(CapSet::Effective, &CapsHashSet::new())?;
-    set(CapSet::Inheritable, &CapsHashSet::new())?;
-    set(CapSet::Permitted, &KEPT.into_iter().filter(|cap| held.contains(cap)).collect())?;
-    set_effective(&ALWAYS)?;
+    empty_bounding_set(CapabilitySet::from_bits_retain(KEPT.iter().fold(0, |all, cap| all | cap.bitmask())))?;
+    // Never more in force than is permitted, so this first.
+    set(CapSet::Effective, &[])?;
+    set(CapSet::Inheritable, &[])?;
+    set(CapSet::Permitted, &KEPT)?;
+    set(CapSet::Effective, &ALWAYS)?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
 }
 
 /// Runs one operation with everything that was kept; afterwards it rests again.
 pub fn raised<T>(operation: impl FnOnce() -> T) -> Result<T> {
-    set_effective(&KEPT)?;
+    set(CapSet::Effective, &KEPT)?;
     let result = operation();
     // Going on with too much is worse than not going on.
-    if set_effective(&ALWAYS).is_err() {
+    if set(CapSet::Effective, &ALWAYS).is_err() {
         std::process::abort();
     }
     Ok(result)
 }
 
-/// Of these, what is still permitted is in force, and nothing else.
-fn set_effective(wanted: &[Capability]) -> Result<()> {
-    let permitted = caps::read(None, CapSet::Permitted).map_err(refused)?;
-    set(CapSet::Effective, &wanted.iter().copied().filter(|cap| permitted.contains(cap)).collect())
-}
-
-/// Sets and asks the kernel whether it is so: a drop that had no effect is the classic fault.
-fn set(which: CapSet, wanted: &CapsHashSet) -> Result<()> {
-    caps::set(None, which, wanted).map_err(refused)?;
-    if caps::read(None, which).map_err(refused)? == *wanted { Ok(()) } else { Err(Errno::PERM) }
-}
-
-fn bit(capability: Capability) -> CapabilitySet {
-    CapabilitySet::from_bits_retain(capability.bitmask())
-}
-
-/// The kernel gives no other reason.
-fn refused(_: caps::errors::CapsError) -> Errno {
-    Errno::PERM
+/// Makes a set what is wanted of what is permitted, and asks the kernel whether it is so: a drop
+/// that had no effect is the classic fault.
+fn set(which: CapSet, wanted: &[Capability]) -> Result<()> {
+    let read = |which| caps::read(None, which).map_err(|_| Errno::PERM);
+    let permitted = read(CapSet::Permitted)?;
+    let wanted = wanted.iter().copied().filter(|cap| permitted.contains(cap)).collect();
+    caps::set(None, which, &wanted).map_err(|_| Errno::PERM)?;
+    if read(which)? == wanted { Ok(()) } else { Err(Errno::PERM) }
 }

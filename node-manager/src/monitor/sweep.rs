@@ -71,9 +71,7 @@ fn sweep_cgroups(directory: &Path, depth: u32, removed: &mut Vec<String>) {
 fn remove_orphan(directory: &Path) -> bool {
     let start = Instant::now();
     loop {
-        let Err(error) = fs::remove_dir(directory) else {
-            return true;
-        };
+        let Err(error) = fs::remove_dir(directory) else { return true };
         if error.raw_os_error() != Some(libc::EBUSY) || start.elapsed() > DYING_TIMEOUT {
             return false;
         }

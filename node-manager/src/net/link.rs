@@ -81,9 +81,7 @@ impl Link {
                 [ends(&self.outside_name, outside_mac(self.address)), kind("veth", peer), Vec::new()]
             }
         };
-        let mut batch = Batch::default();
-        batch.request(libc::RTM_NEWLINK, CREATE, &link_header(0, UP, UP), &attributes);
-        node.run(&batch)?;
+        node.run(&Batch::of(libc::RTM_NEWLINK, CREATE, &link_header(0, UP, UP), &attributes))?;
         if self.driver == Driver::Veth { self.route_on_node(node) } else { Ok(()) }
     }
 
@@ -94,9 +92,8 @@ impl Link {
         let on = 1u32.to_ne_bytes();
         let switches = [attribute(FORWARDING, &[&on]), attribute(RP_FILTER, &[&on])].concat();
         let inet = attribute(libc::AF_INET as u16, &[&attribute(INET_CONF, &[&switches])]);
-        let mut batch = Batch::default();
-        let header = link_header(index, 0, 0);
-        batch.request(libc::RTM_SETLINK, 0, &header, &[attribute(libc::IFLA_AF_SPEC, &[&inet])]);
+        let inet = attribute(libc::IFLA_AF_SPEC, &[&inet]);
+        let mut batch = Batch::of(libc::RTM_SETLINK, 0, &link_header(index, 0, 0), &[inet]);
         add_neighbour(&mut batch, index, self.address, inside_mac(self.address));
         add_route(&mut batch, index, (self.address, 32), None, 0);
         node.run(&batch)
@@ -137,42 +134,29 @@ impl Link {
 
     /// Takes the address away: whoever still holds the namespace can no longer speak with it.
     pub fn withdraw(&self, inside: &Netlink, index: u32) -> Result<(), Errno> {
-        let mut batch = Batch::default();
         let local = attribute(libc::IFA_LOCAL, &[&self.address.octets()]);
-        batch.request(libc::RTM_DELADDR, 0, &address_header(self.prefix_len, index), &[local]);
-        inside.run(&batch)
+        inside.run(&Batch::of(libc::RTM_DELADDR, 0, &address_header(self.prefix_len, index), &[local]))
     }
 }
 
 /// The macvlan of a sandbox that is gone, in a namespace that somebody may still hold.
-pub struct HeldLink {
-    pub inside: Netlink,
-    pub index: u32,
-}
+pub struct HeldLink(pub Netlink, pub u32);
 
 impl HeldLink {
     /// Frees the MAC, which is taken on the node as long as the link exists, for the next holder
     /// of the address. The kernel waits for its readers meanwhile (some 10 ms): nobody should.
     pub fn free_mac(self) -> Result<(), Errno> {
-        let mut batch = Batch::default();
         let [a, b, c, d] = std::process::id().to_be_bytes();
         let mac = attribute(libc::IFLA_ADDRESS, &[&[0x02, 0x49, a, b, c, d]]);
-        batch.request(libc::RTM_SETLINK, 0, &link_header(self.index, 0, 0), &[mac]);
-        self.inside.run(&batch)
+        self.0.run(&Batch::of(libc::RTM_SETLINK, 0, &link_header(self.1, 0, 0), &[mac]))
     }
 }
 
 /// Removes a link of the node by name; absent is as good.
 pub fn remove(node: &Netlink, name: &str) -> Result<(), Errno> {
-    let Some(index) = node.index_of(name)? else {
-        return Ok(());
-    };
-    let mut batch = Batch::default();
-    batch.request(libc::RTM_DELLINK, 0, &link_header(index, 0, 0), &[]);
-    match node.run(&batch) {
-        Ok(()) | Err(Errno::NODEV) => Ok(()),
-        Err(errno) => Err(errno),
-    }
+    let Some(index) = node.index_of(name)? else { return Ok(()) };
+    let gone = |errno| if errno == Errno::NODEV { Ok(()) } else { Err(errno) };
+    node.run(&Batch::of(libc::RTM_DELLINK, 0, &link_header(index, 0, 0), &[])).or_else(gone)
 }
 
 /// `struct ifaddrmsg`.

@@ -64,8 +64,7 @@ impl Netlink {
 
     /// Index of the link of that name, if there is one.
     pub fn index_of(&self, name: &str) -> Result<Option<u32>> {
-        let mut batch = Batch::default();
-        batch.request(libc::RTM_GETLINK, 0, &link_header(0, 0, 0), &[text(libc::IFLA_IFNAME, name)]);
+        let batch = Batch::of(libc::RTM_GETLINK, 0, &link_header(0, 0, 0), &[text(libc::IFLA_IFNAME, name)]);
         let mut index = None;
         match self.run_and_read(&batch, |(found, _)| index = Some(found)) {
             Ok(()) | Err(Errno::NODEV) => Ok(index),
@@ -75,8 +74,7 @@ impl Netlink {
 
     /// Index and name of every link in the namespace.
     pub fn links(&self) -> Result<Vec<(u32, String)>> {
-        let mut batch = Batch::default();
-        batch.request(libc::RTM_GETLINK, libc::NLM_F_DUMP as u16, &link_header(0, 0, 0), &[]);
+        let batch = Batch::of(libc::RTM_GETLINK, libc::NLM_F_DUMP as u16, &link_header(0, 0, 0), &[]);
         let mut links = Vec::new();
         self.run_and_read(&batch, |link| links.push(link))?;
         Ok(links)
@@ -97,6 +95,13 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// A batch of one request.
+    pub fn of(kind: u16, flags: u16, fixed: &[u8], attributes: &[Vec<u8>]) -> Batch {
+        let mut batch = Batch::default();
+        batch.request(kind, flags, fixed, attributes);
+        batch
+    }
+
     /// Adds an acknowledged request: its fixed part, then its attributes.
     pub fn request(&mut self, kind: u16, flags: u16, fixed: &[u8], attributes: &[Vec<u8>]) {
         let attributes = attributes.concat();

@@ -162,7 +162,7 @@ impl Sandbox {
             && let Ok(Some(index)) = inside.index_of(INSIDE_NAME)
         {
             let _ = self.link.withdraw(&inside, index);
-            self.held = (self.link.driver == Driver::Macvlan).then_some(HeldLink { inside, index });
+            self.held = (self.link.driver == Driver::Macvlan).then_some(HeldLink(inside, index));
         }
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
         if !wait_readable(self.pidfd.as_fd(), KILL_TIMEOUT) {
