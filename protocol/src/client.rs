@@ -3,31 +3,33 @@
 //! that id. Several requests may be open on one connection.
 //!
 //! The wire form of an enum is the position of its variant: append only;
-//! `golden/client_v1.txt` pins it.
+//! `golden/client_v2.txt` pins it.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::at_most;
-use crate::ids::{JobId, RequestId, ReservationId};
+use crate::ids::{JobId, RequestId, ReservationId, Version};
 use crate::job::{Command, JobView, Stream, Target};
 use crate::limits;
 use crate::names::{EnvironmentName, Label, SiteName, Text};
 use crate::refusal::{Failure, Refusal};
-use crate::reservation::{Ask, ReservationView};
+use crate::reservation::{Ask, Change, ReservationView, UsagePoint};
 
 /// What a client asks. A `RequestId` makes a repeated request harmless: it is answered with the
 /// first outcome.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Request {
     Sites,
-    /// Nodes without a command. Answered `Reserved` at once, when it is accepted.
+    /// Nodes, and bandwidth, without a command. Answered `Reserved`: at once if it may wait
+    /// (`Start::Open`), else when it is granted, which takes no longer than the deadline of a
+    /// hold. Refused when it cannot be had.
     Reserve {
         id: RequestId,
         ask: Ask,
     },
-    /// A command in a reservation of its own, which ends with it. Answered `Submitted` at once,
-    /// when it is accepted.
+    /// A command in a reservation of its own, which ends with it. Answered `Submitted`, when a
+    /// `Reserve` would be answered.
     Submit {
         id: RequestId,
         ask: Ask,
@@ -60,6 +62,15 @@ pub enum Request {
     Release(Selector<ReservationId>),
     ExplainJob(Selector<JobId>),
     ExplainReservation(Selector<ReservationId>),
+    /// Change a granted reservation. Answered `Modified` when every site and link holds the new
+    /// grant; refused, and everything as before, when one does not.
+    Modify {
+        id: RequestId,
+        reservation: ReservationId,
+        change: Change,
+    },
+    /// What was used of its bandwidth, newest points last. Answered `Usage`.
+    Usage(Selector<ReservationId>),
 }
 
 impl Request {
@@ -69,7 +80,9 @@ impl Request {
             Self::Reserve { ask, .. } => ask.check(),
             Self::Submit { ask, job, .. } => ask.check().and_then(|()| job.command.check()),
             Self::SubmitIn { job, .. } => job.command.check(),
-            Self::Sites
+            Self::Modify { change, .. } => change.check(),
+            Self::Usage(_)
+            | Self::Sites
             | Self::Reservations
             | Self::Jobs
             | Self::ShowReservation(_)
@@ -121,6 +134,11 @@ pub enum Reply {
     },
     Refused(Refusal),
     Failed(Failure),
+    Modified {
+        reservation: ReservationId,
+        version: Version,
+    },
+    Usage(#[serde(deserialize_with = "at_most::<{limits::USAGE_POINTS_MAX}, _, _>")] Vec<UsagePoint>),
 }
 
 /// What a request says before its reply.

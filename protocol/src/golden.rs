@@ -12,7 +12,7 @@ use crate::samples::{self, Sample};
 const APPEND: &str = "GRIDPILOT_GOLDEN";
 
 const HEADER: &str = "\
-# Bytes of one sample of every variant on the wire, version 1: name, hexadecimal.
+# Bytes of one sample of every variant on the wire: name, hexadecimal.
 # A line is never changed and never removed, for a peer out there speaks it; new variants append.
 # GRIDPILOT_GOLDEN=append cargo test -p protocol golden    adds the lines that are missing.
 ";
@@ -71,12 +71,12 @@ fn check(file: &str, samples: &[Sample]) {
 
 #[test]
 fn golden_bytes_of_the_client_conversation_never_drift() {
-    check("client_v1.txt", &samples::client());
+    check("client_v2.txt", &samples::client());
 }
 
 #[test]
 fn golden_bytes_of_the_site_conversation_never_drift() {
-    check("site_v1.txt", &samples::site());
+    check("site_v2.txt", &samples::site());
 }
 
 #[test]

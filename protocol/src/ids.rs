@@ -45,9 +45,19 @@ short_id!(
     JobId, "j", "job id", "j and a number, like j34"
 );
 
-/// Grows with every incarnation of a reservation on a node; an older one is fenced.
+/// Grows with every incarnation of a reservation's sandboxes; an older one is fenced. The first
+/// is [`Epoch::FIRST`] and begins by itself with the window; later ones the GRC orders.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Hash, Serialize, Deserialize)]
 pub struct Epoch(pub u32);
+
+impl Epoch {
+    pub const FIRST: Self = Self(1);
+}
+
+/// Grows with every attempt to hold something for a reservation, be it the first grant or a change
+/// of it. What is in force is the version that was committed last; older ones are stale.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Ord, PartialOrd, Hash, Serialize, Deserialize)]
+pub struct Version(pub u32);
 
 /// Made by the client, so that a repeated request is answered and never carried out twice.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Hash, Serialize, Deserialize)]

@@ -13,6 +13,7 @@ pub mod keys;
 pub mod limits;
 pub mod names;
 pub mod node;
+pub mod planted;
 pub mod refusal;
 pub mod reservation;
 pub mod site;

@@ -72,6 +72,21 @@ pub const REASONS_MAX: usize = 1024;
 pub const SLOTS_MAX: u32 = 4096;
 /// Longest lifetime of a reservation, seconds (30 days).
 pub const DURATION_S_MAX: u32 = 30 * 24 * 3600;
+/// Smallest and largest rate that can be asked between two sites, kbit/s (64 kbit/s to 100 Gbit/s).
+pub const RATE_KBIT_MIN: u32 = 64;
+pub const RATE_KBIT_MAX: u32 = 100_000_000;
+/// Pairs of sites in one reservation that have a rate.
+pub const PAIRS_MAX: usize = 512;
+/// Sites that one part sends to at a rate: each is a class of every sandbox of the part.
+pub const PEERS_MAX: usize = 8;
+/// How far ahead a window may begin, seconds (366 days).
+pub const HORIZON_S_MAX: u64 = 366 * 24 * 3600;
+/// Layers of a site: sandboxes of different reservations that its roomiest node takes at once.
+pub const LAYERS_MAX: usize = 256;
+/// Points of a series of used bandwidth in one answer.
+pub const USAGE_POINTS_MAX: usize = 16_384;
+/// Other starts that a refusal proposes.
+pub const ALTERNATIVES_MAX: usize = 3;
 /// Bytes of the invocation that a pilot is started with.
 pub const INVOCATION_BYTES_MAX: usize = 4096;
 

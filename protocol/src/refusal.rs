@@ -7,7 +7,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::codec::at_most;
 use crate::ids::{JobId, ReservationId};
+use crate::limits::ALTERNATIVES_MAX;
 use crate::names::{EnvironmentName, NodeName, SiteName, Text};
 
 /// Reasons for which a request is turned down before anything changes.
@@ -81,6 +83,59 @@ pub enum Refusal {
     OverLimit { what: Text, count: u64, max: u64 },
     #[error("what was sent does not fit together: {what}")]
     Inconsistent { what: Text },
+    #[error("{resource} has {have} {unit}, {asked} are needed{}", later(.in_s), unit = .resource.unit())]
+    NoRoom {
+        resource: Resource,
+        asked: u64,
+        have: u64,
+        /// Seconds from now to starts at which it could be had, the earliest first; empty when
+        /// that is never, as far as anybody knows.
+        #[serde(deserialize_with = "at_most::<{ALTERNATIVES_MAX}, _, _>")]
+        in_s: Vec<u64>,
+    },
+    #[error("the window cannot be: {why}")]
+    BadWindow { why: Text },
+    #[error("a rate is {min_kbit} to {max_kbit} kbit/s, {asked_kbit} were asked")]
+    BadRate { asked_kbit: u32, min_kbit: u32, max_kbit: u32 },
+    #[error("no link between {a} and {b} is known here; the grid's administrator names links in grc.toml")]
+    UnknownLink { a: SiteName, b: SiteName },
+}
+
+/// Something of which there is only so much at a time.
+#[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Serialize, Deserialize)]
+pub enum Resource {
+    Nodes { site: SiteName },
+    Addresses { site: SiteName },
+    Link { a: SiteName, b: SiteName },
+    Uplink { site: SiteName },
+}
+
+impl Resource {
+    /// What its amounts count.
+    pub fn unit(&self) -> &'static str {
+        match self {
+            Self::Nodes { .. } => "free nodes then",
+            Self::Addresses { .. } => "free addresses then",
+            Self::Link { .. } | Self::Uplink { .. } => "kbit/s left then",
+        }
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nodes { site } | Self::Addresses { site } => write!(f, "site {site}"),
+            Self::Link { a, b } => write!(f, "the link {a}-{b}"),
+            Self::Uplink { site } => write!(f, "the uplink of site {site}"),
+        }
+    }
+}
+
+fn later(in_s: &[u64]) -> String {
+    match in_s.first() {
+        Some(first) => format!("; it can begin in {first} s at the earliest"),
+        None => "; no later start is known either".to_owned(),
+    }
 }
 
 impl Refusal {

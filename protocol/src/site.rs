@@ -1,24 +1,41 @@
 //! The conversation between the GRC and one site's CRM. The CRM dials (a site need only be able
 //! to call out). Both directions are one-way notices; what must be answered is answered by a
-//! notice naming the same reservation and epoch, so every message may be repeated.
+//! notice naming the same reservation and version or epoch.
 //!
 //! ```text
 //! GRC                               CRM
 //!   <------------- Register or Publish      once after connecting; Publish again on change
-//!   Hold ------------------------->
-//!   <------------- Held | HoldRefused
-//!   Commit ----------------------->          all at once, after all sites held
+//!   <------------- Asks*, Committed*        after Publish: what it holds, what it has committed
+//!   Hold (version) --------------->          to all sites at once
+//!   <------------- Held | HoldRefused        durable before it is said
+//!   Commit (version) ------------->          all at once, after the decision is durable
+//!   <------------- Committed                 durable before it is said
+//!                                            the window comes near: pilots of epoch 1
+//!   Start (epoch) ---------------->          only to begin anew: the next incarnation
 //!   <------------- Progress*                 pilots in the queue, in, built
 //!   <------------- SiteReady                 first barrier: every sandbox stands
 //!   Join (key ring) -------------->
 //!   <------------- Joined                    second barrier: every sshd answers
-//!   Exec, Signal, OutputSaved ---->
-//!   <------------- Output*, Exited
+//!   Exec, Signal, OutputSaved, ExitSaved -->
+//!   <------------- Output*, Exited, Used*
 //!   End -------------------------->          legal at any time, always answered
 //!   <------------- Ended
 //! ```
+//! **Anything may be lost, repeated, late or out of order**, for connections break and processes
+//! die: every message may be repeated, and the answer to a repeated one is how it stands now. Who
+//! waits for an answer asks again after a while, and on every new connection:
+//!
+//! - A version that is not the one being asked or in force is stale; a stale Hold, Commit or
+//!   Release changes nothing. A newer Hold replaces an older one that was not committed.
+//! - A site that holds and hears nothing asks (`Asks`); the GRC answers Commit, or Release, which
+//!   it also says of what it does not know (presumed abort), or nothing while it is undecided.
+//! - A site that is asked to commit, start or join what it does not have says `Lost`.
+//! - The GRC answers `End` to whatever a site says of a reservation that is over or not known.
+//! - A repeated Start (of this epoch) is answered with SiteReady, Failed or Progress; a repeated
+//!   Join with Joined; a repeated Exec with Exited or ExecFailed if that is how it stands.
+//!
 //! The number of messages does not depend on the number of nodes, `Output` aside. The wire form
-//! of an enum is the position of its variant: append only; `golden/site_v1.txt` pins it.
+//! of an enum is the position of its variant: append only; `golden/site_v2.txt` pins it.
 
 use std::net::Ipv4Addr;
 
@@ -27,10 +44,13 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::at_most;
-use crate::ids::{Epoch, JobId, MemberNumber, ReservationId};
+use crate::ids::{Epoch, JobId, MemberNumber, ReservationId, Version};
 use crate::job::{self, Command, ExitStatus, Stream, Target};
 use crate::keys::{KeyRing, MemberKeys};
-use crate::limits::{self, DURATION_S_MAX, MEMBERS_MAX, NODES_PER_SITE_MAX, SLOTS_MAX};
+use crate::limits::{
+    self, DURATION_S_MAX, HORIZON_S_MAX, LAYERS_MAX, MEMBERS_MAX, NODES_PER_SITE_MAX, RATE_KBIT_MAX,
+    SLOTS_MAX,
+};
 use crate::names::{EnvironmentName, NodeName, SiteName, Text, UserName};
 use crate::refusal::{Failure, Refusal};
 use crate::reservation::{AddressBlock, Limits, Progress};
@@ -49,6 +69,14 @@ pub struct Offer {
     pub nodes_usable: u32,
     /// Nodes that have room for one more pilot now.
     pub nodes_free: u32,
+    /// How many nodes take more than `n` sandboxes of different reservations at once, for n = 0,
+    /// 1, ...: the first is `nodes_usable`. Layer `n` is planned by itself: a part stands in one
+    /// layer, so that its members always find distinct nodes.
+    #[serde(deserialize_with = "at_most::<{limits::LAYERS_MAX}, _, _>")]
+    pub layers: Vec<u32>,
+    /// How long before a window its pilots may begin, seconds, so that keys and addresses are
+    /// there when it opens.
+    pub lead_s: u32,
     /// Nodes that take no pilot, and why (dirty, drained, down).
     #[serde(deserialize_with = "at_most::<{limits::NODES_PER_SITE_MAX}, _, _>")]
     pub unusable: Vec<(NodeName, Text)>,
@@ -60,8 +88,48 @@ impl Offer {
     /// What the GRC checks before it keeps an offer. Whether the ranges are allowed is for it to say.
     pub fn check(&self) -> Result<(), Refusal> {
         Refusal::unless_at_most("nodes", self.nodes_usable as usize, NODES_PER_SITE_MAX)?;
-        Refusal::unless(self.nodes_free <= self.nodes_usable, "more nodes are free than usable")
+        Refusal::unless(self.nodes_free <= self.nodes_usable, "more nodes are free than usable")?;
+        Refusal::unless_at_most("layers", self.layers.len(), LAYERS_MAX)?;
+        Refusal::unless(self.layers.is_sorted_by(|a, b| a >= b), "a layer is larger than the one below it")?;
+        let first = self.layers.first().copied().unwrap_or(0);
+        Refusal::unless(first == self.nodes_usable, "the first layer is not all usable nodes")
     }
+}
+
+/// A window as it stands for the sender now. Clocks of sites are never compared: the receiver adds
+/// this to its own, and takes the latest word for it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Remaining {
+    /// Until it begins, milliseconds; 0 when it has begun.
+    pub starts_in_ms: u64,
+    /// Until it ends, milliseconds; 0 when it has ended.
+    pub ends_in_ms: u64,
+}
+
+impl Remaining {
+    fn check(&self) -> Result<(), Refusal> {
+        let Self { starts_in_ms, ends_in_ms } = *self;
+        let bad = |why: &str| Err(Refusal::BadWindow { why: why.into() });
+        if starts_in_ms > HORIZON_S_MAX * 1000 {
+            return bad("it begins too far ahead");
+        }
+        match ends_in_ms.checked_sub(starts_in_ms) {
+            None => bad("its end lies before its start"),
+            Some(length) if length > u64::from(DURATION_S_MAX) * 1000 => bad("it is too long"),
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+/// Another part of the reservation, to which this part may send at a granted rate.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    pub site: SiteName,
+    /// For all members of this part together.
+    pub rate_kbit: u32,
+    /// Where its members will be.
+    #[serde(deserialize_with = "at_most::<{limits::BLOCKS_PER_PART_MAX}, _, _>")]
+    pub addresses: Vec<AddressBlock>,
 }
 
 /// One site's share of a reservation.
@@ -71,12 +139,16 @@ pub struct Part {
     pub members: u32,
     pub slots: u32,
     pub limits: Limits,
-    /// Counted from the commit on the site's own clock: clocks of sites are never compared.
-    pub duration_s: u32,
+    pub window: Remaining,
+    /// In which layer of the site its members stand.
+    pub layer: u32,
     pub environment: EnvironmentName,
     /// At least as many addresses as members, all inside the site's ranges.
     #[serde(deserialize_with = "at_most::<{limits::BLOCKS_PER_PART_MAX}, _, _>")]
     pub addresses: Vec<AddressBlock>,
+    /// The other parts to which something is granted; traffic to anybody else is not shaped.
+    #[serde(deserialize_with = "at_most::<{limits::PEERS_MAX}, _, _>")]
+    pub peers: Vec<Peer>,
 }
 
 impl Part {
@@ -92,8 +164,9 @@ impl Part {
         if !(1..=SLOTS_MAX).contains(&self.slots) {
             return Err(Refusal::BadSlots { asked: self.slots, max: SLOTS_MAX });
         }
-        if !(1..=DURATION_S_MAX).contains(&self.duration_s) {
-            return Err(Refusal::BadDuration { asked_s: self.duration_s, max_s: DURATION_S_MAX });
+        self.window.check()?;
+        for peer in &self.peers {
+            Refusal::unless((1..=RATE_KBIT_MAX).contains(&peer.rate_kbit), "a peer without a rate")?;
         }
         let mut blocks = self.addresses.clone();
         blocks.sort_unstable();
@@ -128,12 +201,15 @@ pub enum ToSite {
     /// Answers `Register` and `Publish`: it is not; the connection ends.
     Refused(Refusal),
     /// Keep these nodes and addresses for this reservation until Commit or Release. The hold is
-    /// never dropped by a timer of the site's own.
-    Hold { reservation: ReservationId, epoch: Epoch, part: Part },
-    /// The hold is a grant: start the pilots.
-    Commit { reservation: ReservationId, epoch: Epoch },
-    /// Give a hold back. An unknown one is already given back.
-    Release { reservation: ReservationId, epoch: Epoch },
+    /// never dropped by a timer of the site's own: the window's end bounds it. For a reservation
+    /// that has a grant it is a change, and the grant stays in force beside it.
+    Hold { reservation: ReservationId, version: Version, part: Part },
+    /// The hold of this version is the grant now.
+    Commit { reservation: ReservationId, version: Version, window: Remaining },
+    /// Give the hold of this version back. A grant is not touched by it.
+    Release { reservation: ReservationId, version: Version },
+    /// This incarnation shall be on during the window; end any older one first.
+    Start { reservation: ReservationId, epoch: Epoch, window: Remaining },
     /// Install the merged view, start the services, answer `Joined`.
     Join { reservation: ReservationId, epoch: Epoch, ring: KeyRing },
     /// Start a command. The same job never starts twice in one epoch.
@@ -149,8 +225,11 @@ pub enum ToSite {
         stream: Stream,
         upto: u64,
     },
-    /// Tear everything of this reservation down. Legal at any time, always answered by `Ended`.
-    End { reservation: ReservationId, epoch: Epoch },
+    /// The end of this member's command is kept: it need not be told again.
+    ExitSaved { reservation: ReservationId, epoch: Epoch, job: JobId, member: MemberNumber },
+    /// Tear everything of this reservation down, whatever its version and epoch. Legal at any
+    /// time, always answered by `Ended`.
+    End { reservation: ReservationId },
 }
 
 impl ToSite {
@@ -158,17 +237,27 @@ impl ToSite {
     pub fn check(&self) -> Result<(), Refusal> {
         match self {
             Self::Hold { part, .. } => part.check(),
+            Self::Commit { window, .. } | Self::Start { window, .. } => window.check(),
             Self::Join { ring, .. } => ring.check(),
             Self::Exec { command, .. } => command.check(),
             Self::Signal { signal, .. } => job::check_signal(*signal),
             Self::Welcome
             | Self::Refused(_)
-            | Self::Commit { .. }
             | Self::Release { .. }
             | Self::OutputSaved { .. }
+            | Self::ExitSaved { .. }
             | Self::End { .. } => Ok(()),
         }
     }
+}
+
+/// What one part sent to another since it last said so.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Flow {
+    pub to: SiteName,
+    /// Of all members together, as it is granted.
+    pub granted_kbit: u32,
+    pub sent_bytes: u64,
 }
 
 /// CRM to GRC.
@@ -187,12 +276,27 @@ pub enum FromSite {
     },
     Held {
         reservation: ReservationId,
-        epoch: Epoch,
+        version: Version,
     },
     HoldRefused {
         reservation: ReservationId,
-        epoch: Epoch,
+        version: Version,
         refusal: Refusal,
+    },
+    /// This version is held and nothing was heard of it for a while: what of it?
+    Asks {
+        reservation: ReservationId,
+        version: Version,
+    },
+    /// This version is the grant, and that is durable.
+    Committed {
+        reservation: ReservationId,
+        version: Version,
+    },
+    /// The site has nothing of this reservation, or not this version of it.
+    Lost {
+        reservation: ReservationId,
+        version: Version,
     },
     Progress {
         reservation: ReservationId,
@@ -209,7 +313,8 @@ pub enum FromSite {
         reservation: ReservationId,
         epoch: Epoch,
     },
-    /// The part cannot go on. The site keeps what it has until `End`.
+    /// This incarnation cannot go on. The site keeps the grant: `Start` of the next epoch begins
+    /// anew, `End` gives up.
     Failed {
         reservation: ReservationId,
         epoch: Epoch,
@@ -225,7 +330,7 @@ pub enum FromSite {
         offset: u64,
         bytes: Bytes,
     },
-    /// A member's command ended; all of its output was sent before.
+    /// A member's command ended; all of its output was sent before. Told again until `ExitSaved`.
     Exited {
         reservation: ReservationId,
         epoch: Epoch,
@@ -245,9 +350,16 @@ pub enum FromSite {
     /// away from new pilots.
     Ended {
         reservation: ReservationId,
-        epoch: Epoch,
         #[serde(deserialize_with = "at_most::<{limits::NODES_PER_SITE_MAX}, _, _>")]
         dirty: Vec<(NodeName, Text)>,
+    },
+    /// What the members sent to other parts in the last `over_ms` milliseconds.
+    Used {
+        reservation: ReservationId,
+        epoch: Epoch,
+        over_ms: u32,
+        #[serde(deserialize_with = "at_most::<{limits::PEERS_MAX}, _, _>")]
+        flows: Vec<Flow>,
     },
 }
 
@@ -261,6 +373,10 @@ impl FromSite {
             Self::Register { .. }
             | Self::Held { .. }
             | Self::HoldRefused { .. }
+            | Self::Asks { .. }
+            | Self::Committed { .. }
+            | Self::Lost { .. }
+            | Self::Used { .. }
             | Self::Progress { .. }
             | Self::SiteReady { .. }
             | Self::Joined { .. }

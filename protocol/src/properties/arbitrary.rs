@@ -9,18 +9,19 @@ use proptest::option::of as maybe;
 use proptest::prelude::*;
 
 use crate::client::{Explanation, NewJob, SiteView};
-use crate::ids::{Epoch, JobId, RequestId, ReservationId};
+use crate::ids::{Epoch, JobId, RequestId, ReservationId, Version};
 use crate::job::{Command, ExitStatus, JobState, JobView, Stream, Target};
 use crate::keys::{KeyRing, Member, MemberKeys, PublicKey};
 use crate::names::{
     AbsolutePath, EnvironmentName, HostName, Label, NodeName, SiteName, Text, UserName, VariableName,
 };
 use crate::node::{Arrive, Invocation, Setup, State, Token};
-use crate::refusal::{Failure, Refusal, Step};
+use crate::refusal::{Failure, Refusal, Resource, Step};
 use crate::reservation::{
-    AddressBlock, Ask, Limits, MemberView, PartView, Placement, Progress, ReservationState, ReservationView,
+    AddressBlock, Ask, Bandwidth, BlockProof, Change, Limits, MemberView, PairRate, PairView, PartView,
+    Placement, Progress, ReservationState, ReservationView, Start, UsagePoint,
 };
-use crate::site::{Offer, Part, ReadyMember};
+use crate::site::{Flow, Offer, Part, Peer, ReadyMember, Remaining};
 
 type Any<T> = BoxedStrategy<T>;
 
@@ -65,6 +66,10 @@ pub fn job() -> Any<JobId> {
 
 pub fn epoch() -> Any<Epoch> {
     any::<u32>().prop_map(Epoch).boxed()
+}
+
+pub fn version() -> Any<Version> {
+    any::<u32>().prop_map(Version).boxed()
 }
 
 pub fn request_id() -> Any<RequestId> {
@@ -116,17 +121,24 @@ pub fn limits() -> Any<Limits> {
         .boxed()
 }
 
-pub fn ask() -> Any<Ask> {
-    let placement = prop_oneof![
+fn placement() -> Any<Placement> {
+    prop_oneof![
         vec((site(), any::<u32>()), 0..4).prop_map(Placement::Sites),
         any::<u32>().prop_map(Placement::Anywhere),
-    ];
-    (placement, any::<u32>(), limits(), any::<u32>(), environment(), maybe(label()))
-        .prop_map(|(placement, slots, limits, duration_s, environment, label)| Ask {
+    ]
+    .boxed()
+}
+
+pub fn ask() -> Any<Ask> {
+    let when = (start(), any::<u32>(), bandwidth());
+    (placement(), any::<u32>(), limits(), when, environment(), maybe(label()))
+        .prop_map(|(placement, slots, limits, (start, duration_s, bandwidth), environment, label)| Ask {
             placement,
             slots,
             limits,
+            start,
             duration_s,
+            bandwidth,
             environment,
             label,
         })
@@ -219,8 +231,74 @@ pub fn refusal() -> Any<Refusal> {
         job().prop_map(|id| UnknownJob { id }),
         (text(), any::<u64>(), any::<u64>()).prop_map(|(what, count, max)| OverLimit { what, count, max }),
         text().prop_map(|what| Inconsistent { what }),
+        (resource(), any::<(u64, u64)>(), vec(any::<u64>(), 0..=3))
+            .prop_map(|(resource, (asked, have), in_s)| NoRoom { resource, asked, have, in_s }),
+        text().prop_map(|why| BadWindow { why }),
+        any::<(u32, u32, u32)>().prop_map(|(asked_kbit, min_kbit, max_kbit)| BadRate {
+            asked_kbit,
+            min_kbit,
+            max_kbit
+        }),
+        (site(), site()).prop_map(|(a, b)| UnknownLink { a, b }),
     ];
     prop_oneof![with_site, with_numbers, with_text, others].boxed()
+}
+
+fn resource() -> Any<Resource> {
+    prop_oneof![
+        site().prop_map(|site| Resource::Nodes { site }),
+        site().prop_map(|site| Resource::Addresses { site }),
+        (site(), site()).prop_map(|(a, b)| Resource::Link { a, b }),
+        site().prop_map(|site| Resource::Uplink { site }),
+    ]
+    .boxed()
+}
+
+fn start() -> Any<Start> {
+    prop_oneof![
+        Just(Start::Open),
+        any::<u32>().prop_map(|wait_s| Start::Within { wait_s }),
+        any::<(u64, u64)>().prop_map(|(earliest_s, latest_s)| Start::Between { earliest_s, latest_s }),
+    ]
+    .boxed()
+}
+
+fn bandwidth() -> Any<Bandwidth> {
+    let pair = (site(), site(), any::<u32>()).prop_map(|(a, b, rate_kbit)| PairRate { a, b, rate_kbit });
+    prop_oneof![
+        Just(Bandwidth::Unasked),
+        any::<u32>().prop_map(Bandwidth::Between),
+        vec(pair, 0..4).prop_map(Bandwidth::Pairs),
+    ]
+    .boxed()
+}
+
+pub fn change() -> Any<Change> {
+    (any::<Option<u32>>(), maybe(bandwidth()), maybe(placement()))
+        .prop_map(|(duration_s, bandwidth, placement)| Change { duration_s, bandwidth, placement })
+        .boxed()
+}
+
+pub fn remaining() -> Any<Remaining> {
+    any::<(u64, u64)>().prop_map(|(starts_in_ms, ends_in_ms)| Remaining { starts_in_ms, ends_in_ms }).boxed()
+}
+
+pub fn usage_point() -> Any<UsagePoint> {
+    (any::<u64>(), site(), site(), any::<(u32, u32)>())
+        .prop_map(|(at_s, from, to, (granted_kbit, used_kbit))| UsagePoint {
+            at_s,
+            from,
+            to,
+            granted_kbit,
+            used_kbit,
+        })
+        .boxed()
+}
+
+pub fn flow() -> Any<Flow> {
+    (site(), any::<(u32, u64)>())
+        .prop_map(|(to, (granted_kbit, sent_bytes))| Flow { to, granted_kbit, sent_bytes })
+        .boxed()
 }
 
 pub fn member_view() -> Any<MemberView> {
@@ -231,15 +309,51 @@ pub fn member_view() -> Any<MemberView> {
 
 pub fn reservation_view() -> Any<ReservationView> {
     use ReservationState::*;
-    let still = vec![Waiting, Holding, Starting, Joining, Ready, Ending, Ended];
+    let still = vec![Waiting, Holding, Starting, Joining, Ready, Ending, Ended, Booked];
     let state = prop_oneof![7 => proptest::sample::select(still), 1 => failure().prop_map(Failed)];
-    let part = (site(), any::<u32>(), vec(block(), 0..3), progress(), vec(member_view(), 0..3)).prop_map(
-        |(site, nodes, addresses, progress, members)| PartView { site, nodes, addresses, progress, members },
+    let proof = (block(), any::<(Option<Ipv4Addr>, Option<Ipv4Addr>)>())
+        .prop_map(|(block, (below, above))| BlockProof { block, below, above });
+    let lists = (vec(block(), 0..3), vec(member_view(), 0..3), vec(proof, 0..3));
+    let part = (site(), any::<u32>(), progress(), lists).prop_map(
+        |(site, nodes, progress, (addresses, members, proof))| PartView {
+            site,
+            nodes,
+            addresses,
+            progress,
+            members,
+            proof,
+        },
+    );
+    let pair = (site(), site(), any::<(u32, Option<u32>, Option<u32>)>()).prop_map(
+        |(a, b, (granted_kbit, a_to_b_kbit, b_to_a_kbit))| PairView {
+            a,
+            b,
+            granted_kbit,
+            a_to_b_kbit,
+            b_to_a_kbit,
+        },
     );
     let what = (reservation(), maybe(label()), text(), state, any::<u32>(), environment());
-    (what, vec(part, 0..3), any::<(u64, u64, Option<u64>)>())
-        .prop_map(|((id, label, user, state, slots, environment), parts, (made_s, ends_s, deadline_s))| {
-            ReservationView { id, label, user, state, slots, environment, parts, made_s, ends_s, deadline_s }
+    let times = any::<(u64, u64, u64, Option<u64>)>();
+    (what, vec(part, 0..3), vec(pair, 0..3), times, (version(), epoch()))
+        .prop_map(|(what, parts, pairs, (made_s, starts_s, ends_s, deadline_s), (version, epoch))| {
+            let (id, label, user, state, slots, environment) = what;
+            ReservationView {
+                id,
+                label,
+                user,
+                state,
+                slots,
+                environment,
+                parts,
+                made_s,
+                version,
+                epoch,
+                starts_s,
+                ends_s,
+                pairs,
+                deadline_s,
+            }
         })
         .boxed()
 }
@@ -306,13 +420,16 @@ pub fn offer() -> Any<Offer> {
     let range = (any::<Ipv4Addr>(), 0u8..=32)
         .prop_map(|(address, length)| Ipv4Net::new(address, length).expect("a prefix length"));
     let lists = (vec(range, 0..4), vec(any::<Ipv4Addr>(), 0..4), vec((node(), text()), 0..3));
-    (text(), lists, any::<(u32, u32)>(), vec(environment(), 0..3))
-        .prop_map(|(batch_system, (ranges, reserved, unusable), nodes, environments)| Offer {
+    let layers = (vec(any::<u32>(), 0..4), any::<u32>());
+    (text(), lists, any::<(u32, u32)>(), vec(environment(), 0..3), layers)
+        .prop_map(|(batch_system, (ranges, reserved, unusable), nodes, environments, layers)| Offer {
             batch_system,
             ranges,
             reserved,
             nodes_usable: nodes.0,
             nodes_free: nodes.1,
+            layers: layers.0,
+            lead_s: layers.1,
             unusable,
             environments,
         })
@@ -320,15 +437,23 @@ pub fn offer() -> Any<Offer> {
 }
 
 pub fn part() -> Any<Part> {
-    (user(), any::<(u32, u32, u32)>(), limits(), environment(), vec(block(), 0..4))
-        .prop_map(|(user, (members, slots, duration_s), limits, environment, addresses)| Part {
+    let peer = (site(), any::<u32>(), vec(block(), 0..3)).prop_map(|(site, rate_kbit, addresses)| Peer {
+        site,
+        rate_kbit,
+        addresses,
+    });
+    let where_to = (vec(block(), 0..4), vec(peer, 0..3));
+    (user(), any::<(u32, u32, u32)>(), limits(), environment(), remaining(), where_to)
+        .prop_map(|(user, (members, slots, layer), limits, environment, window, (addresses, peers))| Part {
             user,
             members,
             slots,
             limits,
-            duration_s,
+            window,
+            layer,
             environment,
             addresses,
+            peers,
         })
         .boxed()
 }

@@ -7,15 +7,16 @@ use proptest::test_runner::Config;
 use super::arbitrary;
 use crate::client::Reply;
 use crate::codec;
+use crate::ids::Version;
 use crate::job::{Command, ExitStatus, JobState, JobView};
 use crate::keys::{KeyRing, Member, MemberKeys, PublicKey};
 use crate::limits::*;
 use crate::names::HostName;
 use crate::node::{self, Notice};
 use crate::refusal::{Failure, Refusal, Step};
-use crate::reservation::AddressBlock;
+use crate::reservation::{AddressBlock, Ask, Bandwidth, Change, PairRate, Start};
 use crate::samples;
-use crate::site::{FromSite, Offer, Part, ToSite};
+use crate::site::{FromSite, Offer, Part, Peer, Remaining, ToSite};
 
 fn inconsistent<T: std::fmt::Debug>(checked: Result<T, Refusal>) -> bool {
     matches!(checked, Err(Refusal::Inconsistent { .. }))
@@ -55,8 +56,16 @@ fn a_part_needs_an_address_for_every_member_and_none_twice() {
     let asked = MEMBERS_MAX as u32 + 1;
     assert!(matches!(with(asked, &[]).check(), Err(Refusal::TooManyMembers { .. })));
     assert!(matches!(Part { slots: 0, ..sample_part() }.check(), Err(Refusal::BadSlots { .. })));
-    let duration_s = DURATION_S_MAX + 1;
-    assert!(matches!(Part { duration_s, ..sample_part() }.check(), Err(Refusal::BadDuration { .. })));
+    let peers = vec![Peer { rate_kbit: 0, ..sample_part().peers[0].clone() }];
+    assert!(inconsistent(Part { peers, ..sample_part() }.check()));
+    let long = u64::from(DURATION_S_MAX) * 1000 + 1;
+    for (starts_in_ms, ends_in_ms) in [(2, 1), (0, long), (u64::MAX, u64::MAX)] {
+        let window = Remaining { starts_in_ms, ends_in_ms };
+        let refused = Part { window, ..sample_part() }.check();
+        assert!(matches!(refused, Err(Refusal::BadWindow { .. })), "{refused:?}");
+        let (reservation, version) = (samples::RESERVATION, Version(1));
+        assert_eq!(ToSite::Commit { reservation, version, window }.check(), refused);
+    }
 }
 
 proptest! {
@@ -113,9 +122,32 @@ fn nobody_is_twice_in_a_key_ring() {
 }
 
 #[test]
+fn an_ask_for_what_cannot_be_is_refused() {
+    let ask = samples::ask();
+    assert_eq!(ask.check(), Ok(()));
+    let start = Start::Between { earliest_s: 2, latest_s: 1 };
+    assert!(matches!(Ask { start, ..ask.clone() }.check(), Err(Refusal::BadWindow { .. })));
+    let rated = |bandwidth| Ask { bandwidth, ..ask.clone() }.check();
+    for rate in [0, RATE_KBIT_MIN - 1, RATE_KBIT_MAX + 1, u32::MAX] {
+        assert!(matches!(rated(Bandwidth::Between(rate)), Err(Refusal::BadRate { .. })));
+    }
+    let pair =
+        |a: &str, b: &str, rate_kbit| PairRate { a: a.parse().unwrap(), b: b.parse().unwrap(), rate_kbit };
+    assert_eq!(rated(Bandwidth::Pairs(vec![pair("a", "b", 64), pair("a", "c", 64)])), Ok(()));
+    assert!(inconsistent(rated(Bandwidth::Pairs(vec![pair("a", "a", 64)]))));
+    assert!(inconsistent(rated(Bandwidth::Pairs(vec![pair("a", "b", 64), pair("b", "a", 65)]))));
+    assert!(inconsistent(Change::default().check()));
+    let change = Change { duration_s: Some(0), ..Change::default() };
+    assert!(matches!(change.check(), Err(Refusal::BadDuration { .. })));
+}
+
+#[test]
 fn an_offer_has_no_more_free_nodes_than_usable_ones() {
     let offer = samples::offer();
     assert!(inconsistent(Offer { nodes_usable: 1, nodes_free: 2, ..offer.clone() }.check()));
+    let layers = vec![4, 1, 2];
+    assert!(inconsistent(Offer { layers, ..offer.clone() }.check()), "a layer above is no larger");
+    assert!(inconsistent(Offer { layers: vec![3], ..offer.clone() }.check()));
     let nodes_usable = NODES_PER_SITE_MAX as u32 + 1;
     let refused = Offer { nodes_usable, ..offer.clone() }.check();
     assert!(matches!(refused, Err(Refusal::OverLimit { .. })), "{refused:?}");

@@ -80,8 +80,8 @@ fn long_bodies_of_claims() {
         // Arguments of a command, members of a ring, reasons of an offer.
         refused::<node::Request>(&[4, 1], count, &[0]);
         refused::<node::Request>(&[2, 1, b'u'], count, &[0]);
-        refused::<site::FromSite>(&[1, 1, b'a', 0, 0, 0, 0, 0], count, &[1, b'n', 0]);
-        refused::<site::FromSite>(&[11, 1, 1], count, &[1, b'n', 0]);
+        refused::<site::FromSite>(&[1, 1, b'a', 0, 0, 0, 0, 0, 0, 0], count, &[1, b'n', 0]);
+        refused::<site::FromSite>(&[14, 1], count, &[1, b'n', 0]);
     }
     let body = vec![0; FRAME_BYTES_MAX + 1];
     assert!(matches!(codec::decode::<client::Request>(&body), Err(CodecError::TooLarge(_))));

@@ -28,6 +28,12 @@ pub fn client_request() -> Any<client::Request> {
             reservation,
             job
         }),
+        (request_id(), reservation(), change()).prop_map(|(id, reservation, change)| Modify {
+            id,
+            reservation,
+            change
+        }),
+        selector(reservation()).prop_map(Usage),
         (selector(job()), stream(), any::<u64>(), any::<bool>())
             .prop_map(|(job, stream, offset, follow)| Log { job, stream, offset, follow }),
         prop_oneof![
@@ -55,6 +61,8 @@ pub fn client_reply() -> Any<client::Reply> {
             refusal().prop_map(Refused),
             failure().prop_map(Failed),
         ],
+        (reservation(), version()).prop_map(|(reservation, version)| Modified { reservation, version }),
+        vec(usage_point(), 0..3).prop_map(Usage),
         vec(site_view(), 0..3).prop_map(Sites),
         vec(reservation_view(), 0..3).prop_map(Reservations),
         vec(job_view(), 0..3).prop_map(Jobs),
@@ -82,28 +90,43 @@ pub fn client_notice() -> Any<client::Notice> {
 pub fn to_site() -> Any<ToSite> {
     use ToSite::*;
     let of = || (reservation(), epoch());
+    let held = || (reservation(), version());
+    let held = prop_oneof![
+        (held(), part()).prop_map(|((reservation, version), part)| Hold { reservation, version, part }),
+        (held(), remaining()).prop_map(|((reservation, version), window)| Commit {
+            reservation,
+            version,
+            window
+        }),
+        held().prop_map(|(reservation, version)| Release { reservation, version }),
+    ];
     prop_oneof![
-        Just(Welcome),
-        refusal().prop_map(Refused),
-        (of(), part()).prop_map(|((reservation, epoch), part)| Hold { reservation, epoch, part }),
-        of().prop_map(|(reservation, epoch)| Commit { reservation, epoch }),
-        of().prop_map(|(reservation, epoch)| Release { reservation, epoch }),
-        of().prop_map(|(reservation, epoch)| End { reservation, epoch }),
-        (of(), ring()).prop_map(|((reservation, epoch), ring)| Join { reservation, epoch, ring }),
-        (of(), job(), target(), command()).prop_map(|((reservation, epoch), job, target, command)| Exec {
+        3 => held,
+        1 => Just(Welcome),
+        1 => refusal().prop_map(Refused),
+        1 => (of(), remaining()).prop_map(|((reservation, epoch), window)| Start { reservation, epoch, window }),
+        1 => (of(), job(), any::<u32>()).prop_map(|((reservation, epoch), job, member)| ExitSaved {
+            reservation,
+            epoch,
+            job,
+            member
+        }),
+        1 => reservation().prop_map(|reservation| End { reservation }),
+        1 => (of(), ring()).prop_map(|((reservation, epoch), ring)| Join { reservation, epoch, ring }),
+        1 => (of(), job(), target(), command()).prop_map(|((reservation, epoch), job, target, command)| Exec {
             reservation,
             epoch,
             job,
             target,
             command
         }),
-        (of(), job(), any::<u8>()).prop_map(|((reservation, epoch), job, signal)| Signal {
+        1 => (of(), job(), any::<u8>()).prop_map(|((reservation, epoch), job, signal)| Signal {
             reservation,
             epoch,
             job,
             signal
         }),
-        (of(), job(), stream(), any::<(u32, u64)>()).prop_map(
+        1 => (of(), job(), stream(), any::<(u32, u64)>()).prop_map(
             |((reservation, epoch), job, stream, (member, upto))| OutputSaved {
                 reservation,
                 epoch,
@@ -121,16 +144,23 @@ pub fn from_site() -> Any<FromSite> {
     use FromSite::*;
     let of = || (reservation(), epoch());
     let running = || (reservation(), epoch(), job(), any::<u32>());
+    let version = || (reservation(), version());
+    let held = prop_oneof![
+        version().prop_map(|(reservation, version)| Held { reservation, version }),
+        version().prop_map(|(reservation, version)| Asks { reservation, version }),
+        version().prop_map(|(reservation, version)| Committed { reservation, version }),
+        version().prop_map(|(reservation, version)| Lost { reservation, version }),
+        (version(), refusal()).prop_map(|((reservation, version), refusal)| HoldRefused {
+            reservation,
+            version,
+            refusal
+        }),
+    ];
     prop_oneof![
         (site(), any::<[u8; 32]>()).prop_map(|(site, secret)| Register { site, secret }),
         (site(), offer()).prop_map(|(site, offer)| Publish { site, offer }),
-        of().prop_map(|(reservation, epoch)| Held { reservation, epoch }),
+        held,
         of().prop_map(|(reservation, epoch)| Joined { reservation, epoch }),
-        (of(), refusal()).prop_map(|((reservation, epoch), refusal)| HoldRefused {
-            reservation,
-            epoch,
-            refusal
-        }),
         (of(), progress()).prop_map(|((reservation, epoch), progress)| Progress {
             reservation,
             epoch,
@@ -168,10 +198,13 @@ pub fn from_site() -> Any<FromSite> {
                 member,
                 failure
             }),
-            (of(), vec((node(), text()), 0..3)).prop_map(|((reservation, epoch), dirty)| Ended {
+            (reservation(), vec((node(), text()), 0..3))
+                .prop_map(|(reservation, dirty)| Ended { reservation, dirty }),
+            (of(), any::<u32>(), vec(flow(), 0..3)).prop_map(|((reservation, epoch), over_ms, flows)| Used {
                 reservation,
                 epoch,
-                dirty
+                over_ms,
+                flows
             }),
         ],
     ]

@@ -7,7 +7,8 @@ use crate::job::Stream;
 use crate::names::EnvironmentName;
 use crate::refusal::Refusal;
 use crate::samples::noun::{
-    JOB, REQUEST, RESERVATION, ask, failure, job_view, new_job, nouns, reservation_view,
+    JOB, REQUEST, RESERVATION, VERSION, ask, change, failure, job_view, new_job, nouns, reservation_view,
+    usage_point,
 };
 use crate::samples::{Sample, every_variant, name};
 
@@ -29,6 +30,8 @@ pub fn client() -> Vec<Sample> {
         Release: Request::Release(Selector::Id(RESERVATION)),
         ExplainJob: Request::ExplainJob(Selector::Last),
         ExplainReservation: Request::ExplainReservation(Selector::Id(RESERVATION)),
+        Modify: Request::Modify { id: REQUEST, reservation: RESERVATION, change: change() },
+        Usage: Request::Usage(Selector::Last),
     });
     samples.extend(every_variant!(Reply, Some(Kind::Reply), {
         Done: Reply::Done,
@@ -43,6 +46,8 @@ pub fn client() -> Vec<Sample> {
         LogEnd: Reply::LogEnd { offset: 5_000_000_000 },
         Refused: Reply::Refused(Refusal::UnknownSite { site: name("c") }),
         Failed: Reply::Failed(failure()),
+        Modified: Reply::Modified { reservation: RESERVATION, version: VERSION },
+        Usage: Reply::Usage(vec![usage_point()]),
     }));
     samples.extend(every_variant!(Notice, Some(Kind::Notice), {
         Output: Notice::Output { stream: Stream::Stdout, offset: 251, bytes: b"rank 0\n\0\xff"[..].into() },

@@ -1,19 +1,21 @@
 //! The nouns that several conversations share, filled in so that no field has its default.
 
 use crate::client::NewJob;
-use crate::ids::{Epoch, JobId, RequestId, ReservationId};
+use crate::ids::{Epoch, JobId, RequestId, ReservationId, Version};
 use crate::job::{Command, ExitStatus, JobState, JobView, Stream, Target};
 use crate::keys::{KeyRing, Member, MemberKeys, PublicKey};
 use crate::names::EnvironmentName;
-use crate::refusal::{Failure, Refusal, Step};
+use crate::refusal::{Failure, Refusal, Resource, Step};
 use crate::reservation::{
-    AddressBlock, Ask, Limits, MemberView, PartView, Placement, Progress, ReservationState, ReservationView,
+    AddressBlock, Ask, Bandwidth, BlockProof, Change, Limits, MemberView, PairRate, PairView, PartView,
+    Placement, Progress, ReservationState, ReservationView, Start, UsagePoint,
 };
 use crate::samples::{Sample, address, every_variant, host, name};
 
 pub const RESERVATION: ReservationId = ReservationId(12);
 pub const JOB: JobId = JobId(34);
 pub const EPOCH: Epoch = Epoch(3);
+pub const VERSION: Version = Version(4);
 pub const REQUEST: RequestId = RequestId([0xa5; 16]);
 pub const PROGRESS: Progress = Progress { wanted: 5, submitted: 4, arrived: 3, built: 2, joined: 1 };
 pub const LIMITS: Limits =
@@ -37,9 +39,29 @@ pub fn ask() -> Ask {
         placement: Placement::Sites(vec![(name("a"), 2), (name("b"), 3)]),
         slots: 2,
         limits: LIMITS,
+        start: Start::Within { wait_s: 300 },
         duration_s: 3600,
+        bandwidth: Bandwidth::Between(100_000),
         environment: EnvironmentName::host(),
         label: None,
+    }
+}
+
+pub fn change() -> Change {
+    Change {
+        duration_s: Some(7200),
+        bandwidth: Some(Bandwidth::Pairs(vec![PairRate { a: name("a"), b: name("b"), rate_kbit: 50_000 }])),
+        placement: Some(Placement::Anywhere(9)),
+    }
+}
+
+pub fn usage_point() -> UsagePoint {
+    UsagePoint {
+        at_s: 1_795_000_100,
+        from: name("a"),
+        to: name("b"),
+        granted_kbit: 100_000,
+        used_kbit: 95_600,
     }
 }
 
@@ -81,9 +103,20 @@ pub fn reservation_view() -> ReservationView {
             addresses: vec![block()],
             progress: PROGRESS,
             members: vec![MemberView { host: host("a", 0), address: address(1), node: name("a1") }],
+            proof: vec![BlockProof { block: block(), below: None, above: Some(address(9)) }],
         }],
         made_s: 1_795_000_000,
+        version: VERSION,
+        epoch: EPOCH,
+        starts_s: 1_795_000_001,
         ends_s: 1_795_003_600,
+        pairs: vec![PairView {
+            a: name("a"),
+            b: name("b"),
+            granted_kbit: 100_000,
+            a_to_b_kbit: Some(95_600),
+            b_to_a_kbit: None,
+        }],
         deadline_s: Some(1_795_000_090),
     }
 }
@@ -142,6 +175,12 @@ pub fn nouns() -> Vec<Sample> {
         UnknownMember: Refusal::UnknownMember { id: RESERVATION, host: "b-7".into() },
         OverLimit: Refusal::OverLimit { what: "members".into(), count: 5000, max: 4096 },
         Inconsistent: Refusal::Inconsistent { what: "two address blocks overlap".into() },
+        NoRoom: Refusal::NoRoom {
+            resource: Resource::Link { a: site(), b: name("b") }, asked: 100_000, have: 50_000, in_s: vec![300, 900],
+        },
+        BadWindow: Refusal::BadWindow { why: "it begins in the past".into() },
+        BadRate: Refusal::BadRate { asked_kbit: 0, min_kbit: 64, max_kbit: 100_000_000 },
+        UnknownLink: Refusal::UnknownLink { a: site(), b: name("b") },
     });
     samples.extend(every_variant!(Step, None, {
         Plan: Step::Plan,
@@ -165,6 +204,23 @@ pub fn nouns() -> Vec<Sample> {
         Ending: ReservationState::Ending,
         Ended: ReservationState::Ended,
         Failed: ReservationState::Failed(failure()),
+        Booked: ReservationState::Booked,
+    }));
+    samples.extend(every_variant!(Resource, None, {
+        Nodes: Resource::Nodes { site: site() },
+        Addresses: Resource::Addresses { site: site() },
+        Link: Resource::Link { a: site(), b: name("b") },
+        Uplink: Resource::Uplink { site: site() },
+    }));
+    samples.extend(every_variant!(Start, None, {
+        Open: Start::Open,
+        Within: Start::Within { wait_s: 300 },
+        Between: Start::Between { earliest_s: 1_795_000_000, latest_s: 1_795_000_600 },
+    }));
+    samples.extend(every_variant!(Bandwidth, None, {
+        Unasked: Bandwidth::Unasked,
+        Between: Bandwidth::Between(100_000),
+        Pairs: Bandwidth::Pairs(vec![PairRate { a: site(), b: name("b"), rate_kbit: 50_000 }]),
     }));
     samples.extend(every_variant!(JobState, None, {
         Waiting: JobState::Waiting,

@@ -4,38 +4,47 @@ use crate::frame::Kind;
 use crate::job::{ExitStatus, Stream, Target};
 use crate::names::EnvironmentName;
 use crate::refusal::Refusal;
+use crate::reservation::AddressBlock;
 use crate::samples::noun::{
-    EPOCH as epoch, JOB as job, LIMITS, PROGRESS as progress, RESERVATION as reservation, block, command,
-    failure, keys, ring,
+    EPOCH as epoch, JOB as job, LIMITS, PROGRESS as progress, RESERVATION as reservation, VERSION as version,
+    block, command, failure, keys, ring,
 };
 use crate::samples::{Sample, address, every_variant, name};
-use crate::site::{FromSite, Offer, Part, ReadyMember, ToSite};
+use crate::site::{Flow, FromSite, Offer, Part, Peer, ReadyMember, Remaining, ToSite};
+
+const WINDOW: Remaining = Remaining { starts_in_ms: 300_000, ends_in_ms: 3_900_000 };
 
 /// Both directions.
 pub fn site() -> Vec<Sample> {
     let member = 1;
+    let window = WINDOW;
     let (stream, target) = (Stream::Stdout, Target::All);
     let mut samples = every_variant!(ToSite, Some(Kind::Notice), {
         Welcome: ToSite::Welcome,
         Refused: ToSite::Refused(Refusal::BadTicket { why: "it was used before".into() }),
-        Hold: ToSite::Hold { reservation, epoch, part: part() },
-        Commit: ToSite::Commit { reservation, epoch },
-        Release: ToSite::Release { reservation, epoch },
+        Hold: ToSite::Hold { reservation, version, part: part() },
+        Commit: ToSite::Commit { reservation, version, window },
+        Release: ToSite::Release { reservation, version },
+        Start: ToSite::Start { reservation, epoch, window },
         Join: ToSite::Join { reservation, epoch, ring: ring() },
         Exec: ToSite::Exec { reservation, epoch, job, target, command: command() },
         Signal: ToSite::Signal { reservation, epoch, job, signal: 15 },
         OutputSaved: ToSite::OutputSaved { reservation, epoch, job, member, stream, upto: 65_536 },
-        End: ToSite::End { reservation, epoch },
+        ExitSaved: ToSite::ExitSaved { reservation, epoch, job, member },
+        End: ToSite::End { reservation },
     });
     samples.extend(every_variant!(FromSite, Some(Kind::Notice), {
         Register: FromSite::Register { site: name("a"), secret: [0x5a; 32] },
         Publish: FromSite::Publish { site: name("a"), offer: offer() },
-        Held: FromSite::Held { reservation, epoch },
+        Held: FromSite::Held { reservation, version },
         HoldRefused: FromSite::HoldRefused {
             reservation,
-            epoch,
+            version,
             refusal: Refusal::NodesBusy { site: name("a"), asked: 2, have: 1 },
         },
+        Asks: FromSite::Asks { reservation, version },
+        Committed: FromSite::Committed { reservation, version },
+        Lost: FromSite::Lost { reservation, version },
         Progress: FromSite::Progress { reservation, epoch, progress },
         SiteReady: FromSite::SiteReady { reservation, epoch, members: vec![ready_member()] },
         Joined: FromSite::Joined { reservation, epoch },
@@ -46,7 +55,11 @@ pub fn site() -> Vec<Sample> {
         Exited: FromSite::Exited { reservation, epoch, job, member, status: ExitStatus::Signal(9) },
         ExecFailed: FromSite::ExecFailed { reservation, epoch, job, member, failure: failure() },
         Ended: FromSite::Ended {
-            reservation, epoch, dirty: vec![(name("a1"), "a cgroup is left".into())],
+            reservation, dirty: vec![(name("a1"), "a cgroup is left".into())],
+        },
+        Used: FromSite::Used {
+            reservation, epoch, over_ms: 1003,
+            flows: vec![Flow { to: name("b"), granted_kbit: 100_000, sent_bytes: 12_000_000 }],
         },
     }));
     samples
@@ -59,6 +72,8 @@ pub fn offer() -> Offer {
         reserved: vec![address(254)],
         nodes_usable: 4,
         nodes_free: 3,
+        layers: vec![4, 4, 1],
+        lead_s: 10,
         unusable: vec![(name("a3"), "drained".into())],
         environments: vec![EnvironmentName::host()],
     }
@@ -70,9 +85,15 @@ pub fn part() -> Part {
         members: 2,
         slots: 2,
         limits: LIMITS,
-        duration_s: 3600,
+        window: WINDOW,
+        layer: 1,
         environment: EnvironmentName::host(),
         addresses: vec![block()],
+        peers: vec![Peer {
+            site: name("b"),
+            rate_kbit: 100_000,
+            addresses: vec![AddressBlock { first: address(9), count: 3 }],
+        }],
     }
 }
 
