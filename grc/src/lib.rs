@@ -2,7 +2,7 @@
 //! redistributes keys, answers users; and `gridpilot`, the command that people type.
 //!
 //! Three rings, arrows inwards only: pure ([`plan`], [`exchange`], [`coallocate`], [`reservation`],
-//! [`job`], [`view`], [`explain`]: no I/O, time is an argument) <- the owner ([`coordinator`]) <-
+//! [`job`], [`record`], [`usage`], [`view`], [`explain`]: no I/O, time is an argument) <- the owner ([`coordinator`]) <-
 //! edges (the rest: sockets, files).
 #![forbid(unsafe_code)]
 
@@ -12,13 +12,14 @@ pub mod config;
 pub mod coordinator;
 pub mod exchange;
 pub mod explain;
-pub mod incarnation;
 pub mod job;
 pub mod output;
 pub mod pins;
 pub mod plan;
+pub mod record;
 pub mod reservation;
 pub mod serve;
 pub mod server;
 pub mod sites;
+pub mod usage;
 pub mod view;
