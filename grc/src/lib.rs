@@ -2,8 +2,8 @@
 //! redistributes keys, answers users; and `gridpilot`, the command that people type.
 //!
 //! Three rings, arrows inwards only: pure ([`plan`], [`exchange`], [`coallocate`], [`reservation`],
-//! [`job`], [`view`], [`explain`]: no I/O, time is an argument) <- the owner ([`coordinator`]) <-
-//! edges (the rest: sockets, files).
+//! [`job`], [`view`], [`explain`], [`rates`], [`wording`]: no I/O, time is an argument) <- the owner
+//! ([`coordinator`]) <- edges (the rest: sockets, files).
 #![forbid(unsafe_code)]
 
 pub mod cli;
@@ -17,8 +17,10 @@ pub mod job;
 pub mod output;
 pub mod pins;
 pub mod plan;
+pub mod rates;
 pub mod reservation;
 pub mod serve;
 pub mod server;
 pub mod sites;
 pub mod view;
+pub mod wording;
