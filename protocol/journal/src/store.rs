@@ -56,8 +56,12 @@ impl Store {
             None => {
                 let (file, new) = file::beside(path)?;
                 let medium = Arc::new(file);
-                Core::make(&medium, &new, kind, owner)?;
-                file::appear(&new, path)?;
+                let made = Core::make(&medium, path, kind, owner).and_then(|()| file::appear(&new, path));
+                if let Err(error) = made {
+                    // It is ours: nothing that anybody relies on is in it yet.
+                    let _ = std::fs::remove_file(&new);
+                    return Err(error);
+                }
                 // Nobody else has it: the database was left, and nothing below was cloned.
                 Arc::into_inner(medium).ok_or_else(|| StoreError::Ended { path: path.to_owned() })?
             }
