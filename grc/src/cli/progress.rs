@@ -132,9 +132,12 @@ pub fn of_reservation(view: &ReservationView) -> Option<Phase> {
     let id = view.id;
     let (name, text) = match &view.state {
         ReservationState::Waiting => {
-            ("waiting", format!("{id} waiting for free nodes; `gridpilot explain {id}` says which"))
+            ("waiting", format!("{id} waiting for what it asks; `gridpilot explain {id}` says what"))
         }
         ReservationState::Holding => ("holding", format!("{id} holding {members} nodes at {}", sites(view))),
+        ReservationState::Booked => {
+            ("booked", format!("{id} booked from {} at {}", moment(view.starts_s), sites(view)))
+        }
         ReservationState::Starting => {
             let (arrived, built) = (sum(|p| p.arrived), sum(|p| p.built));
             if arrived < members {

@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use protocol::client::{Explanation, SiteView};
 use protocol::job::{ExitStatus, JobState, JobView, Target};
-use protocol::reservation::{ReservationState, ReservationView};
+use protocol::reservation::{PairView, ReservationState, ReservationView, UsagePoint};
 
 use super::json::job_state;
 use super::values::show_duration;
+use crate::rates;
 
 /// No byte of this moves a terminal's cursor, changes its colours or turns the text around.
 pub fn safe(text: impl ToString) -> String {
@@ -127,10 +128,41 @@ pub fn reservations(reservations: &[ReservationView]) -> String {
             view.slots.to_string(),
             view.label.as_ref().map_or_else(|| "-".to_owned(), safe_ref),
             moment(view.made_s),
+            starts(view),
             moment(view.ends_s),
         ]
     });
-    render(&["RESERVATION", "STATE", "NODES", "SLOTS", "NAME", "MADE", "ENDS"], rows.collect())
+    let header = ["RESERVATION", "STATE", "NODES", "SLOTS", "NAME", "MADE", "STARTS", "ENDS"];
+    render(&header, rows.collect())
+}
+
+/// Of one that waits nobody can say for sure.
+fn starts(view: &ReservationView) -> String {
+    match view.state {
+        ReservationState::Waiting | ReservationState::Holding => "-".to_owned(),
+        _ => moment(view.starts_s),
+    }
+}
+
+fn rate_or_dash(kbit: Option<u32>) -> String {
+    kbit.map_or_else(|| "-".to_owned(), rate)
+}
+
+fn rate(kbit: u32) -> String {
+    rates::show(kbit.into())
+}
+
+pub fn usage(points: &[UsagePoint]) -> String {
+    let rows = points.iter().map(|point| {
+        vec![
+            moment(point.at_s),
+            safe(&point.from),
+            safe(&point.to),
+            rate(point.granted_kbit),
+            rate(point.used_kbit),
+        ]
+    });
+    render(&["AT", "FROM", "TO", "GRANTED", "USED"], rows.collect())
 }
 
 fn placement(view: &ReservationView) -> String {
@@ -200,7 +232,9 @@ pub fn reservation(view: &ReservationView) -> String {
         ("environment", safe(&view.environment)),
         ("user", safe(&view.user)),
         ("made", moment(view.made_s)),
+        ("starts", starts(view)),
         ("ends", moment(view.ends_s)),
+        ("version", format!("{}, epoch {}", view.version.0, view.epoch.0)),
     ]);
     if let ReservationState::Failed(failure) = &view.state {
         rows.push(("failure", lines_of(failure)));
@@ -218,6 +252,7 @@ pub fn reservation(view: &ReservationView) -> String {
             p.joined,
         ));
     }
+    text.extend(view.pairs.iter().map(pair));
     let members: Vec<Vec<String>> = view
         .parts
         .iter()
@@ -228,6 +263,16 @@ pub fn reservation(view: &ReservationView) -> String {
         text.push_str(&render(&["HOST", "ADDRESS", "NODE"], members));
     }
     text
+}
+
+fn pair(pair: &PairView) -> String {
+    let (a, b) = (safe(&pair.a), safe(&pair.b));
+    format!(
+        "{a}-{b}: {} granted each way, used {} from {a} to {b}, {} from {b} to {a}\n",
+        rate(pair.granted_kbit),
+        rate_or_dash(pair.a_to_b_kbit),
+        rate_or_dash(pair.b_to_a_kbit),
+    )
 }
 
 pub fn explanation(id: &str, explanation: &Explanation) -> String {

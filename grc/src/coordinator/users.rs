@@ -8,14 +8,14 @@ use protocol::ids::{JobId, RequestId, ReservationId};
 use protocol::limits::LISTING_MAX;
 use protocol::refusal::Refusal;
 
+use super::watch::Asker;
+
 /// Requests whose answers are remembered, per user.
 const REQUESTS_MAX: usize = 1024;
-/// Reservations that are not over, per user.
-pub const LIVE_RESERVATIONS_MAX: usize = 256;
 /// Jobs that are not over, per user.
 pub const LIVE_JOBS_MAX: usize = 1024;
-/// Bytes of commands that wait for their reservation, per user.
-pub const WAITING_COMMAND_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of commands that are not over, per user.
+pub const COMMAND_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Things of one kind: live ones and a bounded history.
 #[derive(Debug)]
@@ -51,6 +51,11 @@ impl<I: Ord + Copy> Things<I> {
         self.all.len() - self.ended.len()
     }
 
+    /// Takes a live one away as if it had never been.
+    pub fn forget(&mut self, id: I) {
+        self.all.remove(&id);
+    }
+
     /// All that are known, newest first.
     pub fn newest_first(&self) -> impl Iterator<Item = I> {
         self.all.iter().rev().copied()
@@ -71,7 +76,9 @@ impl<I: Ord + Copy> Things<I> {
 pub(super) struct User {
     pub reservations: Things<ReservationId>,
     pub jobs: Things<JobId>,
-    pub waiting_command_bytes: usize,
+    pub command_bytes: usize,
+    /// Requests that are answered when their attempt is decided, and who asks.
+    pub open: BTreeMap<RequestId, Vec<Asker>>,
     answers: BTreeMap<RequestId, Reply>,
     answered: VecDeque<RequestId>,
 }
@@ -82,14 +89,16 @@ impl User {
         self.answers.get(&request)
     }
 
-    pub fn remember(&mut self, request: RequestId, reply: Reply) {
+    /// Keeps an answer; the request that is forgotten for it, if one is.
+    pub fn remember(&mut self, request: RequestId, reply: Reply) -> Option<RequestId> {
         self.answers.insert(request, reply);
         self.answered.push_back(request);
-        if self.answered.len() > REQUESTS_MAX
-            && let Some(oldest) = self.answered.pop_front()
-        {
-            self.answers.remove(&oldest);
+        if self.answered.len() <= REQUESTS_MAX {
+            return None;
         }
+        let oldest = self.answered.pop_front()?;
+        self.answers.remove(&oldest);
+        Some(oldest)
     }
 }
 

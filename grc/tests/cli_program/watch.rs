@@ -240,7 +240,7 @@ fn progress_names_every_step_once_with_its_deadline() {
     let by = " (by 2027-01-15 08:01)";
     let wanted = [
         "j3 submitted in r2".to_owned(),
-        format!("r2 waiting for free nodes; `gridpilot explain r2` says which{by}"),
+        format!("r2 waiting for what it asks; `gridpilot explain r2` says what{by}"),
         format!("r2 holding 2 nodes at a{by}"),
         format!("r2 pilots in 1 of 2 at a{by}"),
         format!("r2 keys of 2 of 2 members{by}"),

@@ -57,6 +57,9 @@ impl Grc {
                 .into(),
             users: [(account, "u".parse().unwrap())].into(),
             deadlines: Deadlines::default(),
+            links: [].into(),
+            uplinks: [].into(),
+            reservations_per_user: 100,
             output_bytes_max: 1 << 20,
         };
         let stop = CancellationToken::new();
