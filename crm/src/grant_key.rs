@@ -77,6 +77,7 @@ impl GrantKey {
             epoch,
             environment,
             variables: Vec::new(),
+            rates: None,
         }
     }
 }

@@ -211,6 +211,7 @@ pub fn setup() -> Setup {
         epoch: Epoch(1),
         environment: EnvironmentName::host(),
         variables: Vec::new(),
+        rates: None,
     }
 }
 
