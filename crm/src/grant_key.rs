@@ -77,6 +77,7 @@ impl GrantKey {
             epoch,
             environment,
             variables: Vec::new(),
+            rates: None,
         }
     }
 }
@@ -101,6 +102,7 @@ mod tests {
             gateway: None,
             mtu: 1500,
             driver: grant::Driver::Macvlan,
+            shaped: false,
             lifetime_s: 60,
             memory_bytes: 0,
             pids: 0,

@@ -92,6 +92,7 @@ impl Site {
                     self.tell(FromSite::Exited { reservation, epoch, job, member, status });
                 }
             }
+            Notice::Used { .. } => {}
             Notice::Gone { dirty, cause } => {
                 self.lost(id, cause, "the sandbox ended by itself".into());
                 match dirty {

@@ -187,6 +187,7 @@ impl Site {
             gateway: self.settings.gateway,
             mtu: self.settings.mtu,
             driver: self.settings.driver,
+            shaped: false,
             lifetime_s: self.lifetime_s(held),
             memory_bytes: limits.memory_bytes,
             pids: limits.pids,
