@@ -14,6 +14,7 @@ pub mod exchange;
 pub mod explain;
 pub mod incarnation;
 pub mod job;
+pub mod network;
 pub mod output;
 pub mod pins;
 pub mod plan;
