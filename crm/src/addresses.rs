@@ -1,13 +1,15 @@
 //! One address for every pilot, out of the part's carve.
 //!
-//! An address belongs to its pilot from the hold until the teardown is *confirmed*. A pilot that
-//! cannot be confirmed gone keeps its address in quarantine, beyond the end of its part: it is
-//! published as reserved and given to nobody.
+//! A carve is checked when it is held; which pilot has which of its addresses is decided when the
+//! pilots are submitted. From then on an address belongs to its pilot until the teardown is
+//! *confirmed*. A pilot that cannot be confirmed gone keeps its address in quarantine, beyond the
+//! end of its part: it is published as reserved and given to nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use protocol::ids::{Epoch, ReservationId};
 use protocol::reservation::AddressBlock;
 
 use crate::pilot::PilotId;
@@ -27,8 +29,9 @@ pub struct Addresses {
     ranges: Vec<Ipv4Net>,
     prefix_len: u8,
     reserved: BTreeSet<Ipv4Addr>,
-    holders: BTreeMap<Ipv4Addr, PilotId>,
-    quarantined: BTreeSet<Ipv4Addr>,
+    /// More than one of an address only after a restart, when a pilot of before may still have it.
+    holders: BTreeSet<(Ipv4Addr, PilotId)>,
+    quarantined: BTreeMap<Ipv4Addr, PilotId>,
 }
 
 impl Addresses {
@@ -36,53 +39,72 @@ impl Addresses {
     pub fn new(ranges: &[Ipv4Net], prefix_len: u8, reserved: impl IntoIterator<Item = Ipv4Addr>) -> Self {
         let ranges = Ipv4Net::aggregate(&ranges.to_vec());
         let reserved = reserved.into_iter().filter(|a| ranges.iter().any(|r| r.contains(a))).collect();
-        Self { ranges, prefix_len, reserved, holders: BTreeMap::new(), quarantined: BTreeSet::new() }
+        Self { ranges, prefix_len, reserved, holders: BTreeSet::new(), quarantined: BTreeMap::new() }
     }
 
-    /// Takes an address for every pilot, or none at all.
+    /// Whether a carve could ever serve so many members, whoever has what now.
     ///
     /// # Errors
-    /// A carve that leaves the ranges, or has too few addresses that can be given.
-    pub fn take(&mut self, carve: &[AddressBlock], pilots: &[PilotId]) -> Result<Vec<Ipv4Addr>, CarveError> {
+    /// It leaves the ranges, or has too few addresses that a member can have.
+    pub fn check(&self, carve: &[AddressBlock], members: u32) -> Result<(), CarveError> {
         if let Some(block) = carve.iter().find(|block| !self.contains(block)) {
             return Err(CarveError::Outside(*block));
         }
-        let mut chosen = Vec::with_capacity(pilots.len());
+        let of_members = |address: &Ipv4Addr| self.is_a_members(*address);
+        self.first(carve, members, of_members).map(|_| ())
+    }
+
+    /// Distinct addresses that can be given now.
+    ///
+    /// # Errors
+    /// As [`Self::check`], and too few because others still have theirs.
+    pub fn choose(&self, carve: &[AddressBlock], members: u32) -> Result<Vec<Ipv4Addr>, CarveError> {
+        self.check(carve, members)?;
+        self.first(carve, members, |address| self.is_a_members(*address) && self.is_free(*address))
+    }
+
+    /// The first of the carve that suit. The blocks are inside the ranges, so this looks at no more
+    /// addresses than the site has, and it stops as soon as there are enough.
+    fn first(
+        &self,
+        carve: &[AddressBlock],
+        members: u32,
+        suits: impl Fn(&Ipv4Addr) -> bool,
+    ) -> Result<Vec<Ipv4Addr>, CarveError> {
         let mut seen = BTreeSet::new();
-        // The blocks are inside the ranges, so this looks at no more addresses than the site has,
-        // and it stops as soon as there are enough.
-        for address in carve.iter().flat_map(|block| block.addresses()) {
-            if chosen.len() == pilots.len() {
-                break;
-            }
-            if self.can_be_given(address) && seen.insert(address) {
-                chosen.push(address);
-            }
+        let all = carve.iter().flat_map(|block| block.addresses());
+        let chosen = all.filter(|address| suits(address) && seen.insert(*address));
+        let chosen: Vec<Ipv4Addr> = chosen.take(members as usize).collect();
+        match chosen.len() as u32 {
+            count if count == members => Ok(chosen),
+            count => Err(CarveError::TooFew(count)),
         }
-        if chosen.len() < pilots.len() {
-            return Err(CarveError::TooFew(chosen.len() as u32));
-        }
-        self.holders.extend(chosen.iter().copied().zip(pilots.iter().copied()));
-        Ok(chosen)
+    }
+
+    /// Gives a pilot an address that [`Self::choose`] found, or that it had before a restart.
+    pub fn take(&mut self, address: Ipv4Addr, holder: PilotId) {
+        self.holders.insert((address, holder));
     }
 
     /// Gives an address back: the teardown of its holder is confirmed. Repeatable; an address
     /// that somebody else holds meanwhile stays with him.
     pub fn release(&mut self, address: Ipv4Addr, holder: PilotId) {
-        if self.holders.get(&address) == Some(&holder) {
-            self.holders.remove(&address);
+        self.holders.remove(&(address, holder));
+        if self.quarantined.get(&address) == Some(&holder) {
             self.quarantined.remove(&address);
         }
     }
 
     /// Marks an address whose holder cannot be confirmed gone. Ended by [`Self::release`].
-    pub fn quarantine(&mut self, address: Ipv4Addr) {
-        self.quarantined.insert(address);
+    pub fn quarantine(&mut self, address: Ipv4Addr, holder: PilotId) {
+        self.quarantined.insert(address, holder);
     }
 
     /// What must not be carved for anybody: machines, and holders that did not go.
     pub fn never_carve(&self) -> Vec<Ipv4Addr> {
-        self.reserved.union(&self.quarantined).copied().collect()
+        let mut all: BTreeSet<Ipv4Addr> = self.reserved.clone();
+        all.extend(self.quarantined.keys());
+        all.into_iter().collect()
     }
 
     /// Addresses that pilots hold.
@@ -109,11 +131,18 @@ impl Addresses {
         false
     }
 
-    fn can_be_given(&self, address: Ipv4Addr) -> bool {
+    /// Whether a member can have this address at all.
+    fn is_a_members(&self, address: Ipv4Addr) -> bool {
         let host_part = u32::MAX.checked_shr(u32::from(self.prefix_len)).unwrap_or(0);
         let host = u32::from(address) & host_part;
         let is_host = self.prefix_len >= 31 || (host != 0 && host != host_part);
-        is_host && !self.reserved.contains(&address) && !self.holders.contains_key(&address)
+        is_host && !self.reserved.contains(&address)
+    }
+
+    fn is_free(&self, address: Ipv4Addr) -> bool {
+        let first = PilotId { reservation: ReservationId(0), epoch: Epoch(0), member: 0 };
+        let next = self.holders.range((address, first)..).next();
+        next.is_none_or(|(held, _)| *held != address)
     }
 }
 

@@ -21,6 +21,9 @@ use crate::site::Settings;
 #[error("{0}")]
 pub struct ConfigError(String);
 
+/// Longest time before a window in which addresses are kept for it.
+const LEAD_S_MAX: u32 = 3600;
+
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,6 +55,10 @@ pub struct Config {
     /// Host directories that sandboxes see, like `/scratch rw`; goes into the node policy only.
     #[serde(default)]
     pub shares: Vec<String>,
+    /// How long before a window its pilots may begin, seconds: what the slowest node needs to
+    /// build a sandbox and exchange keys.
+    #[serde(default = "lead")]
+    pub lead_s: u32,
     #[serde(default)]
     pub times: TimesConfig,
     pub batch: Batch,
@@ -124,6 +131,10 @@ fn mtu() -> u16 {
 
 fn driver() -> grant::Driver {
     grant::Driver::Macvlan
+}
+
+fn lead() -> u32 {
+    10
 }
 
 fn interface() -> String {
@@ -247,6 +258,10 @@ impl Config {
             if node.members == 0 || node.slots == 0 {
                 return Err(format!("node {} has 0 members or slots", node.name));
             }
+            if node.members as usize > protocol::limits::LAYERS_MAX {
+                let max = protocol::limits::LAYERS_MAX;
+                return Err(format!("node {} has {} members, at most {max} are possible", node.name, node.members));
+            }
             let is_blank = |word: &String| word.is_empty() || word.contains('\0');
             if node.start.is_empty() || node.start.iter().any(is_blank) {
                 return Err(format!("start of node {} is empty or holds an empty word", node.name));
@@ -255,6 +270,9 @@ impl Config {
         let t = &self.times;
         if [t.pilots_s, t.setup_s, t.keys_s, t.run_s, t.end_s].contains(&0) {
             return Err("[times] holds a 0".into());
+        }
+        if self.lead_s > LEAD_S_MAX {
+            return Err(format!("lead_s is {}, at most {LEAD_S_MAX} are possible", self.lead_s));
         }
         Ok(())
     }
@@ -284,6 +302,7 @@ impl Config {
                 run: s(self.times.run_s),
                 end: s(self.times.end_s),
             },
+            lead: s(self.lead_s),
             catalog: sandbox_images::Catalog::host_only(),
         }
     }

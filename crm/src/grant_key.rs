@@ -5,11 +5,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use grant::Grant;
+use grant::{Grant, Rates};
 use protocol::identity::{IdentityError, write_private};
 use protocol::ids::{Epoch, ReservationId};
 use protocol::names::{EnvironmentName, HostName, SiteName};
-use protocol::node::Setup;
+use protocol::node::{Setup, SignedRates};
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 
@@ -58,12 +58,13 @@ impl GrantKey {
         self.0.public_key().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// SETUP for one pilot: the grant, signed, and what the agent needs beside it.
+    /// SETUP for one pilot: grant and rates, signed, and what the agent needs beside them.
     pub fn setup(
         &self,
         site: &SiteName,
         pilot: PilotId,
         grant: &Grant,
+        rates: Option<&Rates>,
         environment: EnvironmentName,
     ) -> Setup {
         let PilotId { reservation, epoch, member } = pilot;
@@ -77,7 +78,15 @@ impl GrantKey {
             epoch,
             environment,
             variables: Vec::new(),
+            rates: rates.and_then(|rates| self.rates(rates)),
         }
+    }
+
+    /// The rates of one sandbox, signed; `None` for what no monitor would take.
+    pub fn rates(&self, rates: &Rates) -> Option<SignedRates> {
+        let record = rates.encode()?;
+        let signature = self.0.sign(&Rates::signed_message(&record)).as_ref().to_vec();
+        Some(SignedRates { record: record.to_vec(), signature })
     }
 }
 
@@ -101,6 +110,7 @@ mod tests {
             gateway: None,
             mtu: 1500,
             driver: grant::Driver::Macvlan,
+            shaped: false,
             lifetime_s: 60,
             memory_bytes: 0,
             pids: 0,
@@ -114,7 +124,7 @@ mod tests {
     fn what_is_signed_is_what_the_node_verifies() {
         let key = GrantKey::ephemeral().unwrap();
         let pilot = PilotId { reservation: ReservationId(12), epoch: Epoch(3), member: 1 };
-        let setup = key.setup(&"a".parse().unwrap(), pilot, &grant(), EnvironmentName::host());
+        let setup = key.setup(&"a".parse().unwrap(), pilot, &grant(), None, EnvironmentName::host());
         let record: [u8; grant::GRANT_LEN] = setup.grant.clone().try_into().unwrap();
         assert_eq!(Grant::decode(&record), Ok(grant()));
         let public = UnparsedPublicKey::new(&ED25519, key.0.public_key().as_ref());

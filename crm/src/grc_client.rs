@@ -137,13 +137,13 @@ async fn converse(grc: &Grc, inputs: &mpsc::Sender<Input>, welcome: &mut bool) -
 /// A hold needs the user's account, and looking that up may ask a network service: not for the
 /// owner to wait for.
 async fn with_account(grc: &Grc, message: ToSite) -> Event {
-    let ToSite::Hold { reservation, epoch, part } = message else { return Event::Grc(message) };
+    let ToSite::Hold { reservation, version, part } = message else { return Event::Grc(message) };
     let (map, site, user) = (grc.mapfile.clone(), grc.site.clone(), part.user.clone());
     let lookup = tokio::task::spawn_blocking(move || mapfile::look_up(map.as_deref(), &site, &user));
     let account = lookup.await.unwrap_or_else(|_| {
         Err(Refusal::UserNotMapped { site: grc.site.clone(), user: part.user.as_str().into() })
     });
-    Event::Hold { reservation, epoch, part, account }
+    Event::Hold { reservation, version, part, account }
 }
 
 /// Sends what the driver queues. The queue is bounded by what agents may send ahead; small pieces

@@ -1,6 +1,7 @@
 //! The CRM: what one site's Cluster Resource Manager decides, and its edges.
 //!
-//! Pure: [`addresses`], [`nodes`], [`pilot`], [`roster`], [`offer`], [`mapfile`], [`tokens`].
+//! Pure: [`addresses`], [`nodes`], [`pilot`], [`roster`], [`offer`], [`mapfile`], [`tokens`],
+//! [`rates`], [`shares`], [`record`].
 //! Owner: [`site`], one state, `step(now, event) -> actions`. Edges: [`grc_client`], [`pilots`],
 //! [`batch`], tied together by [`serve`]. Arrows point inwards only.
 #![forbid(unsafe_code)]
@@ -16,8 +17,12 @@ pub mod offer;
 pub mod pilot;
 pub mod pilots;
 pub mod policy;
+pub mod profile;
+pub mod rates;
+pub mod record;
 pub mod roster;
 pub mod serve;
+pub mod shares;
 pub mod site;
 pub mod state;
 pub mod ticket;

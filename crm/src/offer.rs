@@ -1,5 +1,7 @@
 //! What the site publishes, made from what it has.
 
+use std::time::Duration;
+
 use ipnet::Ipv4Net;
 use protocol::names::Text;
 use protocol::site::Offer;
@@ -15,14 +17,17 @@ pub fn offer(
     nodes: &Nodes,
     addresses: &Addresses,
     catalog: &Catalog,
-    closing: bool,
+    lead: Duration,
+    now: Duration,
 ) -> Offer {
     Offer {
         batch_system: batch_system.clone(),
         ranges: ranges.to_vec(),
         reserved: addresses.never_carve(),
-        nodes_usable: if closing { 0 } else { nodes.usable() },
-        nodes_free: if closing { 0 } else { nodes.free() },
+        nodes_usable: nodes.usable(),
+        nodes_free: nodes.free(now),
+        layers: nodes.layers(),
+        lead_s: u32::try_from(lead.as_secs()).unwrap_or(u32::MAX),
         unusable: nodes.unusable(),
         environments: catalog.names(),
     }
@@ -34,13 +39,15 @@ mod tests {
     use crate::nodes::Node;
 
     #[test]
-    fn a_site_that_is_closing_offers_nothing() {
-        let nodes = Nodes::new(vec![Node::new("a1".parse().unwrap(), 0, 4)]);
+    fn every_layer_has_the_nodes_that_take_so_many() {
+        let node = |name: &str, members| Node::new(name.parse().unwrap(), 0, members);
+        let nodes = Nodes::new(vec![node("a1", 4), node("a2", 1)]);
         let ranges = ["10.71.128.0/17".parse().unwrap()];
         let addresses = Addresses::new(&ranges, 16, []);
-        let make =
-            |closing| offer(&"embedded".into(), &ranges, &nodes, &addresses, &Catalog::host_only(), closing);
-        assert_eq!((make(false).nodes_usable, make(false).nodes_free), (1, 1));
-        assert_eq!((make(true).nodes_usable, make(true).nodes_free), (0, 0));
+        let (lead, catalog) = (Duration::from_secs(10), Catalog::host_only());
+        let offer = offer(&"embedded".into(), &ranges, &nodes, &addresses, &catalog, lead, Duration::ZERO);
+        assert_eq!(offer.layers, [2, 1, 1, 1]);
+        assert_eq!((offer.nodes_usable, offer.nodes_free, offer.lead_s), (2, 2, 10));
+        offer.check().unwrap();
     }
 }

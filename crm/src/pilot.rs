@@ -19,6 +19,7 @@
 //! No I/O and no clock here: [`State::step`] says what follows, [`crate::site`] does it. Every
 //! arrow of the picture is one arm below; news that fits no arrow is late or repeated and
 //! changes nothing. The node and the address are given back exactly once, on the way into `Gone`.
+//! After a restart of the CRM the pilots of before begin at `Cancelling`.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -28,9 +29,10 @@ use protocol::ids::{Epoch, MemberNumber, ReservationId};
 use protocol::keys::MemberKeys;
 use protocol::names::NodeName;
 use protocol::refusal::Step;
+use serde::{Deserialize, Serialize};
 
 /// Which pilot: one member of one incarnation of a reservation.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Hash, Serialize, Deserialize)]
 pub struct PilotId {
     pub reservation: ReservationId,
     pub epoch: Epoch,
@@ -242,6 +244,8 @@ impl Times {
 pub struct Pilot {
     pub id: PilotId,
     pub node: NodeName,
+    /// In which layer of the site its place on the node is.
+    pub layer: u32,
     pub address: Ipv4Addr,
     pub state: State,
     /// When the present state has lasted too long.
@@ -249,22 +253,32 @@ pub struct Pilot {
     /// The batch system said that its process is gone.
     pub batch_gone: bool,
     pub keys: Option<MemberKeys>,
+    /// The challenge of its monitor, once it arrived.
+    pub nonce: Option<[u8; 16]>,
     /// Why it is not clean, while it is not.
     pub dirt: Option<protocol::names::Text>,
 }
 
 impl Pilot {
-    pub fn new(id: PilotId, node: NodeName, address: Ipv4Addr) -> Self {
+    pub fn new(id: PilotId, node: NodeName, layer: u32, address: Ipv4Addr) -> Self {
         Self {
             id,
             node,
+            layer,
             address,
             state: State::Held,
             deadline: None,
             batch_gone: false,
             keys: None,
+            nonce: None,
             dirt: None,
         }
+    }
+
+    /// One that a CRM of before may have submitted. Whatever became of it, it lost that CRM: the
+    /// batch system is to take it away, if it still has it.
+    pub fn of_before(id: PilotId, node: NodeName, layer: u32, address: Ipv4Addr) -> Self {
+        Self { state: State::Cancelling, ..Self::new(id, node, layer, address) }
     }
 }
 

@@ -261,8 +261,8 @@ impl Driver {
             Action::Sweep { pilot, node, account } => {
                 let _ = self.batch.send(batch::Command::Sweep { pilot, node, account });
             }
-            Action::SetUp { pilot, grant, environment } => {
-                let setup = self.key.setup(&self.name, pilot, &grant, environment);
+            Action::SetUp { pilot, grant, rates, environment } => {
+                let setup = self.key.setup(&self.name, pilot, &grant, rates.as_deref(), environment);
                 self.ask(pilot, Asked::Setup, &Request::Setup(setup));
                 self.ask(pilot, Asked::GetKeys, &Request::GetKeys);
             }

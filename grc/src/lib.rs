@@ -13,6 +13,7 @@ pub mod coordinator;
 pub mod exchange;
 pub mod explain;
 pub mod job;
+pub mod network;
 pub mod output;
 pub mod pins;
 pub mod plan;

@@ -81,7 +81,7 @@ fn golden_bytes_of_the_site_conversation_never_drift() {
 
 #[test]
 fn golden_bytes_of_the_node_conversation_never_drift() {
-    check("node_v1.txt", &samples::node());
+    check("node_v2.txt", &samples::node());
 }
 
 #[test]

@@ -47,8 +47,10 @@ pub const ARGUMENTS_MAX: usize = 16_384;
 pub const ARGUMENTS_DECODED_MAX: usize = 4 * ARGUMENTS_MAX;
 /// Directories that a command names to start in.
 pub const DIRECTORIES_MAX: usize = 4;
-/// Bytes of an encoded grant.
+/// Bytes of an encoded grant, and likewise of encoded rates.
 pub const GRANT_BYTES_MAX: usize = 512;
+/// Bandwidth classes of one sandbox.
+pub const CLASSES_MAX: usize = 8;
 /// Bytes of an ed25519 signature.
 pub const SIGNATURE_BYTES: usize = 64;
 /// Largest signal number of Linux.
@@ -60,6 +62,11 @@ pub const OUTPUT_CHUNK_BYTES_MAX: usize = 64 * 1024;
 /// Output that a node sends ahead of the acknowledgement, per command and stream. It bounds
 /// what the CRM and the GRC hold in memory whatever a command prints.
 pub const OUTPUT_AHEAD_BYTES_MAX: u64 = 256 * 1024;
+/// Ended commands whose output and end a node keeps until they are saved; beyond these, and beyond
+/// [`ENDED_BYTES_MAX`] of their output, it forgets the oldest.
+pub const ENDED_MAX: usize = 1024;
+/// Output of ended commands that a node keeps until it is saved.
+pub const ENDED_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of free text (causes, hints, names given by users).
 pub const TEXT_BYTES_MAX: usize = 1024;
 /// Reservations or jobs in one listing.
@@ -101,3 +108,4 @@ const _: () = assert!(OUTBOX_BYTES_MAX >= 4 * FRAME_BYTES_MAX);
 const _: () = assert!(INVOCATION_BYTES_MAX <= SMALL_BODY_BYTES);
 const _: () = assert!(COMMAND_BYTES_MAX + PATH_BYTES_MAX <= FRAME_BYTES_MAX / 4);
 const _: () = assert!(OUTPUT_CHUNK_BYTES_MAX as u64 <= OUTPUT_AHEAD_BYTES_MAX);
+const _: () = assert!(2 * OUTPUT_AHEAD_BYTES_MAX as usize <= ENDED_BYTES_MAX);

@@ -3,7 +3,7 @@
 //! itself is a [`Notice`]. The first frame of the agent is the request [`Arrive`].
 //!
 //! The wire form of an enum is the *position* of its variant, so variants are only ever
-//! appended; `golden/node_v1.txt` pins the bytes of every variant.
+//! appended; `golden/node_v2.txt` pins the bytes of every variant.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -78,12 +78,24 @@ pub enum Request {
     Exec { job: JobId, command: Command },
     /// Signal every process of the command's session. An unknown job is answered `Done`.
     Signal { job: JobId, signal: u8 },
-    /// Output is kept up to here: more may be sent. Not answered.
+    /// Output is kept up to here: more may be sent, and this much is never sent again. Not
+    /// answered.
     OutputSaved { job: JobId, stream: Stream, upto: u64 },
     /// Tear down. Legal in every state, repeatable, always answered.
     Shutdown,
     /// State, since when. Legal in every state.
     GetStatus,
+    /// Give the sandbox's classes these rates, in place. Legal from ready on; repeatable with a
+    /// larger serial. Answered `Done` when they hold, `Failed` when the monitor did not accept or
+    /// could not install them.
+    Shape(SignedRates),
+    /// Send again what of this command is not saved: all output from the last `OutputSaved` on,
+    /// then its `Exited` if it has ended. Not answered; nothing comes for a command that is not
+    /// known here, or whose end was saved.
+    Resend { job: JobId },
+    /// The end of the command is kept, and with it all of its output: the agent forgets both. Not
+    /// answered. Until then they wait, those of at least [`limits::ENDED_MAX`] commands.
+    ExitSaved { job: JobId },
 }
 
 impl Request {
@@ -94,7 +106,14 @@ impl Request {
             Self::SetKeys(ring) => ring.check(),
             Self::Exec { command, .. } => command.check(),
             Self::Signal { signal, .. } => job::check_signal(*signal),
-            Self::GetKeys | Self::Run | Self::OutputSaved { .. } | Self::Shutdown | Self::GetStatus => Ok(()),
+            Self::Shape(rates) => rates.check(),
+            Self::GetKeys
+            | Self::Run
+            | Self::OutputSaved { .. }
+            | Self::Shutdown
+            | Self::GetStatus
+            | Self::Resend { .. }
+            | Self::ExitSaved { .. } => Ok(()),
         }
     }
 }
@@ -116,14 +135,39 @@ pub struct Setup {
     /// Variables for every command and ssh login, beside the standard ones.
     #[serde(deserialize_with = "at_most::<{limits::ARGUMENTS_DECODED_MAX}, _, _>")]
     pub variables: Vec<(VariableName, String)>,
+    /// For a grant that says `shaped`, and for no other: until its rates are installed, the
+    /// sandbox has no network.
+    pub rates: Option<SignedRates>,
+}
+
+/// Encoded `grant::Rates`: the monitor checks them, the agent passes them on.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct SignedRates {
+    #[serde(deserialize_with = "at_most::<{limits::GRANT_BYTES_MAX}, _, _>")]
+    pub record: Vec<u8>,
+    /// Ed25519 signature by the site's grant key, 64 bytes.
+    #[serde(deserialize_with = "at_most::<{limits::SIGNATURE_BYTES}, _, _>")]
+    pub signature: Vec<u8>,
+}
+
+impl SignedRates {
+    /// What the agent checks before it hands them to the monitor.
+    pub fn check(&self) -> Result<(), Refusal> {
+        check_signed(&self.record, &self.signature)
+    }
+}
+
+fn check_signed(record: &[u8], signature: &[u8]) -> Result<(), Refusal> {
+    let sized = (1..=GRANT_BYTES_MAX).contains(&record.len());
+    Refusal::unless(sized, "a signed record of a size that none has")?;
+    Refusal::unless(signature.len() == SIGNATURE_BYTES, "a signature that is not 64 bytes")
 }
 
 impl Setup {
     /// What the agent checks before it hands the grant to the monitor, which checks what is in it.
     pub fn check(&self) -> Result<(), Refusal> {
-        let grant = (1..=GRANT_BYTES_MAX).contains(&self.grant.len());
-        Refusal::unless(grant, "a grant of a size that no grant has")?;
-        Refusal::unless(self.signature.len() == SIGNATURE_BYTES, "a signature that is not 64 bytes")?;
+        check_signed(&self.grant, &self.signature)?;
+        self.rates.as_ref().map_or(Ok(()), SignedRates::check)?;
         let bytes = job::check_variables(&self.variables)?;
         Refusal::unless_at_most("bytes of variables", bytes, COMMAND_BYTES_MAX)
     }
@@ -167,12 +211,34 @@ pub enum Notice {
     /// Every change of state; the cause where it was not asked for.
     StateChanged { state: State, cause: Option<Failure> },
     /// Bytes of a command's stream, in order; never more than
-    /// [`crate::limits::OUTPUT_AHEAD_BYTES_MAX`] ahead of `OutputSaved`.
+    /// [`limits::OUTPUT_AHEAD_BYTES_MAX`] ahead of `OutputSaved`. After `Resend` they begin anew at
+    /// what was saved.
     Output { job: JobId, stream: Stream, offset: u64, bytes: Bytes },
-    /// The command ended and all of its output was sent.
+    /// The command ended and all of its output was sent. Awaits `ExitSaved`.
     Exited { job: JobId, status: ExitStatus },
     /// The sandbox is gone, confirmed by the monitor; what could not be removed is named.
     Gone { dirty: Option<Text>, cause: Option<Failure> },
+    /// What the sandbox's classes have sent so far, told once a second while it is shaped.
+    Used {
+        /// Milliseconds on a clock of the agent's own: differences only mean something.
+        at_ms: u64,
+        /// In the order of their numbers; a class that was never given a rate is left out.
+        #[serde(deserialize_with = "at_most::<{limits::CLASSES_MAX}, _, _>")]
+        classes: Vec<ClassUse>,
+    },
+}
+
+/// Counters of one class since it was made; they never go back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct ClassUse {
+    /// Its number in the rates, below [`limits::CLASSES_MAX`].
+    pub class: u8,
+    /// Bytes that left, with their headers.
+    pub sent_bytes: u64,
+    /// Packets that found its queue full.
+    pub dropped: u64,
+    /// Bytes that wait in its queue now.
+    pub backlog_bytes: u32,
 }
 
 impl Notice {
@@ -180,6 +246,12 @@ impl Notice {
     pub fn check(&self) -> Result<(), Refusal> {
         match self {
             Self::Output { offset, bytes, .. } => job::check_output(*offset, bytes),
+            Self::Used { classes, .. } => {
+                let known = classes.iter().all(|one| usize::from(one.class) < limits::CLASSES_MAX);
+                Refusal::unless(known, "a class that no sandbox has")?;
+                let once = classes.is_sorted_by(|one, next| one.class < next.class);
+                Refusal::unless(once, "classes twice, or out of their order")
+            }
             Self::StateChanged { .. } | Self::Exited { .. } | Self::Gone { .. } => Ok(()),
         }
     }

@@ -1,6 +1,5 @@
 //! What pilots do: arrive, answer, report, die.
 
-use protocol::ids::{JobId, MemberNumber};
 use protocol::names::Text;
 use protocol::node::{self, Notice, Reply};
 use protocol::refusal::{Failure, Step};
@@ -14,9 +13,14 @@ impl Site {
         if !self.advance(id, Event::Arrived) {
             return;
         }
-        let environment = self.parts.get(&id.reservation).map(|held| held.part.environment.clone());
+        if let Some(pilot) = self.pilot_mut(id) {
+            pilot.nonce = Some(nonce);
+        }
+        let granted = self.bookings.get(&id.reservation).and_then(|booking| booking.grant.as_ref());
+        let environment = granted.map(|grant| grant.part.environment.clone());
         if let (Some(grant), Some(environment)) = (self.grant(id, nonce), environment) {
-            self.actions.push(Action::SetUp { pilot: id, grant: Box::new(grant), environment });
+            let rates = self.first_rates(id).map(Box::new);
+            self.actions.push(Action::SetUp { pilot: id, grant: Box::new(grant), rates, environment });
         }
     }
 
@@ -29,11 +33,15 @@ impl Site {
             Asked::GetKeys => Step::GetKeys,
             Asked::SetKeys => Step::SetKeys,
             Asked::Run => Step::Run,
+            Asked::Shape(serial) => return self.on_shaped(id, serial, &reply),
             // The job is over meanwhile, or the notice `Gone` follows: nothing hangs on these.
             Asked::Signal(_) | Asked::Shutdown | Asked::Exec(_) => return,
         };
         match (asked, reply) {
-            (Asked::Setup, Reply::Done) => self.advance(id, Event::SandboxBuilt),
+            (Asked::Setup, Reply::Done) => {
+                self.first_rates_hold(id);
+                self.advance(id, Event::SandboxBuilt)
+            }
             (Asked::GetKeys, Reply::Keys(keys)) => {
                 if let Some(pilot) = self.pilot_mut(id).filter(|pilot| pilot.state == State::Built) {
                     pilot.keys = Some(keys);
@@ -54,24 +62,6 @@ impl Site {
         };
     }
 
-    fn on_exec_answer(&mut self, id: PilotId, job: JobId, reply: Reply) {
-        let failure = match reply {
-            Reply::Done => return,
-            Reply::Failed(failure) => failure,
-            Reply::Refused(refusal) => Failure::new(Step::Exec, refusal.to_string(), ""),
-            Reply::Keys(_) | Reply::Status { .. } => Failure::new(
-                Step::Exec,
-                "the agent's answer fits no EXEC",
-                "upgrade the older of CRM and node",
-            ),
-        };
-        if self.forget_command(id, job) {
-            let failure = self.placed(id, failure);
-            let PilotId { reservation, epoch, member } = id;
-            self.tell(FromSite::ExecFailed { reservation, epoch, job, member, failure });
-        }
-    }
-
     pub(super) fn on_notice(&mut self, id: PilotId, notice: Notice) {
         let PilotId { reservation, epoch, member } = id;
         match notice {
@@ -82,16 +72,13 @@ impl Site {
             }
             Notice::StateChanged { .. } => {}
             Notice::Output { job, stream, offset, bytes } => {
-                if self.runs(id, job) {
+                if self.is_told_of(id, job) {
                     let output = FromSite::Output { reservation, epoch, job, member, stream, offset, bytes };
                     self.tell(output);
                 }
             }
-            Notice::Exited { job, status } => {
-                if self.forget_command(id, job) {
-                    self.tell(FromSite::Exited { reservation, epoch, job, member, status });
-                }
-            }
+            Notice::Exited { job, status } => self.on_exited(id, job, status),
+            Notice::Used { at_ms, classes } => self.on_used(id, at_ms, &classes),
             Notice::Gone { dirty, cause } => {
                 self.lost(id, cause, "the sandbox ended by itself".into());
                 match dirty {
@@ -169,7 +156,7 @@ impl Site {
     }
 
     /// The pilot cannot go on: its part fails and it is torn down.
-    fn give_up(&mut self, id: PilotId, failure: Failure) -> bool {
+    pub(super) fn give_up(&mut self, id: PilotId, failure: Failure) -> bool {
         if self.pilot(id).is_some_and(|pilot| pilot.state.has_agent()) {
             self.fail_at(id, failure);
         }
@@ -177,14 +164,14 @@ impl Site {
     }
 
     fn fail_at(&mut self, id: PilotId, failure: Failure) {
-        if self.parts.get(&id.reservation).is_some_and(|held| held.epoch == id.epoch) {
+        if self.incarnation(id).is_some() {
             let failure = self.placed(id, failure);
-            self.fail(id.reservation, failure);
+            self.fail(id.reservation, id.epoch, failure);
         }
     }
 
     /// The failure with site and node as this site knows them.
-    fn placed(&self, id: PilotId, failure: Failure) -> Failure {
+    pub(super) fn placed(&self, id: PilotId, failure: Failure) -> Failure {
         match self.pilot(id) {
             Some(pilot) => failure.at_site(&self.settings.name).at_node(&pilot.node),
             None => failure.at_site(&self.settings.name),
@@ -195,18 +182,6 @@ impl Site {
         if let Some(pilot) = self.pilot_mut(id) {
             pilot.dirt = Some(what);
         }
-    }
-
-    /// Whether this member runs this job: an agent speaks for its own commands only.
-    fn runs(&self, id: PilotId, job: JobId) -> bool {
-        let held = self.parts.get(&id.reservation).filter(|held| held.epoch == id.epoch);
-        held.and_then(|held| held.jobs.get(&job)).is_some_and(|members| members.contains(&id.member))
-    }
-
-    fn forget_command(&mut self, id: PilotId, job: JobId) -> bool {
-        let member: MemberNumber = id.member;
-        let held = self.parts.get_mut(&id.reservation).filter(|held| held.epoch == id.epoch);
-        held.and_then(|held| held.jobs.get_mut(&job)).is_some_and(|members| members.remove(&member))
     }
 }
 

@@ -1,24 +1,37 @@
 //! The owner of a site: one state, fed with events, answering with actions.
 //!
 //! ```text
-//!                 Hold        Commit        all ready       Join         all running
-//! a part:  (none) ----> Held -------> Starting ------> Ready ----> Joining ------> Joined
-//!                         \______________\_______________\___________\_______________/
-//!                            Release, End, GRC lost, lease over   |
-//!                                                                 v     all pilots settled
-//!                                                               Ending -------------------> (none)
+//! what it has of a reservation:
+//!            Hold        Commit       window near      all ready    Join      all running
+//!   (none) -----> Held -------> Booked -------> Starting ----> Ready --> Joining --------> Joined
+//!     ^            |               |^              |             |           |               |
+//!     '- Release --'               |'----------- Ending <--------+-----------+---------------'
+//!     ^                            |                ^   Start of a newer epoch, the CRM stops
+//!     '-- all pilots settled -- Ending, for good <--+-- End, the window is over (from anywhere)
 //! ```
-//! Sans-IO: no clock (`now` is the time since the driver's start), no randomness, no tasks. The
-//! driver performs the actions in order. Everything is keyed by (reservation, epoch): a repeated
-//! message changes nothing, and one of an older epoch is fenced.
+//! Beside a grant a *change* of it may be held: a hold of a higher version, which replaces the
+//! grant when it is committed, and of which nothing is left when it is released.
 //!
-//! A pilot that fails takes its part down only in word: the GRC is told once, the other members
-//! stay until it says `End`. What a pilot holds (a place on a node, an address) comes back when
-//! its teardown is confirmed, never before.
+//! Sans-IO: no clock (`now` is the time on the site's own timeline, which never jumps), no
+//! randomness, no tasks. The driver performs the actions in order; what stands behind a
+//! [`Action::Record`] waits until that is durable. Every message may be lost, repeated, late or
+//! out of order; the rules stand in `protocol::site`. Nothing is ended by the loss of the GRC and
+//! nothing but the pilots by a restart: [`Site::restore`] makes the site anew from its records.
+//!
+//! A pilot that fails takes its incarnation down only in word: the GRC is told, the other members
+//! stay until it decides. What a pilot holds (a place on a node, an address) comes back when its
+//! teardown is confirmed, never before.
 
 mod agents;
+mod begin;
+mod booking;
+mod end;
 mod grc;
-mod part;
+mod hold;
+mod jobs;
+mod moves;
+mod restore;
+mod shaping;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,26 +39,31 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use protocol::ids::{Epoch, ReservationId};
+use protocol::ids::{ReservationId, Version};
 use protocol::names::{SiteName, Text};
-use protocol::refusal::{Failure, Refusal};
+use protocol::refusal::Refusal;
 use protocol::site::{FromSite, Offer};
 use sandbox_images::Catalog;
 
 use crate::addresses::Addresses;
 use crate::nodes::{Node, Nodes};
 use crate::offer::offer;
-use crate::pilot::{self, Do, Pilot, PilotId, State, Times};
-use part::{Held, Phase};
+use crate::pilot::{Pilot, PilotId, State, Times};
+use crate::record::{Record, Terms};
+use booking::{Booking, Incarnation};
 pub use words::{Account, Action, Asked, Event, Submit};
 
-/// Beyond a part's duration until the site ends it by itself; also what a grant's lifetime has
-/// beyond the part's, so that the node never ends a sandbox before its site would.
+/// What a grant's lifetime has beyond the window, so that the node never ends a sandbox before its
+/// site would.
 pub const LEASE_MARGIN: Duration = Duration::from_secs(10);
+/// After so long without a word about a hold the GRC is asked, and after as long again.
+pub const ASK_INTERVAL: Duration = Duration::from_secs(3);
 /// Offers and progress are sent at most this often, unless something important follows them.
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
-/// Reservations that are over and still fenced by name.
+/// Reservations of which it is remembered what is over.
 const FENCES_MAX: usize = 16_384;
+/// Fences everything of a reservation.
+const ALL_VERSIONS: Version = Version(u32::MAX);
 
 /// What does not change while the site runs.
 #[derive(Clone, Debug)]
@@ -60,6 +78,8 @@ pub struct Settings {
     pub mtu: u16,
     pub driver: grant::Driver,
     pub times: Times,
+    /// How long before a window its pilots may begin.
+    pub lead: Duration,
     pub catalog: Catalog,
 }
 
@@ -69,31 +89,41 @@ pub struct Site {
     settings: Settings,
     nodes: Nodes,
     addresses: Addresses,
-    parts: BTreeMap<ReservationId, Held>,
-    /// Pilots of parts that are over, which do not go.
+    bookings: BTreeMap<ReservationId, Booking>,
+    /// When bookings must be looked at.
+    wakes: BTreeSet<(Duration, ReservationId)>,
+    /// Bookings whose pilots should begin and for which nodes or addresses are not free yet.
+    waiting: BTreeSet<ReservationId>,
+    /// Something came free, for which they may wait.
+    freed: bool,
+    /// Pilots of incarnations that are over, which do not go.
     leftovers: BTreeMap<PilotId, (Pilot, Account)>,
-    /// Newest epoch of a reservation that is over here.
-    fences: BTreeMap<ReservationId, Epoch>,
+    /// Highest version of a reservation that is over here.
+    fences: BTreeMap<ReservationId, Version>,
     deadlines: BTreeSet<(Duration, PilotId)>,
     connected: bool,
     closing: bool,
     published: Option<Offer>,
     published_at: Duration,
     offer_changed: bool,
-    /// Parts whose progress changed since it was told.
+    /// Reservations whose progress changed since it was told.
     progressed: BTreeSet<ReservationId>,
     now: Duration,
     actions: Vec<Action>,
 }
 
 impl Site {
+    /// A site that has nothing.
     pub fn new(settings: Settings, nodes: Vec<Node>) -> Self {
         let reserved = settings.reserved.iter().copied().chain(settings.gateway);
         Self {
             addresses: Addresses::new(&settings.ranges, settings.prefix_len, reserved),
             nodes: Nodes::new(nodes),
             settings,
-            parts: BTreeMap::new(),
+            bookings: BTreeMap::new(),
+            wakes: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            freed: false,
             leftovers: BTreeMap::new(),
             fences: BTreeMap::new(),
             deadlines: BTreeSet::new(),
@@ -113,21 +143,12 @@ impl Site {
         self.now = self.now.max(now);
         self.expire();
         match event {
-            Event::GrcConnected => {
-                self.connected = true;
-                self.published = None;
-                self.publish();
+            Event::GrcConnected => self.on_connected(),
+            Event::GrcLost => self.connected = false,
+            Event::Stop => self.stop(),
+            Event::Hold { reservation, version, part, account } => {
+                self.hold(reservation, version, part, account);
             }
-            Event::GrcLost => {
-                self.connected = false;
-                self.end_all();
-            }
-            Event::Stop => {
-                self.closing = true;
-                self.offer_changed = true;
-                self.end_all();
-            }
-            Event::Hold { reservation, epoch, part, account } => self.hold(reservation, epoch, part, account),
             Event::Grc(message) => self.on_grc(message),
             Event::Arrived { pilot, nonce } => self.on_arrived(pilot, nonce),
             Event::Answered { pilot, asked, reply } => self.on_answer(pilot, asked, reply),
@@ -137,6 +158,7 @@ impl Site {
             Event::Swept { pilot, outcome } => self.on_swept(pilot, outcome),
             Event::Tick => {}
         }
+        self.begin_waiting();
         self.report();
         std::mem::take(&mut self.actions)
     }
@@ -144,10 +166,10 @@ impl Site {
     /// When [`Event::Tick`] must come at the latest, if nothing else comes before.
     pub fn next_deadline(&self) -> Option<Duration> {
         let pilots = self.deadlines.first().map(|(at, _)| *at);
-        let leases = self.parts.values().filter_map(Held::lease_end).min();
+        let bookings = self.wakes.first().map(|(at, _)| *at);
         let reports = (self.connected && (self.offer_changed || !self.progressed.is_empty()))
             .then(|| self.published_at + REPORT_INTERVAL);
-        [pilots, leases, reports].into_iter().flatten().min()
+        [pilots, bookings, reports].into_iter().flatten().min()
     }
 
     /// Whether this pilot may arrive: it was submitted, did not arrive yet, and runs as the
@@ -156,14 +178,14 @@ impl Site {
     /// # Errors
     /// `Refusal::BadToken`, for the agent.
     pub fn expects(&self, id: PilotId, uid: u32) -> Result<(), Refusal> {
-        let held = self.parts.get(&id.reservation).filter(|held| held.epoch == id.epoch);
-        let pilot = held.and_then(|held| held.roster.get(id.member));
-        match (held, pilot) {
-            (Some(held), Some(pilot)) if pilot.state == State::Submitted => {
-                if held.account.uid == uid {
+        let incarnation = self.incarnation(id);
+        let pilot = incarnation.and_then(|incarnation| incarnation.roster.get(id.member));
+        match (incarnation, pilot) {
+            (Some(Incarnation { account, .. }), Some(pilot)) if pilot.state == State::Submitted => {
+                if account.uid == uid {
                     return Ok(());
                 }
-                let why = format!("it was made for uid {}, this pilot runs as {uid}", held.account.uid);
+                let why = format!("it was made for uid {}, this pilot runs as {uid}", account.uid);
                 Err(Refusal::BadToken { why: why.into() })
             }
             _ => Err(Refusal::BadToken { why: "its pilot is not awaited any more".into() }),
@@ -172,19 +194,60 @@ impl Site {
 
     /// Whether nothing of any reservation is here.
     pub fn is_idle(&self) -> bool {
-        self.parts.is_empty() && self.leftovers.is_empty()
+        self.bookings.is_empty() && self.leftovers.is_empty()
     }
 
-    /// Places on nodes and addresses that pilots have: both 0 when the site is idle.
+    /// Whether no pilot is here, or comes, that could still be waited for.
+    pub fn is_quiet(&self) -> bool {
+        self.bookings.values().all(|booking| booking.incarnation.is_none())
+    }
+
+    /// Places on nodes and addresses that pilots have: both 0 when no pilot is there.
     pub fn holdings(&self) -> (u32, usize) {
         (self.nodes.taken(), self.addresses.held())
     }
 
+    /// What was voted for and what is in force, by reservation: for tests and the simulator.
+    pub fn bookings(&self) -> impl Iterator<Item = (ReservationId, Option<&Terms>, Option<&Terms>)> {
+        self.bookings.iter().map(|(id, booking)| (*id, booking.held.as_ref(), booking.grant.as_ref()))
+    }
+
+    /// The pilots that are here in whatever state, with their nodes and addresses.
+    pub fn pilots(&self) -> impl Iterator<Item = &Pilot> {
+        let incarnations = self.bookings.values().filter_map(|booking| booking.incarnation.as_ref());
+        let members = incarnations.flat_map(|incarnation| incarnation.roster.pilots());
+        let members = members.filter(|pilot| pilot.state != State::Gone);
+        members.chain(self.leftovers.values().map(|(pilot, _)| pilot))
+    }
+
     /// Where a pilot is to run, while it is known.
     pub fn pilot(&self, id: PilotId) -> Option<&Pilot> {
-        match self.parts.get(&id.reservation) {
-            Some(held) if held.epoch == id.epoch => held.roster.get(id.member),
-            _ => self.leftovers.get(&id).map(|(pilot, _)| pilot),
+        match self.incarnation(id) {
+            Some(incarnation) => incarnation.roster.get(id.member),
+            None => self.leftovers.get(&id).map(|(pilot, _)| pilot),
+        }
+    }
+
+    /// The incarnation to which a pilot belongs, if it is the present one.
+    fn incarnation(&self, id: PilotId) -> Option<&Incarnation> {
+        let incarnation = self.bookings.get(&id.reservation)?.incarnation.as_ref();
+        incarnation.filter(|incarnation| incarnation.epoch == id.epoch)
+    }
+
+    fn incarnation_mut(&mut self, id: PilotId) -> Option<&mut Incarnation> {
+        let incarnation = self.bookings.get_mut(&id.reservation)?.incarnation.as_mut();
+        incarnation.filter(|incarnation| incarnation.epoch == id.epoch)
+    }
+
+    fn record(&mut self, record: Record) {
+        self.actions.push(Action::Record(record));
+    }
+
+    /// The booking as it is now goes into the journal.
+    fn record_booking(&mut self, reservation: ReservationId) {
+        if let Some(booking) = self.bookings.get(&reservation) {
+            let record = booking.record(reservation);
+            self.record(record);
         }
     }
 
@@ -196,8 +259,8 @@ impl Site {
 
     /// Tells the offer if it changed.
     fn publish(&mut self) {
-        let Settings { batch_system, ranges, catalog, name, .. } = &self.settings;
-        let offer = offer(batch_system, ranges, &self.nodes, &self.addresses, catalog, self.closing);
+        let Settings { batch_system, ranges, catalog, name, lead, .. } = &self.settings;
+        let offer = offer(batch_system, ranges, &self.nodes, &self.addresses, catalog, *lead, self.now);
         self.offer_changed = false;
         if self.connected && self.published.as_ref() != Some(&offer) {
             let site = name.clone();
@@ -230,113 +293,12 @@ impl Site {
             self.deadlines.pop_first();
             self.on_time_over(pilot);
         }
-        let over =
-            |held: &Held| held.phase != Phase::Ending && held.lease_end().is_some_and(|at| at <= self.now);
-        let over: Vec<_> = self.parts.iter().filter(|(_, held)| over(held)).map(|(id, _)| *id).collect();
-        for reservation in over {
-            self.fail(
-                reservation,
-                Failure::new(
-                    protocol::refusal::Step::End,
-                    "the reservation's time is over and nobody ended it",
-                    "the site ends it by itself",
-                ),
-            );
-            self.end(reservation);
-        }
-    }
-
-    /// Lets something happen to a pilot and does what follows. Returns whether it moved.
-    fn advance(&mut self, id: PilotId, event: pilot::Event) -> bool {
-        let (before, after, follows) = match self.parts.get_mut(&id.reservation) {
-            Some(held) if held.epoch == id.epoch => match held.roster.step(id.member, event) {
-                Some(made) => (made.before, made.after, made.follows),
-                None => return false,
-            },
-            _ => match self.leftovers.get_mut(&id) {
-                Some((pilot, _)) => {
-                    let before = pilot.state;
-                    let (after, follows) = before.step(event);
-                    pilot.state = after;
-                    (before, after, follows)
-                }
-                None => return false,
-            },
-        };
-        if before == after && follows.is_empty() {
-            return false;
-        }
-        self.set_deadline(id, self.settings.times.of(after).map(|time| self.now + time));
-        for what in follows {
-            self.perform(id, *what);
-        }
-        if self.parts.contains_key(&id.reservation) {
-            self.progressed.insert(id.reservation);
-        }
-        let batch_gone = self.pilot(id).is_some_and(|pilot| pilot.batch_gone);
-        if after == State::Cancelling && batch_gone {
-            // It was said while the agent was still there, and is not said again.
-            self.advance(id, pilot::Event::BatchGone);
-        } else if after == State::Gone {
-            self.leftovers.remove(&id);
-        }
-        self.check_barriers(id.reservation);
-        true
-    }
-
-    fn pilot_mut(&mut self, id: PilotId) -> Option<&mut Pilot> {
-        match self.parts.get_mut(&id.reservation) {
-            Some(held) if held.epoch == id.epoch => held.roster.get_mut(id.member),
-            _ => self.leftovers.get_mut(&id).map(|(pilot, _)| pilot),
-        }
-    }
-
-    fn set_deadline(&mut self, id: PilotId, deadline: Option<Duration>) {
-        let old = match self.pilot_mut(id) {
-            Some(pilot) => std::mem::replace(&mut pilot.deadline, deadline),
-            None => None,
-        };
-        if let Some(old) = old {
-            self.deadlines.remove(&(old, id));
-        }
-        if let Some(at) = deadline {
-            self.deadlines.insert((at, id));
-        }
-    }
-
-    fn perform(&mut self, id: PilotId, what: Do) {
-        let Some(pilot) = self.pilot(id).cloned() else { return };
-        match what {
-            Do::Submit => self.submit(&pilot),
-            // The nonce comes with the arrival; see `on_arrived`.
-            Do::SetUp => {}
-            Do::ShutDown => self.actions.push(Action::Ask {
-                pilot: id,
-                asked: Asked::Shutdown,
-                request: protocol::node::Request::Shutdown,
-            }),
-            Do::Dismiss => self.actions.push(Action::Dismiss { pilot: id }),
-            Do::Cancel => self.actions.push(Action::Cancel { pilot: id }),
-            Do::Sweep => {
-                let account = match self.parts.get(&id.reservation) {
-                    Some(held) if held.epoch == id.epoch => Some(held.account.clone()),
-                    _ => self.leftovers.get(&id).map(|(_, account)| account.clone()),
-                };
-                if let Some(account) = account {
-                    self.actions.push(Action::Sweep { pilot: id, node: pilot.node, account });
-                }
+        while let Some((at, reservation)) = self.wakes.first().copied() {
+            if at > self.now {
+                break;
             }
-            Do::Quarantine => {
-                let what = pilot.dirt.unwrap_or_else(|| format!("pilot {id} does not go").into());
-                self.nodes.soil(&pilot.node, id, what);
-                self.addresses.quarantine(pilot.address);
-                self.offer_changed = true;
-            }
-            Do::Release => {
-                self.nodes.release(&pilot.node, id);
-                self.addresses.release(pilot.address, id);
-                self.offer_changed = true;
-            }
+            self.wakes.pop_first();
+            self.on_wake(reservation);
         }
     }
 }

@@ -1,18 +1,20 @@
 //! What the owner of a site is told and what it tells its driver.
 
-use grant::Grant;
-use protocol::ids::{Epoch, JobId, ReservationId};
+use grant::{Grant, Rates};
+use protocol::ids::{JobId, ReservationId, Version};
 use protocol::keys::KeyRing;
 use protocol::names::{EnvironmentName, NodeName, Text, UserName};
 use protocol::node::{Notice, Reply, Request};
 use protocol::refusal::Refusal;
 use protocol::reservation::Limits;
 use protocol::site::{FromSite, Part, ToSite};
+use serde::{Deserialize, Serialize};
 
 use crate::pilot::PilotId;
+use crate::record::Record;
 
 /// The local account that a grid user's pilots run as.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Account {
     pub name: UserName,
     pub uid: u32,
@@ -24,10 +26,10 @@ pub struct Account {
 pub enum Event {
     /// A connection to the GRC stands and has greeted.
     GrcConnected,
-    /// It is gone; everything that the site has is ended.
+    /// It is gone. That ends nothing: windows do, and the GRC's own word.
     GrcLost,
     /// `ToSite::Hold`, with the account that the edge looked up for its user.
-    Hold { reservation: ReservationId, epoch: Epoch, part: Part, account: Result<Account, Refusal> },
+    Hold { reservation: ReservationId, version: Version, part: Part, account: Result<Account, Refusal> },
     /// Every other message of the GRC.
     Grc(ToSite),
     /// A pilot showed its token, and [`crate::site::Site::expects`] said yes.
@@ -44,7 +46,7 @@ pub enum Event {
     Swept { pilot: PilotId, outcome: Result<(), Text> },
     /// Time passed; sent at the latest at [`crate::site::Site::next_deadline`].
     Tick,
-    /// The CRM shall stop: end everything, take nothing new.
+    /// The CRM shall stop: end all pilots, hold nothing new. What was granted stays granted.
     Stop,
 }
 
@@ -57,27 +59,34 @@ pub enum Asked {
     Run,
     Exec(JobId),
     Signal(JobId),
+    /// The rates with this serial.
+    Shape(u32),
     Shutdown,
 }
 
 /// What the driver shall do, in this order.
 #[derive(Clone, Debug)]
 pub enum Action {
+    /// Make this durable before anything behind it is done; if that fails, end the process.
+    Record(Record),
     /// Send to the GRC; dropped when it is not connected.
     Tell(FromSite),
     /// Make a token for this pilot and hand the pilot to the batch system.
     Submit(Submit),
-    /// Void the pilot's token and have the batch system take it away. Repeatable.
+    /// Void the pilot's token and have the batch system take it away; answered by
+    /// [`Event::BatchGone`], also when it does not know the pilot. Repeatable.
     Cancel { pilot: PilotId },
     /// Remove what dead pilots left on the node; answered by [`Event::Swept`].
     Sweep { pilot: PilotId, node: NodeName, account: Account },
-    /// Sign the grant, then send SETUP and GET_KEYS back to back.
-    SetUp { pilot: PilotId, grant: Box<Grant>, environment: EnvironmentName },
+    /// Sign grant and rates, then send SETUP and GET_KEYS back to back.
+    SetUp { pilot: PilotId, grant: Box<Grant>, rates: Option<Box<Rates>>, environment: EnvironmentName },
+    /// Sign these rates and send them to the agent; answered as [`Asked::Shape`].
+    Shape { pilot: PilotId, rates: Box<Rates> },
     /// Send SET_KEYS and RUN back to back to each of them; the ring is encoded once.
     Join { pilots: Vec<PilotId>, ring: KeyRing },
     /// Send a request that is answered.
     Ask { pilot: PilotId, asked: Asked, request: Request },
-    /// Send what is not answered (`OutputSaved`).
+    /// Send what is not answered (`OutputSaved`, `Resend`, `ExitSaved`).
     Pass { pilot: PilotId, request: Request },
     /// Close the connection after what was sent.
     Dismiss { pilot: PilotId },

@@ -160,6 +160,7 @@ mod tests {
             gateway: None,
             mtu: 1500,
             driver: Driver::Macvlan,
+            shaped: false,
             lifetime_s: 60,
             memory_bytes: 0,
             pids: 0,

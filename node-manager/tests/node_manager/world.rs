@@ -181,6 +181,7 @@ impl Pilot {
             gateway: None,
             mtu: 1500,
             driver: Driver::Macvlan,
+            shaped: false,
             lifetime_s: 600,
             memory_bytes: 0,
             pids: 0,

@@ -1,5 +1,6 @@
 //! The grant: what a site's CRM signs for one sandbox on one node, and what the
-//! setuid monitor demands before it builds anything.
+//! setuid monitor demands before it builds anything. Beside it the [`Rates`] of a sandbox,
+//! which the site may sign anew while it stands.
 //!
 //! A record of fixed layout, so that the privileged side parses nothing: every
 //! field stands at a known offset, numbers are big endian, names are padded with
@@ -14,12 +15,17 @@
 use core::fmt;
 use std::net::Ipv4Addr;
 
+mod rates;
+pub use rates::{
+    CLASSES_MAX, DESTINATIONS_MAX, Destination, RATE_KBIT_MAX, RATES_CONTEXT, RATES_LEN, Rates, RatesError,
+};
+
 /// Length of an encoded grant in bytes.
 pub const GRANT_LEN: usize = 140;
 /// First byte of every grant of this layout.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// What is signed in front of the record, so that the signature means nothing elsewhere.
-pub const CONTEXT: &[u8] = b"gridpilot grant v1\0";
+pub const CONTEXT: &[u8] = b"gridpilot grant v2\0";
 /// Length of a site's name: `[a-z][a-z0-9]{0,11}`.
 pub const SITE_BYTES_MAX: usize = 12;
 /// Length of a user's name: `[a-z_][a-z0-9_-]{0,31}`.
@@ -152,6 +158,8 @@ pub struct Grant {
     pub mtu: u16,
     /// How the interface is made.
     pub driver: Driver,
+    /// The sandbox's interface stays down until [`Rates`] are installed on it.
+    pub shaped: bool,
     /// Seconds after which the node itself ends the sandbox; never 0.
     pub lifetime_s: u32,
     /// Memory of all processes and files of the sandbox in bytes; 0 = as the node chooses within its policy.
@@ -240,7 +248,7 @@ impl Grant {
     pub fn encode(&self) -> [u8; GRANT_LEN] {
         let mut out = [0; GRANT_LEN];
         let mut writer = Writer { out: &mut out, at: 0 };
-        writer.put(&[VERSION, driver_code(self.driver), self.prefix_len, 0]);
+        writer.put(&[VERSION, driver_code(self.driver), self.prefix_len, self.shaped.into()]);
         writer.put(&self.uid.to_be_bytes());
         writer.put(&self.nonce);
         writer.put(&self.reservation.to_be_bytes());
@@ -265,7 +273,7 @@ impl Grant {
     /// Reads a record back; the result passes [`Grant::check`].
     pub fn decode(record: &[u8; GRANT_LEN]) -> Result<Grant, GrantError> {
         let mut reader = Reader { record, at: 0 };
-        let [version, driver, prefix_len, reserved0] = reader.take();
+        let [version, driver, prefix_len, shaped] = reader.take();
         if version != VERSION {
             return Err(GrantError::Version(version));
         }
@@ -292,7 +300,7 @@ impl Grant {
         let reserved2: [u8; 4] = reader.take();
         let site = SiteName::new(padded(&reader.take::<SITE_BYTES_MAX>())?)?;
         let user = UserName::new(padded(&reader.take::<USER_BYTES_MAX>())?)?;
-        if reserved0 != 0 || reserved1 != [0; 2] || reserved2 != [0; 4] {
+        if shaped > 1 || reserved1 != [0; 2] || reserved2 != [0; 4] {
             return Err(GrantError::Reserved);
         }
         let gateway = Some(gateway).filter(|gateway| !gateway.is_unspecified());
@@ -309,6 +317,7 @@ impl Grant {
             gateway,
             mtu,
             driver,
+            shaped: shaped == 1,
             lifetime_s,
             memory_bytes,
             pids,
@@ -367,7 +376,7 @@ fn padded(field: &[u8]) -> Result<&str, GrantError> {
 }
 
 struct Writer<'a> {
-    out: &'a mut [u8; GRANT_LEN],
+    out: &'a mut [u8],
     at: usize,
 }
 
@@ -379,7 +388,7 @@ impl Writer<'_> {
 }
 
 struct Reader<'a> {
-    record: &'a [u8; GRANT_LEN],
+    record: &'a [u8],
     at: usize,
 }
 

@@ -16,6 +16,7 @@ fn sample() -> Grant {
         gateway: Some(Ipv4Addr::new(10, 71, 0, 1)),
         mtu: 1500,
         driver: Driver::Macvlan,
+        shaped: true,
         lifetime_s: 3600,
         memory_bytes: 1 << 31,
         pids: 4096,
@@ -34,7 +35,7 @@ fn wire_form_never_drifts() {
     assert_eq!(
         hex(&sample().encode()),
         concat!(
-            "01011000",
+            "02011001",
             "000003e9",
             "30313233343536373839616263646566",
             "000000000000000c",
@@ -54,13 +55,13 @@ fn wire_form_never_drifts() {
             "677269645f757365722d31000000000000000000000000000000000000000000"
         )
     );
-    assert_eq!(&sample().signed_message()[..CONTEXT.len()], b"gridpilot grant v1\0");
+    assert_eq!(&sample().signed_message()[..CONTEXT.len()], b"gridpilot grant v2\0");
 }
 
 #[test]
 fn what_is_encoded_comes_back() {
     assert_eq!(Grant::decode(&sample().encode()), Ok(sample()));
-    let bare = Grant { gateway: None, driver: Driver::Veth, memory_bytes: 0, ..sample() };
+    let bare = Grant { gateway: None, driver: Driver::Veth, shaped: false, memory_bytes: 0, ..sample() };
     assert_eq!(Grant::decode(&bare.encode()), Ok(bare));
 }
 

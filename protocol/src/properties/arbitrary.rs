@@ -12,10 +12,11 @@ use crate::client::{Explanation, NewJob, SiteView};
 use crate::ids::{Epoch, JobId, RequestId, ReservationId, Version};
 use crate::job::{Command, ExitStatus, JobState, JobView, Stream, Target};
 use crate::keys::{KeyRing, Member, MemberKeys, PublicKey};
+use crate::limits::CLASSES_MAX;
 use crate::names::{
     AbsolutePath, EnvironmentName, HostName, Label, NodeName, SiteName, Text, UserName, VariableName,
 };
-use crate::node::{Arrive, Invocation, Setup, State, Token};
+use crate::node::{Arrive, ClassUse, Invocation, Setup, SignedRates, State, Token};
 use crate::refusal::{Failure, Refusal, Resource, Step};
 use crate::reservation::{
     AddressBlock, Ask, Bandwidth, BlockProof, Change, Limits, MemberView, PairRate, PairView, PartView,
@@ -467,18 +468,35 @@ pub fn ready_member() -> Any<ReadyMember> {
 pub fn setup() -> Any<Setup> {
     let signed = (vec(any::<u8>(), 0..200), vec(any::<u8>(), 0..=64));
     let who = (host(), any::<Ipv4Addr>(), reservation(), epoch());
-    (signed, who, environment(), variables())
-        .prop_map(|((grant, signature), (host, address, reservation, epoch), environment, variables)| Setup {
-            grant,
-            signature,
+    (signed, who, environment(), variables(), maybe(signed_rates()))
+        .prop_map(|(signed, (host, address, reservation, epoch), environment, variables, rates)| Setup {
+            grant: signed.0,
+            signature: signed.1,
             host,
             address,
             reservation,
             epoch,
             environment,
             variables,
+            rates,
         })
         .boxed()
+}
+
+pub fn signed_rates() -> Any<SignedRates> {
+    (vec(any::<u8>(), 0..400), vec(any::<u8>(), 0..=64))
+        .prop_map(|(record, signature)| SignedRates { record, signature })
+        .boxed()
+}
+
+pub fn class_uses() -> Any<Vec<ClassUse>> {
+    let one = any::<(u8, u64, u64, u32)>().prop_map(|(class, sent_bytes, dropped, backlog_bytes)| ClassUse {
+        class,
+        sent_bytes,
+        dropped,
+        backlog_bytes,
+    });
+    vec(one, 0..=CLASSES_MAX).boxed()
 }
 
 pub fn state() -> Any<State> {

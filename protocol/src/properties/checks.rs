@@ -162,8 +162,28 @@ fn a_setup_carries_a_signature_and_variables_that_a_program_can_be_given() {
     let nul = vec![("A".parse().unwrap(), "a\0b".to_owned())];
     assert_eq!(node::Setup { variables: nul, ..setup.clone() }.check(), Err(Refusal::NulInCommand));
     let long = vec![("A".parse().unwrap(), "a".repeat(COMMAND_BYTES_MAX))];
-    let refused = node::Setup { variables: long, ..setup }.check();
+    let refused = node::Setup { variables: long, ..setup.clone() }.check();
     assert!(matches!(refused, Err(Refusal::OverLimit { .. })), "{refused:?}");
+    let rates = setup.rates.clone().unwrap();
+    for rates in [
+        node::SignedRates { record: Vec::new(), ..rates.clone() },
+        node::SignedRates { signature: vec![0; 63], ..rates },
+    ] {
+        assert!(inconsistent(node::Request::Shape(rates.clone()).check()));
+        assert!(inconsistent(node::Setup { rates: Some(rates), ..setup.clone() }.check()));
+    }
+}
+
+#[test]
+fn used_classes_are_told_once_in_their_order_and_exist() {
+    let used = |classes: &[u8]| {
+        let one = |&class: &u8| node::ClassUse { class, sent_bytes: 1, dropped: 0, backlog_bytes: 0 };
+        node::Notice::Used { at_ms: 1, classes: classes.iter().map(one).collect() }.check()
+    };
+    assert!(used(&[]).is_ok() && used(&[0, 3, 7]).is_ok());
+    assert!(inconsistent(used(&[8])));
+    assert!(inconsistent(used(&[1, 1])));
+    assert!(inconsistent(used(&[2, 1])));
 }
 
 #[test]

@@ -223,6 +223,9 @@ pub fn node_request() -> Any<node::Request> {
         (job(), command()).prop_map(|(job, command)| Exec { job, command }),
         (job(), any::<u8>()).prop_map(|(job, signal)| Signal { job, signal }),
         (job(), stream(), any::<u64>()).prop_map(|(job, stream, upto)| OutputSaved { job, stream, upto }),
+        signed_rates().prop_map(Shape),
+        job().prop_map(|job| Resend { job }),
+        job().prop_map(|job| ExitSaved { job }),
     ]
     .boxed()
 }
@@ -255,6 +258,7 @@ pub fn node_notice() -> Any<node::Notice> {
         }),
         (job(), status()).prop_map(|(job, status)| Exited { job, status }),
         (maybe(text()), maybe(failure())).prop_map(|(dirty, cause)| Gone { dirty, cause }),
+        (any::<u64>(), class_uses()).prop_map(|(at_ms, classes)| Used { at_ms, classes }),
     ]
     .boxed()
 }

@@ -3,7 +3,7 @@
 use crate::frame::Kind;
 use crate::job::{ExitStatus, Stream};
 use crate::names::EnvironmentName;
-use crate::node::{Arrive, Invocation, Notice, Reply, Request, Setup, State, Token};
+use crate::node::{Arrive, ClassUse, Invocation, Notice, Reply, Request, Setup, SignedRates, State, Token};
 use crate::refusal::Refusal;
 use crate::samples::noun::{EPOCH, JOB as job, RESERVATION, command, failure, keys, ring};
 use crate::samples::{Sample, address, every_variant, host, name};
@@ -22,6 +22,9 @@ pub fn node() -> Vec<Sample> {
         OutputSaved: Request::OutputSaved { job, stream, upto: 65_536 },
         Shutdown: Request::Shutdown,
         GetStatus: Request::GetStatus,
+        Shape: Request::Shape(rates()),
+        Resend: Request::Resend { job },
+        ExitSaved: Request::ExitSaved { job },
     }));
     samples.extend(every_variant!(Reply, Some(Kind::Reply), {
         Done: Reply::Done,
@@ -35,6 +38,10 @@ pub fn node() -> Vec<Sample> {
         Output: Notice::Output { job, stream, offset: 7, bytes: b"rank 1\n"[..].into() },
         Exited: Notice::Exited { job, status: ExitStatus::Code(42) },
         Gone: Notice::Gone { dirty: Some("a cgroup is left".into()), cause: None },
+        Used: Notice::Used {
+            at_ms: 61_000,
+            classes: vec![ClassUse { class: 1, sent_bytes: 1 << 33, dropped: 7, backlog_bytes: 65_536 }],
+        },
     }));
     samples.extend(every_variant!(State, None, {
         Idle: State::Idle,
@@ -78,5 +85,10 @@ pub fn setup() -> Setup {
         epoch: EPOCH,
         environment: EnvironmentName::host(),
         variables: vec![(name("GRIDPILOT_MEMBERS"), "4".to_owned())],
+        rates: Some(rates()),
     }
+}
+
+fn rates() -> SignedRates {
+    SignedRates { record: vec![0x52; 345], signature: vec![0x54; 64] }
 }

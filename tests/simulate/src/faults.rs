@@ -20,13 +20,13 @@ impl World {
                 3 * S
             }
             Fault::Reboot { who, down } => {
-                let off = self.random.below(400) * MS;
-                match who {
-                    Who::Grc => self.grc.clocks.reboot(off),
-                    Who::Site(site) => self.sites[site].host.clocks.reboot(off),
-                }
+                let off = self.random.below(800) as i64 * MS as i64 - 400 * MS as i64;
                 if self.is_up(who) {
                     self.dies(who, "its machine reboots", down);
+                }
+                match who {
+                    Who::Grc => self.grc.clocks.reboot(now, off),
+                    Who::Site(site) => self.sites[site].host.clocks.reboot(now, off),
                 }
                 down
             }

@@ -14,6 +14,7 @@ use crate::world::{Happening, Message, World};
 impl World {
     pub fn start_grc(&mut self) {
         let now = self.agenda.now();
+        self.grc.clocks.resume(now);
         let started = self.restore_grc();
         self.grc.start(started);
         let (life, records) = (self.grc.life, self.grc.disk.records().len());
@@ -222,11 +223,12 @@ impl World {
 
     /// Plans the next tick, if it is not planned yet.
     pub fn rewake(&mut self, who: Who) {
+        let now = self.agenda.now();
         let (wake, life) = match who {
-            Who::Grc => (self.grc.wants_wake(), self.grc.life),
+            Who::Grc => (self.grc.wants_wake(now), self.grc.life),
             Who::Site(site) => {
                 let host = &mut self.sites[site].host;
-                (host.wants_wake(), host.life)
+                (host.wants_wake(now), host.life)
             }
         };
         if let Some(at) = wake {

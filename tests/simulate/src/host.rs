@@ -11,6 +11,7 @@ use std::time::Duration;
 use protocol::planted::{Bug, planted};
 
 use crate::agenda::Micros;
+use crate::clocks::Clocks;
 use crate::gate::Gate;
 use crate::scenario::Who;
 use crate::store::{Disk, DiskError, Write};
@@ -23,44 +24,6 @@ pub trait Owner {
     fn next_wake(&self) -> Option<Duration>;
     /// What an action makes durable, if that is what it is about.
     fn record(action: &Self::Action) -> Option<Write>;
-}
-
-/// The clocks of one machine.
-#[derive(Clone, Copy, Debug)]
-pub struct Clocks {
-    /// What the daemon's own timeline says at true time 0.
-    base: Micros,
-    /// How wrong the wall clock was set.
-    wrong: i64,
-}
-
-impl Clocks {
-    pub fn new(base: Micros) -> Self {
-        Self { base, wrong: 0 }
-    }
-
-    /// The daemon's own timeline: goes on by elapsed time, whatever the wall clock does.
-    pub fn now(&self, at: Micros) -> Duration {
-        let wrong = if planted(Bug::WallClock) { self.wrong } else { 0 };
-        Duration::from_micros((self.base + at).saturating_add_signed(wrong))
-    }
-
-    /// When the timeline will show this.
-    pub fn when(&self, shown: Duration) -> Micros {
-        let wrong = if planted(Bug::WallClock) { self.wrong } else { 0 };
-        (shown.as_micros() as Micros).saturating_add_signed(-wrong).saturating_sub(self.base)
-    }
-
-    pub fn set_wall(&mut self, by: i64) {
-        self.wrong += by;
-    }
-
-    /// A reboot: the timeline goes on from the wall clock, which the machine has set right but for
-    /// a little, and never goes back.
-    pub fn reboot(&mut self, off_by: Micros) {
-        self.wrong = 0;
-        self.base += off_by;
-    }
 }
 
 /// What comes out of a process next.
@@ -203,8 +166,8 @@ impl<O: Owner> Host<O> {
     }
 
     /// When it next wants a tick, if that is not planned yet.
-    pub fn wants_wake(&mut self) -> Option<Micros> {
-        let at = self.clocks.when(self.owner.as_ref()?.next_wake()?);
+    pub fn wants_wake(&mut self, now: Micros) -> Option<Micros> {
+        let at = self.clocks.when(now, self.owner.as_ref()?.next_wake()?);
         if self.wake.is_some_and(|planned| planned <= at) {
             return None;
         }

@@ -19,6 +19,7 @@ pub mod agenda;
 pub mod agents;
 pub mod check;
 pub mod clients;
+pub mod clocks;
 pub mod faults;
 pub mod field;
 pub mod gate;

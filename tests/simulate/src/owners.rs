@@ -1,14 +1,13 @@
 //! The real owners as processes of the simulator: how they are started from what is durable, and
 //! which of their actions is a record.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crm::nodes::Node;
 use crm::pilot::Times;
 use crm::site::Site;
 use grc::coordinator::{Coordinator, Deadlines};
-use protocol::codec;
+use ipnet::Ipv4Net;
 use sandbox_images::Catalog;
 
 use crate::host::Owner;
@@ -62,5 +61,65 @@ impl Owner for Site {
             crm::record::Record::Put(_, value) => (key, value.encode().ok()),
             crm::record::Record::Forget(_) => (key, None),
         })
+    }
+}
+
+/// Shorter than those of a real grid, so that more of them pass in one history.
+const DEADLINES: Deadlines = Deadlines {
+    waiting: Duration::from_secs(600),
+    holding: Duration::from_secs(5),
+    starting: Duration::from_secs(40),
+    joining: Duration::from_secs(20),
+    ending: Duration::from_secs(20),
+    quarantine: Duration::from_secs(15),
+};
+
+const TIMES: Times = Times {
+    pilots: Duration::from_secs(20),
+    setup: Duration::from_secs(10),
+    keys: Duration::from_secs(10),
+    run: Duration::from_secs(10),
+    end: Duration::from_secs(5),
+};
+
+fn net(text: &str) -> Vec<Ipv4Net> {
+    text.parse().into_iter().collect()
+}
+
+impl World {
+    /// The GRC out of what is durable on its disk.
+    pub fn restore_grc(&self) -> (Coordinator, Vec<grc::coordinator::Action>) {
+        let settings = grc::coordinator::Settings {
+            supernets: self.sites.iter().map(|place| (place.name.clone(), net("10.1.0.0/16"))).collect(),
+            deadlines: DEADLINES,
+            reservations_per_user: 1024,
+        };
+        let values = self.grc.disk.records().filter_map(|(_, bytes)| grc::record::Value::decode(bytes).ok());
+        Coordinator::restore(settings, values.map(grc::record::Record::Put).collect())
+    }
+
+    /// A CRM out of what is durable on its disk.
+    pub fn restore_site(&self, site: usize) -> (Site, Vec<crm::site::Action>) {
+        let place = &self.sites[site];
+        let settings = crm::site::Settings {
+            name: place.name.clone(),
+            batch_system: "simulated".into(),
+            ranges: net(place.spec.range),
+            reserved: Vec::new(),
+            prefix_len: 16,
+            gateway: None,
+            mtu: 1500,
+            driver: grant::Driver::Macvlan,
+            times: TIMES,
+            lead: Duration::from_secs(3),
+            catalog: Catalog::host_only(),
+        };
+        let node = |name: &protocol::names::NodeName| Node::new(name.clone(), 0, place.spec.members_max);
+        let nodes = place.nodes.iter().map(node).collect();
+        let records = place.host.disk.records().filter_map(|(key, bytes)| {
+            let key = crm::record::Key::from_table_and_id(key[0], &key[1..])?;
+            Some(crm::record::Record::Put(key, crm::record::Value::decode(bytes).ok()?))
+        });
+        Site::restore(settings, nodes, place.host.now(self.agenda.now()), records)
     }
 }

@@ -85,8 +85,11 @@ impl World {
                         left.push(format!("{} is {:?} at the GRC", saved.id, saved.standing));
                     }
                 }
-                if let Some(what) = self.left_at(owner) {
-                    left.push(what);
+                if let Some(taken) = owner.taken().first() {
+                    left.push(format!("the GRC's book has {taken:?}"));
+                }
+                if owner.owed() > 0 {
+                    left.push(format!("the GRC waits for {} ends", owner.owed()));
                 }
             }
         }

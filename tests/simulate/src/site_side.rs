@@ -18,6 +18,8 @@ use crate::world::{Happening, Message, World};
 
 impl World {
     pub fn start_site(&mut self, site: usize) {
+        let now = self.agenda.now();
+        self.sites[site].host.clocks.resume(now);
         let started = self.restore_site(site);
         let place = &mut self.sites[site];
         place.host.start(started);

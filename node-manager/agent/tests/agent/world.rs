@@ -195,6 +195,7 @@ pub fn setup() -> Setup {
         gateway: None,
         mtu: 1500,
         driver: grant::Driver::Macvlan,
+        shaped: false,
         lifetime_s: 60,
         memory_bytes: 0,
         pids: 0,
@@ -211,6 +212,7 @@ pub fn setup() -> Setup {
         epoch: Epoch(1),
         environment: EnvironmentName::host(),
         variables: Vec::new(),
+        rates: None,
     }
 }
 

@@ -1,0 +1,147 @@
+//! What the site must not forget: its records, and how they become bytes.
+//!
+//! A record is the current state of one thing under a key of its own, not an entry of a log.
+//! [`crate::site::Site`] hands them out in front of the actions that they must precede, and
+//! [`crate::site::Site::restore`] makes a site of them again.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use protocol::codec::{self, CodecError};
+use protocol::ids::{Epoch, ReservationId, Version};
+use protocol::names::{NodeName, Text};
+use protocol::site::Part;
+use serde::{Deserialize, Serialize};
+
+use crate::pilot::PilotId;
+use crate::site::Account;
+
+/// Of a reservation, what this site voted for or granted. Times are those of the site's timeline.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Terms {
+    pub version: Version,
+    /// Its `window` means nothing here.
+    pub part: Part,
+    pub start: Duration,
+    pub end: Duration,
+}
+
+/// What the site has of one reservation.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Booking {
+    pub account: Account,
+    /// Voted for; the GRC decides.
+    pub held: Option<Terms>,
+    /// In force.
+    pub grant: Option<Terms>,
+    /// Highest epoch whose pilots were begun, 0 before any.
+    pub begun: Epoch,
+    /// Highest epoch that the GRC ordered; the first begins without order.
+    pub wanted: Epoch,
+}
+
+/// Where a pilot was placed before it was submitted.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Placed {
+    pub member: u32,
+    pub node: NodeName,
+    pub layer: u32,
+    pub address: Ipv4Addr,
+}
+
+/// The key of a record.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Hash, Serialize, Deserialize)]
+pub enum Key {
+    Booking(ReservationId),
+    /// The pilots that may be there.
+    Incarnation(ReservationId),
+    /// A pilot of an incarnation that is over, which does not go.
+    Leftover(PilotId),
+}
+
+/// What stands under a key.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Value {
+    Booking(Box<Booking>),
+    Incarnation { epoch: Epoch, account: Account, members: Vec<Placed> },
+    Leftover { account: Account, placed: Placed, what: Option<Text> },
+}
+
+/// One change of what is kept.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Record {
+    Put(Key, Value),
+    Forget(Key),
+}
+
+impl Key {
+    /// In which table it stands, and its bytes there; keys sort by reservation.
+    pub fn table_and_id(self) -> (u8, Vec<u8>) {
+        match self {
+            Self::Booking(reservation) => (1, reservation.0.to_be_bytes().to_vec()),
+            Self::Incarnation(reservation) => (2, reservation.0.to_be_bytes().to_vec()),
+            Self::Leftover(PilotId { reservation, epoch, member }) => {
+                let mut id = reservation.0.to_be_bytes().to_vec();
+                id.extend(epoch.0.to_be_bytes());
+                id.extend(member.to_be_bytes());
+                (3, id)
+            }
+        }
+    }
+
+    /// The key that these are; `None` if this version of the program makes none such.
+    pub fn from_table_and_id(table: u8, id: &[u8]) -> Option<Self> {
+        let reservation = ReservationId(u64::from_be_bytes(id.get(..8)?.try_into().ok()?));
+        match (table, id.len()) {
+            (1, 8) => Some(Self::Booking(reservation)),
+            (2, 8) => Some(Self::Incarnation(reservation)),
+            (3, 16) => {
+                let epoch = Epoch(u32::from_be_bytes(id[8..12].try_into().ok()?));
+                let member = u32::from_be_bytes(id[12..].try_into().ok()?);
+                Some(Self::Leftover(PilotId { reservation, epoch, member }))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Value {
+    /// # Errors
+    /// It is larger than any message, which nothing that a message brought can become.
+    pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        codec::encode(self)
+    }
+
+    /// # Errors
+    /// The bytes are no record, or no whole one.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::decode(bytes)
+    }
+}
+
+impl Record {
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Put(key, _) | Self::Forget(key) => *key,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_comes_back_from_its_bytes_and_no_other_bytes_are_a_key() {
+        let pilot = PilotId { reservation: ReservationId(7), epoch: Epoch(2), member: 9 };
+        for key in
+            [Key::Booking(ReservationId(1)), Key::Incarnation(ReservationId(u64::MAX)), Key::Leftover(pilot)]
+        {
+            let (table, id) = key.table_and_id();
+            assert_eq!(Key::from_table_and_id(table, &id), Some(key));
+            assert_eq!(Key::from_table_and_id(table, &id[1..]), None);
+            assert_eq!(Key::from_table_and_id(table, &[id.as_slice(), &[0]].concat()), None);
+            assert_eq!(Key::from_table_and_id(9, &id), None);
+        }
+    }
+}

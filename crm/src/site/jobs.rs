@@ -1,0 +1,184 @@
+//! Commands of jobs: started once, told of until the GRC has saved how they ended.
+
+use std::collections::BTreeMap;
+
+use protocol::ids::{Epoch, JobId, MemberNumber, ReservationId};
+use protocol::job::{Command, ExitStatus, Target};
+use protocol::names::Text;
+use protocol::node::{Reply, Request};
+use protocol::planted::{Bug, planted};
+use protocol::refusal::{Failure, Step};
+use protocol::site::FromSite;
+
+use super::booking::{Job, Outcome, Phase, Ran};
+use super::{Action, Asked, Site};
+use crate::pilot::{PilotId, State};
+
+impl Site {
+    pub(super) fn exec(
+        &mut self,
+        reservation: ReservationId,
+        epoch: Epoch,
+        job: JobId,
+        target: Target,
+        command: &Command,
+    ) {
+        let booking = self.bookings.get_mut(&reservation).filter(|booking| !booking.ending);
+        let begun = booking.as_ref().map_or(Epoch(0), |booking| booking.begun);
+        if epoch < begun && !planted(Bug::OlderEpochObeyed) {
+            return;
+        }
+        let site = self.settings.name.clone();
+        let Some(incarnation) = booking.and_then(|booking| booking.incarnation.as_mut()) else {
+            let cause = "the reservation's sandboxes are not here any more";
+            let failure = Failure::new(Step::Exec, cause, "reserve again").at_site(&site);
+            return self.tell(FromSite::ExecFailed { reservation, epoch, job, member: 0, failure });
+        };
+        let epoch = incarnation.epoch;
+        if incarnation.jobs.contains_key(&job) {
+            return self.exec_again(reservation, epoch, job, command);
+        }
+        let members: Vec<MemberNumber> = match target {
+            Target::All => (0..incarnation.roster.len()).collect(),
+            Target::Head => match &incarnation.head {
+                Some(head) if head.site != site => Vec::new(),
+                Some(head) => vec![head.number],
+                None => vec![0],
+            },
+        };
+        let refuse = |cause: Text| {
+            let hint = "`gridpilot show` tells how the reservation stands";
+            Outcome::NotStarted(Failure::new(Step::Exec, cause, hint).at_site(&site))
+        };
+        let mut outcomes: BTreeMap<MemberNumber, Outcome> = BTreeMap::new();
+        for member in members {
+            let outcome = match incarnation.roster.get(member) {
+                Some(pilot) if pilot.state == State::Running && incarnation.phase == Phase::Joined => {
+                    Outcome::Runs
+                }
+                Some(pilot) => refuse(format!("the member on node {} is not running", pilot.node).into()),
+                None => refuse("there is no such member".into()),
+            };
+            outcomes.insert(member, outcome);
+        }
+        if outcomes.is_empty() {
+            outcomes.insert(0, refuse("the head member is at another site".into()));
+        }
+        let members = outcomes.iter().map(|(member, outcome)| {
+            let ran = Ran { outcome: outcome.clone(), saved: false };
+            (*member, ran)
+        });
+        incarnation.jobs.insert(job, Job(members.collect()));
+        for (member, outcome) in outcomes {
+            match outcome {
+                Outcome::NotStarted(failure) => {
+                    self.tell(FromSite::ExecFailed { reservation, epoch, job, member, failure });
+                }
+                _ => self.ask_exec(PilotId { reservation, epoch, member }, job, command),
+            }
+        }
+    }
+
+    fn ask_exec(&mut self, pilot: PilotId, job: JobId, command: &Command) {
+        let request = Request::Exec { job, command: command.clone() };
+        self.actions.push(Action::Ask { pilot, asked: Asked::Exec(job), request });
+    }
+
+    /// It was started before: the answer is how it stands.
+    fn exec_again(&mut self, reservation: ReservationId, epoch: Epoch, job: JobId, command: &Command) {
+        let any = PilotId { reservation, epoch, member: 0 };
+        let Some(Job(members)) = self.incarnation(any).and_then(|incarnation| incarnation.jobs.get(&job)) else {
+            return;
+        };
+        for (member, ran) in members.clone() {
+            let pilot = PilotId { reservation, epoch, member };
+            match ran.outcome {
+                Outcome::Runs if planted(Bug::ExecTwice) => self.ask_exec(pilot, job, command),
+                // What it says is on its way, or will be; on a new connection it was asked for.
+                Outcome::Runs => {}
+                Outcome::NotStarted(failure) => {
+                    self.tell(FromSite::ExecFailed { reservation, epoch, job, member, failure });
+                }
+                Outcome::Exited(status) if ran.saved => {
+                    self.tell(FromSite::Exited { reservation, epoch, job, member, status });
+                }
+                outcome => self.resend_one(pilot, job, outcome),
+            }
+        }
+    }
+
+    /// Has the agent send again what is not saved, the end included; when there is no agent any
+    /// more, the end is all that can be told.
+    pub(super) fn resend_one(&mut self, pilot: PilotId, job: JobId, outcome: Outcome) {
+        let PilotId { reservation, epoch, member } = pilot;
+        if self.pilot(pilot).is_some_and(|pilot| pilot.state.has_agent()) {
+            self.actions.push(Action::Pass { pilot, request: Request::Resend { job } });
+        } else if let Outcome::Exited(status) = outcome {
+            self.tell(FromSite::Exited { reservation, epoch, job, member, status });
+        }
+    }
+
+    /// The pilots on which a job still runs.
+    pub(super) fn running(&self, reservation: ReservationId, epoch: Epoch, job: JobId) -> Vec<PilotId> {
+        let incarnation = self.incarnation(PilotId { reservation, epoch, member: 0 });
+        let members = incarnation.and_then(|incarnation| incarnation.jobs.get(&job));
+        let runs = members.into_iter().flat_map(|job| &job.0).filter(|(_, ran)| ran.outcome == Outcome::Runs);
+        runs.map(|(&member, _)| PilotId { reservation, epoch, member }).collect()
+    }
+
+    fn ran_mut(&mut self, id: PilotId, job: JobId) -> Option<&mut Ran> {
+        self.incarnation_mut(id)?.jobs.get_mut(&job)?.0.get_mut(&id.member)
+    }
+
+    /// Whether this member was asked to run this job and its end is not saved: an agent speaks for
+    /// its own commands only, and of what is over no more.
+    pub(super) fn is_told_of(&self, id: PilotId, job: JobId) -> bool {
+        let jobs = self.incarnation(id).and_then(|incarnation| incarnation.jobs.get(&job));
+        let ran = jobs.and_then(|job| job.0.get(&id.member));
+        ran.is_some_and(|ran| !ran.saved && !matches!(ran.outcome, Outcome::NotStarted(_)))
+    }
+
+    pub(super) fn on_exec_answer(&mut self, id: PilotId, job: JobId, reply: Reply) {
+        let failure = match reply {
+            Reply::Done => return,
+            Reply::Failed(failure) => failure,
+            Reply::Refused(refusal) => Failure::new(Step::Exec, refusal.to_string(), ""),
+            Reply::Keys(_) | Reply::Status { .. } => Failure::new(
+                Step::Exec,
+                "the agent's answer fits no EXEC",
+                "upgrade the older of CRM and node",
+            ),
+        };
+        let failure = self.placed(id, failure);
+        let Some(ran) = self.ran_mut(id, job).filter(|ran| ran.outcome == Outcome::Runs) else { return };
+        ran.outcome = Outcome::NotStarted(failure.clone());
+        let PilotId { reservation, epoch, member } = id;
+        self.tell(FromSite::ExecFailed { reservation, epoch, job, member, failure });
+    }
+
+    pub(super) fn on_exited(&mut self, id: PilotId, job: JobId, status: ExitStatus) {
+        if !self.is_told_of(id, job) {
+            // Saved before: the agent did not hear of it.
+            return self.pass_exit_saved(id, job);
+        }
+        let Some(ran) = self.ran_mut(id, job) else { return };
+        ran.outcome = Outcome::Exited(status);
+        let PilotId { reservation, epoch, member } = id;
+        self.tell(FromSite::Exited { reservation, epoch, job, member, status });
+    }
+
+    pub(super) fn exit_saved(&mut self, id: PilotId, job: JobId) {
+        if let Some(incarnation) = self.incarnation_mut(id) {
+            incarnation.exit_saved(job, id.member);
+        }
+        self.pass_exit_saved(id, job);
+    }
+
+    fn pass_exit_saved(&mut self, id: PilotId, job: JobId) {
+        let jobs = self.incarnation(id).and_then(|incarnation| incarnation.jobs.get(&job));
+        let saved = jobs.and_then(|job| job.0.get(&id.member)).is_some_and(|ran| ran.saved);
+        if saved && self.pilot(id).is_some_and(|pilot| pilot.state.has_agent()) {
+            self.actions.push(Action::Pass { pilot: id, request: Request::ExitSaved { job } });
+        }
+    }
+}

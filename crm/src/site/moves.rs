@@ -1,0 +1,109 @@
+//! How pilots move: their machine's steps, and what follows from each.
+
+use std::time::Duration;
+
+use super::{Action, Asked, Site};
+use crate::pilot::{self, Do, Pilot, PilotId, State};
+
+impl Site {
+    /// Lets something happen to a pilot and does what follows. Returns whether it moved.
+    pub(super) fn advance(&mut self, id: PilotId, event: pilot::Event) -> bool {
+        let (before, after, follows) = match self.incarnation_mut(id) {
+            Some(incarnation) => match incarnation.roster.step(id.member, event) {
+                Some(made) => (made.before, made.after, made.follows),
+                None => return false,
+            },
+            None => match self.leftovers.get_mut(&id) {
+                Some((pilot, _)) => {
+                    let before = pilot.state;
+                    let (after, follows) = before.step(event);
+                    pilot.state = after;
+                    (before, after, follows)
+                }
+                None => return false,
+            },
+        };
+        if before == after && follows.is_empty() {
+            return false;
+        }
+        self.set_deadline(id, self.settings.times.of(after).map(|time| self.now + time));
+        if before.has_agent() && !after.has_agent() {
+            self.lost_from_rates(id);
+        }
+        for what in follows {
+            self.perform(id, *what);
+        }
+        if self.bookings.contains_key(&id.reservation) {
+            self.progressed.insert(id.reservation);
+        }
+        let batch_gone = self.pilot(id).is_some_and(|pilot| pilot.batch_gone);
+        if after == State::Cancelling && batch_gone {
+            // It was said while the agent was still there, and is not said again.
+            self.advance(id, pilot::Event::BatchGone);
+        } else if after == State::Gone {
+            self.forget_leftover(id);
+        }
+        self.check_barriers(id.reservation);
+        true
+    }
+
+    pub(super) fn pilot_mut(&mut self, id: PilotId) -> Option<&mut Pilot> {
+        // Not `incarnation_mut`: the borrow would outlive the other arm.
+        let present = self.incarnation(id).is_some();
+        match present {
+            true => self.incarnation_mut(id)?.roster.get_mut(id.member),
+            false => self.leftovers.get_mut(&id).map(|(pilot, _)| pilot),
+        }
+    }
+
+    pub(super) fn set_deadline(&mut self, id: PilotId, deadline: Option<Duration>) {
+        let old = match self.pilot_mut(id) {
+            Some(pilot) => std::mem::replace(&mut pilot.deadline, deadline),
+            None => None,
+        };
+        if let Some(old) = old {
+            self.deadlines.remove(&(old, id));
+        }
+        if let Some(at) = deadline {
+            self.deadlines.insert((at, id));
+        }
+    }
+
+    fn perform(&mut self, id: PilotId, what: Do) {
+        let Some(pilot) = self.pilot(id).cloned() else { return };
+        match what {
+            Do::Submit => self.submit(&pilot),
+            // The nonce comes with the arrival; see `on_arrived`.
+            Do::SetUp => {}
+            Do::ShutDown => self.actions.push(Action::Ask {
+                pilot: id,
+                asked: Asked::Shutdown,
+                request: protocol::node::Request::Shutdown,
+            }),
+            Do::Dismiss => self.actions.push(Action::Dismiss { pilot: id }),
+            Do::Cancel => self.actions.push(Action::Cancel { pilot: id }),
+            Do::Sweep => {
+                let account = match self.incarnation(id) {
+                    Some(incarnation) => Some(incarnation.account.clone()),
+                    None => self.leftovers.get(&id).map(|(_, account)| account.clone()),
+                };
+                if let Some(account) = account {
+                    self.actions.push(Action::Sweep { pilot: id, node: pilot.node, account });
+                }
+            }
+            Do::Quarantine => {
+                let what = pilot.dirt.unwrap_or_else(|| format!("pilot {id} does not go").into());
+                self.nodes.soil(&pilot.node, id, what);
+                self.addresses.quarantine(pilot.address, id);
+                self.offer_changed = true;
+            }
+            Do::Release => {
+                self.nodes.release(&pilot.node, id);
+                self.addresses.release(pilot.address, id);
+                self.gone_from_rates(id);
+                self.freed = true;
+                self.offer_changed = true;
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Bandwidth of a part's members: which rates their nodes are told, and what they used of them.
+//!
+//! How a grant is divided is for [`crate::shares`] to say; here its orders go to the nodes, and
+//! what the nodes answer and count goes to it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use grant::{CLASSES_MAX, Rates};
+use protocol::ids::ReservationId;
+use protocol::node::{ClassUse, Reply};
+use protocol::refusal::{Failure, Step};
+use protocol::site::{Flow, FromSite};
+
+use super::{Action, Site};
+use crate::pilot::PilotId;
+use crate::rates::Classes;
+use crate::shares::Shares;
+
+/// What was used is told the GRC this often.
+const USED_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The rates of one incarnation's sandboxes.
+#[derive(Debug)]
+pub(super) struct Shaping {
+    classes: Classes,
+    shares: Shares,
+    /// Counters as the nodes last told them.
+    counted: BTreeMap<(u32, u8), u64>,
+    /// By class, sent since it was last told.
+    sent: [u64; CLASSES_MAX],
+    told_at: Duration,
+    news: bool,
+}
+
+impl Shaping {
+    /// When it must be looked at again.
+    pub fn next_deadline(&self, connected: bool) -> Option<Duration> {
+        let told = (connected && self.news).then(|| self.told_at + USED_INTERVAL);
+        self.shares.next_deadline().into_iter().chain(told).min()
+    }
+}
+
+impl Site {
+    fn shaping_mut(&mut self, id: PilotId) -> Option<&mut Shaping> {
+        self.incarnation_mut(id)?.shaping.as_mut()
+    }
+
+    /// Gives the members of a new incarnation their shares, if their part has rates at all.
+    pub(super) fn start_rates(&mut self, reservation: ReservationId) {
+        let now = self.now;
+        let Some(booking) = self.bookings.get_mut(&reservation) else { return };
+        let (Some(grant), Some(incarnation)) = (&booking.grant, &mut booking.incarnation) else { return };
+        // Peers that cannot be shaped were not held.
+        let Ok(classes) = Classes::new(&grant.part) else { return };
+        if classes.is_empty() {
+            return;
+        }
+        let Ok(shares) = Shares::new(grant.part.members, &classes.grants_kbit()) else { return };
+        incarnation.shaping = Some(Shaping {
+            classes,
+            shares,
+            counted: BTreeMap::new(),
+            sent: [0; CLASSES_MAX],
+            told_at: now,
+            news: false,
+        });
+    }
+
+    /// The rates that go with a member's SETUP.
+    pub(super) fn first_rates(&mut self, id: PilotId) -> Option<Rates> {
+        let nonce = self.pilot(id)?.nonce?;
+        let shaping = self.shaping_mut(id)?;
+        let order = shaping.shares.setup(id.member)?;
+        Some(shaping.classes.rates(nonce, order.serial, &order.rates_kbit))
+    }
+
+    /// SETUP was answered well, and with it the first rates hold.
+    pub(super) fn first_rates_hold(&mut self, id: PilotId) {
+        if let Some(shaping) = self.shaping_mut(id) {
+            shaping.shares.confirmed(id.member, 1);
+            self.shape(id.reservation);
+        }
+    }
+
+    pub(super) fn on_shaped(&mut self, id: PilotId, serial: u32, reply: &Reply) {
+        let now = self.now;
+        let Some(shaping) = self.shaping_mut(id) else { return };
+        match reply {
+            Reply::Done => shaping.shares.confirmed(id.member, serial),
+            _ => shaping.shares.failed(now, id.member, serial),
+        }
+        self.shape(id.reservation);
+    }
+
+    pub(super) fn on_used(&mut self, id: PilotId, at_ms: u64, classes: &[ClassUse]) {
+        let now = self.now;
+        let Some(shaping) = self.shaping_mut(id) else { return };
+        for used in classes.iter().filter(|used| usize::from(used.class) < CLASSES_MAX) {
+            shaping.shares.sample(now, id.member, used.class.into(), at_ms, used.sent_bytes);
+            let before = shaping.counted.insert((id.member, used.class), used.sent_bytes).unwrap_or(0);
+            let more = used.sent_bytes.checked_sub(before).unwrap_or(used.sent_bytes);
+            let sent = &mut shaping.sent[usize::from(used.class)];
+            *sent = sent.saturating_add(more);
+            shaping.news = true;
+        }
+        self.shape(id.reservation);
+    }
+
+    /// A member can be told nothing any more; what it may send stays its own until it is gone.
+    pub(super) fn lost_from_rates(&mut self, id: PilotId) {
+        if let Some(shaping) = self.shaping_mut(id) {
+            shaping.shares.lost(id.member);
+        }
+    }
+
+    /// A member's sandbox is confirmed gone: the others may have its share.
+    pub(super) fn gone_from_rates(&mut self, id: PilotId) {
+        if let Some(shaping) = self.shaping_mut(id) {
+            shaping.shares.gone(id.member);
+            self.schedule(id.reservation);
+        }
+    }
+
+    /// The grant was changed: its rates take effect in place, class by class. A part that is not
+    /// named any more keeps the least there is until its class is gone from the nodes, which makes
+    /// an order for each of them.
+    pub(super) fn reshape(&mut self, reservation: ReservationId) {
+        let Some(booking) = self.bookings.get_mut(&reservation) else { return };
+        let (Some(grant), Some(incarnation)) = (&booking.grant, &mut booking.incarnation) else { return };
+        let Some(shaping) = &mut incarnation.shaping else { return };
+        let Ok(classes) = shaping.classes.renewed(&grant.part) else { return };
+        let (old, new) = (shaping.classes.grants_kbit(), classes.grants_kbit());
+        for class in 0..CLASSES_MAX {
+            if old[class] != new[class] {
+                // Too thin a grant was not held.
+                let _ = shaping.shares.set_grant(class, new[class].max(grant.part.members));
+            }
+        }
+        shaping.classes = classes;
+        self.shape(reservation);
+    }
+
+    /// Whether the sandboxes that are there can be given rates.
+    pub(super) fn can_be_shaped(&self, reservation: ReservationId) -> bool {
+        let incarnation = self.bookings.get(&reservation).and_then(|booking| booking.incarnation.as_ref());
+        incarnation.is_none_or(|incarnation| incarnation.shaping.is_some())
+    }
+
+    /// Sends the orders that are due, ends members whose nodes do not carry any out, and tells
+    /// what was used.
+    pub(super) fn shape(&mut self, reservation: ReservationId) {
+        let (now, connected) = (self.now, self.connected);
+        let booking = self.bookings.get_mut(&reservation);
+        let Some(incarnation) = booking.and_then(|booking| booking.incarnation.as_mut()) else { return };
+        let epoch = incarnation.epoch;
+        let Some(shaping) = &mut incarnation.shaping else { return };
+        let orders = shaping.shares.plan(now);
+        let hopeless: Vec<u32> = shaping.shares.hopeless().collect();
+        let mut flows = Vec::new();
+        let over = now.saturating_sub(shaping.told_at);
+        if connected && shaping.news && over >= USED_INTERVAL {
+            let sent = std::mem::take(&mut shaping.sent);
+            let flow = |(class, to, granted_kbit): (usize, &protocol::names::SiteName, u32)| Flow {
+                to: to.clone(),
+                granted_kbit,
+                sent_bytes: sent[class],
+            };
+            flows = shaping.classes.used().map(flow).collect();
+            (shaping.told_at, shaping.news) = (now, false);
+        }
+        let shapes = orders.into_iter().filter_map(|order| {
+            let nonce = incarnation.roster.get(order.member)?.nonce?;
+            let pilot = PilotId { reservation, epoch, member: order.member };
+            let rates = shaping.classes.rates(nonce, order.serial, &order.rates_kbit);
+            Some(Action::Shape { pilot, rates: Box::new(rates) })
+        });
+        self.actions.extend(shapes.collect::<Vec<_>>());
+        if !flows.is_empty() {
+            let over_ms = u32::try_from(over.as_millis()).unwrap_or(u32::MAX);
+            self.tell(FromSite::Used { reservation, epoch, over_ms, flows });
+        }
+        for member in hopeless {
+            let hint = "the node's system log says why; the reservation's rates cannot be kept there";
+            let failure = Failure::new(Step::Running, "its node does not install the rates", hint);
+            self.give_up(PilotId { reservation, epoch, member }, failure);
+        }
+        self.schedule(reservation);
+    }
+}
