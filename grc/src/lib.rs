@@ -10,6 +10,7 @@ pub mod cli;
 pub mod coallocate;
 pub mod config;
 pub mod coordinator;
+pub mod durable;
 pub mod exchange;
 pub mod explain;
 pub mod job;

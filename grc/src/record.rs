@@ -40,6 +40,15 @@ impl Record {
             Self::Forget(key) => key.clone(),
         }
     }
+
+    /// The change of the store.
+    pub fn encode(&self) -> Result<journal::Write, CodecError> {
+        let key = self.key().stored();
+        Ok(match self {
+            Self::Put(value) => journal::Write::Put { key, value: codec::encode(value)? },
+            Self::Forget(_) => journal::Write::Delete { key },
+        })
+    }
 }
 
 /// What a record is about. The wire form is the position: append only.
@@ -50,7 +59,7 @@ pub enum Key {
     Job(JobId),
     Run(JobId),
     Owed(ReservationId, SiteName),
-    Answer(UserName, RequestId),
+    Answer(u64),
 }
 
 /// What is kept under a key. The wire form is the position: append only.
@@ -73,12 +82,8 @@ impl Value {
             Self::Job(saved) => Key::Job(saved.id),
             Self::Run(saved) => Key::Run(saved.id),
             Self::Owed(saved) => Key::Owed(saved.reservation, saved.share.site.clone()),
-            Self::Answer(saved) => Key::Answer(saved.user.clone(), saved.request),
+            Self::Answer(saved) => Key::Answer(saved.number),
         }
-    }
-
-    pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
-        codec::encode(self)
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
@@ -87,15 +92,18 @@ impl Value {
 }
 
 impl Key {
-    /// A table and the bytes of an id in it.
-    pub fn encode(&self) -> (u8, Vec<u8>) {
+    /// Its name in the store. Numbers grow, so that what is made together lies together.
+    pub fn stored(&self) -> journal::Key {
         match self {
-            Self::Ids => (0, vec![]),
-            Self::Reservation(id) => (1, id.0.to_be_bytes().to_vec()),
-            Self::Job(id) => (2, id.0.to_be_bytes().to_vec()),
-            Self::Run(id) => (3, id.0.to_be_bytes().to_vec()),
-            Self::Owed(id, site) => (4, [&id.0.to_be_bytes(), site.as_str().as_bytes()].concat()),
-            Self::Answer(user, id) => (5, [&id.0, user.as_str().as_bytes()].concat()),
+            Self::Ids => journal::Key::of(0, 0),
+            Self::Reservation(id) => journal::Key::of(1, id.0),
+            Self::Job(id) => journal::Key::of(2, id.0),
+            Self::Run(id) => journal::Key::of(3, id.0),
+            Self::Owed(id, site) => {
+                let id = [&id.0.to_be_bytes(), site.as_str().as_bytes()].concat();
+                journal::Key::new(4, &id).unwrap_or_else(|_| journal::Key::of(4, u64::MAX))
+            }
+            Self::Answer(number) => journal::Key::of(5, *number),
         }
     }
 }

@@ -213,12 +213,7 @@ impl PartState {
     }
 
     pub fn share(&self) -> Share {
-        Share {
-            site: self.site.clone(),
-            members: self.members,
-            layer: self.layer,
-            carve: self.carve.clone(),
-        }
+        Share { site: self.site.clone(), members: self.members, layer: self.layer, carve: self.carve.clone() }
     }
 
     /// Back to the beginning, for the next incarnation.

@@ -62,9 +62,10 @@ pub(super) fn rates(bandwidth: &Bandwidth, shares: &[Share]) -> Result<Vec<PairR
     let rates: Vec<PairRate> = match bandwidth {
         Bandwidth::Unasked => Vec::new(),
         Bandwidth::Between(rate_kbit) => {
-            let pairs = shares.iter().enumerate().flat_map(|(n, a)| {
-                shares[n + 1..].iter().map(move |b| (a.site.clone(), b.site.clone()))
-            });
+            let pairs = shares
+                .iter()
+                .enumerate()
+                .flat_map(|(n, a)| shares[n + 1..].iter().map(move |b| (a.site.clone(), b.site.clone())));
             pairs.map(|(a, b)| PairRate { a, b, rate_kbit: *rate_kbit }).collect()
         }
         Bandwidth::Pairs(pairs) => pairs.clone(),

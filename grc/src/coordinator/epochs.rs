@@ -151,7 +151,9 @@ impl Coordinator {
         reservation.was_ready = false;
         let jobs: Vec<_> = reservation.jobs.iter().copied().collect();
         for job in jobs {
-            let Some(job) = self.jobs.get_mut(&job).filter(|job| job.stage != Stage::Waiting) else { continue };
+            let Some(job) = self.jobs.get_mut(&job).filter(|job| job.stage != Stage::Waiting) else {
+                continue;
+            };
             job.stopping_as.get_or_insert_with(|| JobState::Failed(failure.clone()));
             let job = job.id;
             self.advance_job(job, JobHappening::Lost);

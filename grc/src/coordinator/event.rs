@@ -60,22 +60,46 @@ pub enum Event {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Action {
     /// Tell the administrator, who sees the log.
-    Report { reservation: ReservationId, what: Text },
+    Report {
+        reservation: ReservationId,
+        what: Text,
+    },
     /// Make this durable before anything that follows, of this step or a later one. If that fails
     /// nothing that follows may be done, ever.
     Record(Record),
     /// Lost if the connection is.
-    Send { site: SiteName, connection: ConnectionId, message: ToSite },
+    Send {
+        site: SiteName,
+        connection: ConnectionId,
+        message: ToSite,
+    },
     /// Send what was posted, then close.
-    Disconnect { connection: ConnectionId },
-    Answer { client: ClientId, correlation: u64, reply: Reply },
-    Notify { client: ClientId, correlation: u64, notice: Notice },
+    Disconnect {
+        connection: ConnectionId,
+    },
+    Answer {
+        client: ClientId,
+        correlation: u64,
+        reply: Reply,
+    },
+    Notify {
+        client: ClientId,
+        correlation: u64,
+        notice: Notice,
+    },
     /// The job exists; these sites may send output of so many members of it, no other may.
-    ExpectOutput { job: JobId, sources: Vec<(SiteName, u32)> },
+    ExpectOutput {
+        job: JobId,
+        sources: Vec<(SiteName, u32)>,
+    },
     /// The job is over: nothing more is kept of it, and who follows its output reached the end.
-    CloseOutput { job: JobId },
+    CloseOutput {
+        job: JobId,
+    },
     /// The job is forgotten; its output may go.
-    ForgetOutput { job: JobId },
+    ForgetOutput {
+        job: JobId,
+    },
     /// Answer this request from the output kept, with `LogEnd` at its end.
     ReadLog {
         client: ClientId,

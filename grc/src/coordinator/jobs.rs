@@ -207,10 +207,9 @@ impl Coordinator {
     /// The job that a site may speak of: it runs there, in that incarnation.
     fn running_at(&self, site: &SiteName, reservation: ReservationId, epoch: Epoch, job: JobId) -> bool {
         self.current(site, reservation, epoch)
-            && self
-                .jobs
-                .get(&job)
-                .is_some_and(|job| job.reservation == reservation && job.epoch == epoch && job.running.contains_key(site))
+            && self.jobs.get(&job).is_some_and(|job| {
+                job.reservation == reservation && job.epoch == epoch && job.running.contains_key(site)
+            })
     }
 
     pub(super) fn exited(

@@ -125,7 +125,11 @@ impl Coordinator {
         self.advance(id, Happening::EndWanted);
         if let Some(request) = asked {
             let state = "released meanwhile".into();
-            self.settle(&user, request, protocol::client::Reply::Refused(Refusal::ReservationOver { id, state }));
+            self.settle(
+                &user,
+                request,
+                protocol::client::Reply::Refused(Refusal::ReservationOver { id, state }),
+            );
         }
         for job in jobs {
             if let Some(job) = self.jobs.get_mut(&job) {
@@ -271,7 +275,11 @@ fn overdue(reservation: &Reservation) -> Failure {
             "what it has stays taken until it does; tell its administrator",
         ),
     };
-    let step = if silent && reservation.phase == Phase::Starting { Step::Commit } else { step_of(reservation.phase) };
+    let step = if silent && reservation.phase == Phase::Starting {
+        Step::Commit
+    } else {
+        step_of(reservation.phase)
+    };
     let failure = Failure::new(step, cause, hint);
     match late {
         Some(part) => failure.at_site(&part.site),

@@ -43,7 +43,7 @@ use protocol::site::ToSite;
 pub use crate::record::Record;
 pub use event::{Action, ClientId, ConnectionId, Deadlines, Event, Ids};
 pub use inspect::{LiveGrant, Taken};
-pub use users::{LIVE_JOBS_MAX, COMMAND_BYTES_MAX};
+pub use users::{COMMAND_BYTES_MAX, LIVE_JOBS_MAX};
 
 use crate::job::Job;
 use crate::record::Value;
@@ -67,6 +67,10 @@ pub struct Settings {
     pub deadlines: Deadlines,
     /// Reservations that are not over, per user.
     pub reservations_per_user: usize,
+    /// Capacity between two sites each way, kbit/s.
+    pub links: BTreeMap<(SiteName, SiteName), u64>,
+    /// Capacity between a site and all others each way, kbit/s; who is not here has no bound.
+    pub uplinks: BTreeMap<SiteName, u64>,
 }
 
 /// The state of the grid, owned by one task.

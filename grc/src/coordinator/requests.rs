@@ -195,8 +195,8 @@ impl Coordinator {
             let answer = SavedAnswer { user: user.clone(), request, reply: reply.clone(), number };
             self.record(Value::Answer(Box::new(answer)));
         }
-        if let Some(oldest) = self.user(user).remember(request, reply.clone()) {
-            self.out.push(Action::Record(Record::Forget(Key::Answer(user.clone(), oldest))));
+        if let Some(oldest) = self.user(user).remember(request, reply.clone(), number) {
+            self.out.push(Action::Record(Record::Forget(Key::Answer(oldest))));
         }
     }
 

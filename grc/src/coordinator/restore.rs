@@ -206,8 +206,8 @@ impl Coordinator {
         answers.sort_by_key(|answer| answer.number);
         for SavedAnswer { user, request, reply, number } in answers {
             self.answers = self.answers.max(number);
-            if let Some(oldest) = self.user(&user).remember(request, reply) {
-                self.out.push(Action::Record(Record::Forget(Key::Answer(user, oldest))));
+            if let Some(oldest) = self.user(&user).remember(request, reply, number) {
+                self.out.push(Action::Record(Record::Forget(Key::Answer(oldest))));
             }
         }
     }

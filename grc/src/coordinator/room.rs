@@ -117,9 +117,9 @@ impl Room {
 
     /// How many members a site could ever have: its addresses without its own machines'.
     pub fn could_give(&self, site: &SiteName) -> u64 {
-        self.sites.get(site).map_or(0, |site| {
-            site.usable.count() - site.reserved.intersection(&site.usable).count()
-        })
+        self.sites
+            .get(site)
+            .map_or(0, |site| site.usable.count() - site.reserved.intersection(&site.usable).count())
     }
 
     /// How long before the start the sandboxes at these sites may stand.
@@ -131,8 +131,10 @@ impl Room {
     fn used(&self, site: &SiteName, layer: u32, at: u64, but: Option<ReservationId>) -> u32 {
         let of = |charges: &Vec<Charge>| {
             let here = charges.iter().filter(|charge| {
-                charge.share.site == *site && charge.share.layer == layer
-                    && charge.nodes.from <= at && at < charge.nodes.to
+                charge.share.site == *site
+                    && charge.share.layer == layer
+                    && charge.nodes.from <= at
+                    && at < charge.nodes.to
             });
             here.map(|charge| charge.share.members).max().unwrap_or(0)
         };
@@ -154,7 +156,13 @@ impl Room {
         all.max_by_key(|(free, layer)| (*free, std::cmp::Reverse(*layer))).unwrap_or((0, 0))
     }
 
-    fn carve(&mut self, site: &SiteName, count: u32, window: Seconds, also: &[Share]) -> Option<Vec<AddressBlock>> {
+    fn carve(
+        &mut self,
+        site: &SiteName,
+        count: u32,
+        window: Seconds,
+        also: &[Share],
+    ) -> Option<Vec<AddressBlock>> {
         let usable = self.sites.get(site)?.usable.clone();
         let mut taken = AddressSet::default();
         for charge in self.charges.values().flatten().filter(|charge| charge.addresses.overlaps(window)) {
@@ -166,7 +174,8 @@ impl Room {
         also.iter().flat_map(|share| &share.carve).for_each(|block| taken.insert_block(*block));
         let reserved: Vec<&AddressSet> = self.sites.values().map(|site| &site.reserved).collect();
         let find = |worn: &AddressSet| {
-            let avoided: Vec<&AddressSet> = [&taken, worn].into_iter().chain(reserved.iter().copied()).collect();
+            let avoided: Vec<&AddressSet> =
+                [&taken, worn].into_iter().chain(reserved.iter().copied()).collect();
             addresses::carve(&usable, &avoided, count, BLOCKS_PER_PART_MAX)
         };
         find(&self.worn).or_else(|| {
@@ -207,7 +216,9 @@ impl Room {
         let window = Seconds { from: start_s, to: start_s + u64::from(wish.ask.duration_s) + 1 };
         let chosen = match &wish.ask.placement {
             Placement::Sites(parts) => {
-                for (site, _) in parts.iter().filter(|(site, _)| !matches!(wish.sites.get(site), Some(Some(_)))) {
+                for (site, _) in
+                    parts.iter().filter(|(site, _)| !matches!(wish.sites.get(site), Some(Some(_))))
+                {
                     return Err(Refusal::SiteDown { site: site.clone() });
                 }
                 parts.clone()
@@ -233,10 +244,8 @@ impl Room {
                 return Err(no_nodes(site, members, free));
             }
             let lead = self.sites.get(&site).map_or(0, |site| site.lead_s);
-            let standing = Seconds {
-                from: window.from.saturating_sub(lead),
-                to: window.to + ceil_s(self.tail),
-            };
+            let standing =
+                Seconds { from: window.from.saturating_sub(lead), to: window.to + ceil_s(self.tail) };
             let Some(carve) = self.carve(&site, members, standing, &shares) else {
                 let resource = Resource::Addresses { site };
                 return Err(Refusal::NoRoom { resource, asked: members.into(), have: 0, in_s: vec![] });
@@ -249,8 +258,7 @@ impl Room {
     /// Takes for a version, beside what other versions of the same reservation have.
     pub fn take(&mut self, id: ReservationId, version: Version, window: Window, shares: &[Share]) {
         let nodes = Seconds { from: window.start.as_secs(), to: ceil_s(window.end) };
-        let addresses =
-            Seconds { from: window.near().as_secs(), to: ceil_s(window.end + self.tail) };
+        let addresses = Seconds { from: window.near().as_secs(), to: ceil_s(window.end + self.tail) };
         let charges = self.charges.entry(id).or_default();
         charges.retain(|charge| charge.version != version);
         let charge = |share: &Share| Charge { version, share: share.clone(), nodes, addresses };
@@ -293,9 +301,9 @@ impl Room {
 
     /// All addresses that no carve may touch while this window lasts.
     pub fn addresses(&self) -> impl Iterator<Item = (ReservationId, &SiteName, &[AddressBlock])> {
-        self.charges.iter().flat_map(|(id, charges)| {
-            charges.iter().map(|c| (*id, &c.share.site, c.share.carve.as_slice()))
-        })
+        self.charges
+            .iter()
+            .flat_map(|(id, charges)| charges.iter().map(|c| (*id, &c.share.site, c.share.carve.as_slice())))
     }
 
     /// Members that are taken in a layer of a site at a second.
@@ -305,7 +313,8 @@ impl Room {
 
     /// Why nobody else has an address of a part.
     pub fn proof(&self, id: ReservationId, site: &SiteName) -> Vec<BlockProof> {
-        let Some(own) = self.charges.get(&id).and_then(|all| all.iter().find(|c| c.share.site == *site)) else {
+        let Some(own) = self.charges.get(&id).and_then(|all| all.iter().find(|c| c.share.site == *site))
+        else {
             return Vec::new();
         };
         let overlapping = || {

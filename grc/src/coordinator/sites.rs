@@ -210,15 +210,9 @@ impl Coordinator {
             if let Some(site) = self.sites.get_mut(name) {
                 site.problem = Some(refusal.to_string().into());
             }
-            self.out.push(Action::Send {
-                site: name.clone(),
-                connection,
-                message: ToSite::Refused(refusal.clone()),
-            });
+            self.out.push(Action::Send { site: name.clone(), connection, message: ToSite::Refused(refusal) });
             self.out.push(Action::Disconnect { connection });
-            if self.sites.get(name).and_then(|site| site.connection) == Some(connection) {
-                self.site_lost(name, &refusal.to_string());
-            }
+            self.site_gone(name, connection, "it was refused");
             return;
         }
         let Some(site) = self.sites.get_mut(name) else { return };

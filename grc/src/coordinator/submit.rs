@@ -14,7 +14,7 @@ use protocol::reservation::{Ask, Placement, Start};
 
 use super::attempt::Span;
 use super::requests::Outcome;
-use super::users::{LIVE_JOBS_MAX, COMMAND_BYTES_MAX};
+use super::users::{COMMAND_BYTES_MAX, LIVE_JOBS_MAX};
 use super::{Action, Coordinator};
 use crate::job::{self, Happening, Job, Stage};
 use crate::plan::nodes;

@@ -80,7 +80,7 @@ pub(super) struct User {
     /// Requests that are answered when their attempt is decided, and who asks.
     pub open: BTreeMap<RequestId, Vec<Asker>>,
     answers: BTreeMap<RequestId, Reply>,
-    answered: VecDeque<RequestId>,
+    answered: VecDeque<(RequestId, u64)>,
 }
 
 impl User {
@@ -89,16 +89,16 @@ impl User {
         self.answers.get(&request)
     }
 
-    /// Keeps an answer; the request that is forgotten for it, if one is.
-    pub fn remember(&mut self, request: RequestId, reply: Reply) -> Option<RequestId> {
+    /// Keeps an answer under a number; that of the one which is forgotten for it, if one is.
+    pub fn remember(&mut self, request: RequestId, reply: Reply, number: u64) -> Option<u64> {
         self.answers.insert(request, reply);
-        self.answered.push_back(request);
+        self.answered.push_back((request, number));
         if self.answered.len() <= REQUESTS_MAX {
             return None;
         }
-        let oldest = self.answered.pop_front()?;
+        let (oldest, number) = self.answered.pop_front()?;
         self.answers.remove(&oldest);
-        Some(oldest)
+        Some(number)
     }
 }
 
@@ -127,7 +127,7 @@ mod tests {
         let mut user = User::default();
         let id = |n: u16| RequestId([n.to_le_bytes(); 8].concat().try_into().unwrap());
         for n in 0..=REQUESTS_MAX as u16 {
-            user.remember(id(n), Reply::Done);
+            user.remember(id(n), Reply::Done, n.into());
         }
         assert_eq!(user.answer_to(id(0)), None);
         assert!(user.answer_to(id(1)).is_some());
