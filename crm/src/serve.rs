@@ -286,6 +286,7 @@ impl Driver {
                     let _ = agent.outbox.post(Kind::Notice, 0, &request);
                 }
             }
+            Action::Record(_) | Action::Shape { .. } => {}
             Action::Dismiss { pilot } => {
                 if let Some(agent) = self.agents.remove(&pilot) {
                     agent.dismissed.notify_one();

@@ -66,7 +66,7 @@ impl Coordinator {
     /// Every address that is taken, now or later.
     pub fn taken_addresses(&self) -> AddressSet {
         let mut set = AddressSet::default();
-        self.room.addresses().flat_map(|(_, _, blocks)| blocks).for_each(|block| set.insert_block(*block));
+        self.room.addresses().flat_map(|(_, _, blocks)| blocks).for_each(|block| set.insert_run(block.first, block.count));
         set
     }
 

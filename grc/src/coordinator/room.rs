@@ -169,9 +169,9 @@ impl Room {
             if planted(Bug::CarvePerSite) && charge.share.site != *site {
                 continue;
             }
-            charge.share.carve.iter().for_each(|block| taken.insert_block(*block));
+            charge.share.carve.iter().for_each(|block| taken.insert_run(block.first, block.count));
         }
-        also.iter().flat_map(|share| &share.carve).for_each(|block| taken.insert_block(*block));
+        also.iter().flat_map(|share| &share.carve).for_each(|block| taken.insert_run(block.first, block.count));
         let reserved: Vec<&AddressSet> = self.sites.values().map(|site| &site.reserved).collect();
         let find = |worn: &AddressSet| {
             let avoided: Vec<&AddressSet> =
@@ -278,7 +278,7 @@ impl Room {
     fn drop_if(&mut self, id: ReservationId, gone: impl Fn(&Charge) -> bool) {
         let Some(charges) = self.charges.get_mut(&id) else { return };
         for charge in charges.extract_if(.., |charge| gone(charge)) {
-            charge.share.carve.iter().for_each(|block| self.worn.insert_block(*block));
+            charge.share.carve.iter().for_each(|block| self.worn.insert_run(block.first, block.count));
         }
         if charges.is_empty() {
             self.charges.remove(&id);

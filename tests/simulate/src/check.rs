@@ -28,7 +28,7 @@ fn overlap(a: &AddressBlock, b: &AddressBlock) -> bool {
 
 /// The GRC's records of reservations.
 pub fn saved(world: &World) -> Vec<SavedReservation> {
-    let reservations = world.grc.disk.records().filter(|(key, _)| key[0] == 1);
+    let reservations = world.grc.disk.records().filter(|(key, _)| key.table() == 1);
     let decoded = reservations.filter_map(|(_, bytes)| Value::decode(bytes).ok());
     decoded
         .filter_map(|value| match value {

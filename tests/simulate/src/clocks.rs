@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use journal::timeline::{Saved, Timeline};
+use journal::{Saved, Timeline};
 use protocol::planted::{Bug, planted};
 
 use crate::agenda::{Micros, S};

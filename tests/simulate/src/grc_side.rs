@@ -6,7 +6,7 @@ use protocol::site::{FromSite, ToSite};
 
 use crate::agenda::{MS, S};
 use crate::clients::Made;
-use crate::host::{Next, Owner as _};
+use crate::host::Next;
 use crate::network::End;
 use crate::scenario::{Who, Wish};
 use crate::world::{Happening, Message, World};
@@ -107,7 +107,8 @@ impl World {
                     self.history.broken(now, "well-formed", || format!("{message:?}: {refusal}"));
                 }
                 self.say("grc", || format!("-> {site} {message:?}"));
-                self.promises.sent((now, &mut self.history), number, &message);
+                let late = 2 * self.grc.commit;
+                self.promises.sent((now, &mut self.history), (number, late), &message);
                 self.books_changed |= matches!(message, ToSite::Hold { .. } | ToSite::Commit { .. });
                 self.sends_to(number, connection.0, message);
             }
@@ -130,7 +131,12 @@ impl World {
                     self.heard(number, &reply);
                 }
             }
-            Action::Report { reservation, what } => self.say("grc", || format!("reports {reservation}: {what}")),
+            Action::Report { reservation, what } => {
+                if what.as_str().contains(": in time ") {
+                    self.promises.all.entry(reservation).or_default().released = true;
+                }
+                self.say("grc", || format!("reports {reservation}: {what}"));
+            }
             Action::Record(_)
             | Action::Notify { .. }
             | Action::ExpectOutput { .. }

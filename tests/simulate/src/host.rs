@@ -8,13 +8,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use journal::Write;
 use protocol::planted::{Bug, planted};
 
 use crate::agenda::Micros;
 use crate::clocks::Clocks;
 use crate::gate::Gate;
 use crate::scenario::Who;
-use crate::store::{Disk, DiskError, Write};
+use crate::store::{Disk, DiskError};
 
 /// One of the real owners.
 pub trait Owner {
@@ -167,6 +168,9 @@ impl<O: Owner> Host<O> {
 
     /// When it next wants a tick, if that is not planned yet.
     pub fn wants_wake(&mut self, now: Micros) -> Option<Micros> {
+        if self.paused {
+            return None;
+        }
         let at = self.clocks.when(now, self.owner.as_ref()?.next_wake()?);
         if self.wake.is_some_and(|planned| planned <= at) {
             return None;
@@ -178,6 +182,9 @@ impl<O: Owner> Host<O> {
     /// Whether a planned wake is still wanted now.
     pub fn woken(&mut self, at: Micros) -> bool {
         self.wake = None;
+        if self.paused {
+            return false;
+        }
         let now = self.now(at);
         let due = self.owner.as_ref().and_then(O::next_wake).is_some_and(|wake| wake <= now);
         if due {

@@ -109,7 +109,7 @@ impl<M: Clone> Link<M> {
         temper: &Temper,
         direction: Direction,
         connection: u64,
-        message: &M,
+        (message, greets): (&M, bool),
     ) -> Arrivals {
         if self.broken.contains(&connection) {
             return [None; 2];
@@ -118,12 +118,14 @@ impl<M: Clone> Link<M> {
             self.stalled.push((direction, connection, message.clone()));
             return [None; 2];
         }
-        if self.random.chance(temper.drop) {
+        // A greeting, or what a site has to offer, gets through while its connection does: who says
+        // it does not wait for an answer, and would say it again on the next one only.
+        if !greets && self.random.chance(temper.drop) {
             return [None; 2];
         }
         let delay = self.random.between(MS, temper.delay);
         let mut at = now + delay;
-        if self.random.chance(temper.out_of_order) {
+        if !greets && self.random.chance(temper.out_of_order) {
             at += self.random.below(2 * S);
         } else {
             at = at.max(self.last[direction as usize]);

@@ -8,10 +8,10 @@ use crm::pilot::Times;
 use crm::site::Site;
 use grc::coordinator::{Coordinator, Deadlines};
 use ipnet::Ipv4Net;
+use journal::Write;
 use sandbox_images::Catalog;
 
 use crate::host::Owner;
-use crate::store::Write;
 use crate::world::World;
 
 impl Owner for Coordinator {
@@ -27,17 +27,10 @@ impl Owner for Coordinator {
     }
 
     fn record(action: &Self::Action) -> Option<Write> {
-        let grc::coordinator::Action::Record(record) = action else { return None };
-        Some(match record {
-            grc::record::Record::Put(value) => {
-                let (table, id) = value.key().encode();
-                ([&[table], id.as_slice()].concat(), value.encode().ok())
-            }
-            grc::record::Record::Forget(key) => {
-                let (table, id) = key.encode();
-                ([&[table], id.as_slice()].concat(), None)
-            }
-        })
+        match action {
+            grc::coordinator::Action::Record(record) => record.encode().ok(),
+            _ => None,
+        }
     }
 }
 
@@ -56,10 +49,10 @@ impl Owner for Site {
     fn record(action: &Self::Action) -> Option<Write> {
         let crm::site::Action::Record(record) = action else { return None };
         let (table, id) = record.key().table_and_id();
-        let key = [&[table], id.as_slice()].concat();
+        let key = journal::Key::new(table, &id).ok()?;
         Some(match record {
-            crm::record::Record::Put(_, value) => (key, value.encode().ok()),
-            crm::record::Record::Forget(_) => (key, None),
+            crm::record::Record::Put(_, value) => Write::Put { key, value: value.encode().ok()? },
+            crm::record::Record::Forget(_) => Write::Delete { key },
         })
     }
 }
@@ -89,10 +82,16 @@ fn net(text: &str) -> Vec<Ipv4Net> {
 impl World {
     /// The GRC out of what is durable on its disk.
     pub fn restore_grc(&self) -> (Coordinator, Vec<grc::coordinator::Action>) {
+        let names = || self.sites.iter().map(|place| &place.name);
+        let pairs = names().flat_map(|a| names().filter(move |b| a < b).map(move |b| (a.clone(), b.clone())));
+        let pairs = pairs.map(|pair| (pair, self.scenario.link_kbit));
+        let uplinks = self.sites.iter().filter_map(|p| Some((p.name.clone(), p.spec.uplink_kbit?)));
         let settings = grc::coordinator::Settings {
             supernets: self.sites.iter().map(|place| (place.name.clone(), net("10.1.0.0/16"))).collect(),
             deadlines: DEADLINES,
             reservations_per_user: 1024,
+            links: pairs.collect(),
+            uplinks: uplinks.collect(),
         };
         let values = self.grc.disk.records().filter_map(|(_, bytes)| grc::record::Value::decode(bytes).ok());
         Coordinator::restore(settings, values.map(grc::record::Record::Put).collect())
@@ -117,7 +116,7 @@ impl World {
         let node = |name: &protocol::names::NodeName| Node::new(name.clone(), 0, place.spec.members_max);
         let nodes = place.nodes.iter().map(node).collect();
         let records = place.host.disk.records().filter_map(|(key, bytes)| {
-            let key = crm::record::Key::from_table_and_id(key[0], &key[1..])?;
+            let key = crm::record::Key::from_table_and_id(key.table(), key.id())?;
             Some(crm::record::Record::Put(key, crm::record::Value::decode(bytes).ok()?))
         });
         Site::restore(settings, nodes, place.host.now(self.agenda.now()), records)

@@ -82,7 +82,12 @@ impl Promises {
     }
 
     /// The GRC says something to a site.
-    pub fn sent(&mut self, (at, history): (Micros, &mut History), site: usize, message: &ToSite) {
+    pub fn sent(
+        &mut self,
+        (at, history): (Micros, &mut History),
+        (site, late): (usize, Micros),
+        message: &ToSite,
+    ) {
         match message {
             ToSite::Hold { reservation, version, part } => {
                 let promise = self.all.entry(*reservation).or_default();
@@ -100,13 +105,15 @@ impl Promises {
                     promise.ends = at + window.ends_in_ms * MS;
                 } else if *version == promise.version {
                     let ends = at + window.ends_in_ms * MS;
-                    if ends.abs_diff(promise.ends) > TOLERANCE && at < promise.ends.min(ends) {
+                    // What remained was counted before the record behind which it was sent.
+                    if ends.abs_diff(promise.ends) > TOLERANCE + late && at < promise.ends.min(ends) {
                         let was = promise.ends;
                         let what = || {
                             format!("{reservation} was to end at {}, now at {}", time(was), time(ends))
                         };
                         history.broken(at, "window", what);
                     }
+                    promise.ends = promise.ends.min(ends);
                 }
             }
             ToSite::End { reservation } => self.ends((at, history), *reservation),

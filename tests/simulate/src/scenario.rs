@@ -36,6 +36,21 @@ pub enum Wish {
     List,
 }
 
+impl Wish {
+    /// The earlier request that it is about.
+    pub fn about(&self) -> Option<usize> {
+        match self {
+            Self::SubmitIn { of, .. }
+            | Self::Modify { of, .. }
+            | Self::Release { of }
+            | Self::Cancel { of }
+            | Self::Repeat { of }
+            | Self::Show { of } => Some(*of),
+            Self::Reserve(_) | Self::Submit { .. } | Self::List => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Want {
     /// Nodes by site; all 0 = as many anywhere as `anywhere` says.
@@ -145,6 +160,25 @@ impl Scenario {
     }
 }
 
+impl Scenario {
+    /// What matters of it, a line each.
+    pub fn in_words(&self) -> String {
+        let mut words = Vec::new();
+        for site in &self.sites {
+            words.push(format!("{site:?}"));
+        }
+        for (number, asked) in self.asked.iter().enumerate().filter(|(_, asked)| !asked.left_out) {
+            let Asked { at, user, wish, hang_up, .. } = asked;
+            words.push(format!("request {number} of user {user} at {at}: {wish:?}, hangs up {hang_up:?}"));
+        }
+        for (at, fault) in &self.faults {
+            words.push(format!("fault at {at}: {fault:?}"));
+        }
+        words.push(format!("{:?}, calm at {}, traffic {}\n", self.temper, self.calm_at, self.traffic));
+        words.join("\n")
+    }
+}
+
 fn sites(random: &mut Random) -> Vec<SiteSpec> {
     let count = random.between(2, 3) as usize;
     let same_range = random.chance(500);
@@ -206,7 +240,11 @@ fn requests(random: &mut Random, sites: usize, calm_at: Micros, uplinks: bool) -
             _ => random.below(calm_at),
         };
         let hang_up = random.chance(200).then(|| random.below(6_000) * MS);
-        asked.push(Asked { at, user: random.below(2) as usize, wish, hang_up, left_out: false });
+        let user = match wish.about() {
+            Some(of) => asked[of].user,
+            None => random.below(2) as usize,
+        };
+        asked.push(Asked { at, user, wish, hang_up, left_out: false });
     }
     // Where uplinks are tight, two large requests at once show whether they are summed.
     if uplinks && random.chance(500) {

@@ -6,8 +6,7 @@
 
 use std::collections::BTreeMap;
 
-/// One change: a value under a key, or none any more.
-pub type Write = (Vec<u8>, Option<Vec<u8>>);
+use journal::{Key, Write};
 
 /// Why a commit did not become durable.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -18,7 +17,7 @@ pub enum DiskError {
 
 #[derive(Debug, Default)]
 pub struct Disk {
-    durable: BTreeMap<Vec<u8>, Vec<u8>>,
+    durable: BTreeMap<Key, Vec<u8>>,
     on_its_way: Vec<Write>,
     syncing: bool,
     next: Vec<Write>,
@@ -63,10 +62,10 @@ impl Disk {
     }
 
     fn apply(&mut self) {
-        for (key, value) in self.on_its_way.drain(..) {
-            match value {
-                Some(value) => self.durable.insert(key, value),
-                None => self.durable.remove(&key),
+        for write in self.on_its_way.drain(..) {
+            match write {
+                Write::Put { key, value } => self.durable.insert(key, value),
+                Write::Delete { key } => self.durable.remove(&key),
             };
         }
     }
@@ -87,7 +86,7 @@ impl Disk {
     }
 
     /// What the next process finds.
-    pub fn records(&self) -> impl ExactSizeIterator<Item = (&Vec<u8>, &Vec<u8>)> {
+    pub fn records(&self) -> impl ExactSizeIterator<Item = (&Key, &Vec<u8>)> {
         self.durable.iter()
     }
 }
@@ -97,11 +96,11 @@ mod tests {
     use super::*;
 
     fn put(disk: &mut Disk, key: u8) -> u64 {
-        disk.write((vec![key], Some(vec![key])))
+        disk.write(Write::Put { key: Key::of(1, key.into()), value: vec![key] })
     }
 
     fn keys(disk: &Disk) -> Vec<u8> {
-        disk.records().map(|(key, _)| key[0]).collect()
+        disk.records().map(|(_, value)| value[0]).collect()
     }
 
     #[test]

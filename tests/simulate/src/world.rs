@@ -227,7 +227,12 @@ impl World {
         // The last phase is without faults.
         let calm = crate::scenario::Temper { delay: 5 * MS, ..Default::default() };
         let temper = if now > S + self.scenario.calm_at { &calm } else { &self.scenario.temper };
-        let [first, again] = self.sites[site].link.post(now, temper, direction, connection, &message);
+        let greets = match &message {
+            Message::Up(message) => matches!(**message, FromSite::Publish { .. }),
+            Message::Down(message) => matches!(**message, ToSite::Welcome | ToSite::Refused(_)),
+        };
+        let posted = (&message, greets);
+        let [first, again] = self.sites[site].link.post(now, temper, direction, connection, posted);
         if let Some(at) = again {
             let message = message.clone();
             self.agenda.at(at, Happening::Arrives { site, connection, message });
