@@ -58,9 +58,12 @@ impl Clocks {
         at + shown.saturating_sub(self.now(at)).as_micros() as Micros
     }
 
-    /// Somebody sets the wall clock.
+    /// Somebody sets the wall clock. Not between a boot and the start of the daemon: then it would
+    /// have nothing to go by.
     pub fn set_wall(&mut self, by: i64) {
-        self.wrong += by;
+        if self.saved.is_none_or(|saved| saved.boot_id == [self.boots; 16]) {
+            self.wrong += by;
+        }
     }
 
     /// The machine boots anew and sets its wall clock right, but for a little.

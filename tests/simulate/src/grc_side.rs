@@ -4,11 +4,11 @@ use grc::coordinator::{Action, ConnectionId, Coordinator, Event};
 use protocol::client::{Reply, Request};
 use protocol::site::{FromSite, ToSite};
 
-use crate::agenda::{MS, S};
+use crate::agenda::{MS, Micros, S};
 use crate::clients::Made;
 use crate::host::Next;
 use crate::network::End;
-use crate::scenario::{Who, Wish};
+use crate::scenario::{Fault, Who, Wish};
 use crate::world::{Happening, Message, World};
 
 impl World {
@@ -107,7 +107,7 @@ impl World {
                     self.history.broken(now, "well-formed", || format!("{message:?}: {refusal}"));
                 }
                 self.say("grc", || format!("-> {site} {message:?}"));
-                let late = 2 * self.grc.commit;
+                let late = self.slowest_commit();
                 self.promises.sent((now, &mut self.history), (number, late), &message);
                 self.books_changed |= matches!(message, ToSite::Hold { .. } | ToSite::Commit { .. });
                 self.sends_to(number, connection.0, message);
@@ -218,10 +218,19 @@ impl World {
         }
     }
 
+    /// What is sent waits for its record, and that perhaps for one before it.
+    fn slowest_commit(&self) -> Micros {
+        let slow = self.scenario.faults.iter().map(|(_, fault)| match fault {
+            Fault::DiskSlow { who: Who::Grc, commit, .. } => 4 * *commit,
+            _ => 0,
+        });
+        slow.max().unwrap_or(0)
+    }
+
     /// How long a process that dies of the fault at hand stays down.
-    pub fn down_time(&self, who: Who) -> u64 {
+    pub fn down_time(&self, who: Who) -> Micros {
         let crash = self.lasting.iter().find_map(|number| match &self.scenario.faults[*number].1 {
-            crate::scenario::Fault::Crash { who: whom, down, .. } if *whom == who => Some(*down),
+            Fault::Crash { who: whom, down, .. } if *whom == who => Some(*down),
             _ => None,
         });
         crash.unwrap_or(S)
