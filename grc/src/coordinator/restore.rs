@@ -85,6 +85,7 @@ impl Coordinator {
             owed: BTreeMap::new(),
             watchers: Watchers::default(),
             timers: BTreeSet::new(),
+            plan_at: None,
             replan: false,
             settings,
         }
