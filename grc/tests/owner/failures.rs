@@ -11,6 +11,7 @@ use protocol::refusal::{Failure, Refusal, Step};
 use protocol::reservation::{Ask, Start};
 use protocol::site::{FromSite, ToSite};
 
+use crate::fake::*;
 use crate::grid::*;
 
 fn muted(mute: Mute) -> Grid {

@@ -10,6 +10,7 @@ use protocol::job::{ExitStatus, JobState, Target};
 use protocol::reservation::{Placement, ReservationState};
 use protocol::site::ToSite;
 
+use crate::fake::*;
 use crate::grid::*;
 
 #[derive(Clone, Debug)]

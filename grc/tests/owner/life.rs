@@ -8,6 +8,7 @@ use protocol::refusal::Refusal;
 use protocol::reservation::{Placement, ReservationState};
 use protocol::site::ToSite;
 
+use crate::fake::*;
 use crate::grid::*;
 
 #[test]

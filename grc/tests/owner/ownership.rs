@@ -9,6 +9,7 @@ use protocol::refusal::Refusal;
 use protocol::reservation::{Ask, Placement};
 use protocol::site::{FromSite, ToSite};
 
+use crate::fake::*;
 use crate::grid::*;
 
 #[test]
