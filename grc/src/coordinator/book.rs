@@ -80,7 +80,7 @@ impl Book {
             }
             match carved {
                 Some(blocks) => {
-                    blocks.iter().for_each(|block| self.taken.insert_block(*block));
+                    blocks.iter().for_each(|block| self.taken.insert_run(block.first, block.count));
                     carves.push(blocks);
                 }
                 None => {
@@ -106,8 +106,8 @@ impl Book {
 
     pub fn give_back(&mut self, blocks: &[AddressBlock]) {
         for block in blocks {
-            self.taken.remove_block(*block);
-            self.worn.insert_block(*block);
+            self.taken.remove_run(block.first, block.count);
+            self.worn.insert_run(block.first, block.count);
         }
     }
 
