@@ -1,0 +1,295 @@
+//! The owner out of its records: a start without any is the start of a new grid.
+//!
+//! Presumed abort: what had begun without a decision never was. A reservation that may wait waits
+//! again, one whose user waits for the answer is forgotten, and a site that holds for it asks and
+//! is told to release. What was decided is said again until it is acknowledged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use protocol::ids::{JobId, ReservationId};
+use protocol::job::{JobState, Target};
+use protocol::names::SiteName;
+use protocol::planted::{Bug, planted};
+
+use super::event::Due;
+use super::resend::RESEND_FIRST;
+use super::room::Room;
+use super::sites::Site;
+use super::submit::command_bytes;
+use super::watch::Watchers;
+use super::{Action, Coordinator, Ids, Record, Settings};
+use crate::job::{Job, Stage};
+use crate::record::{Key, SavedAnswer, SavedJob, SavedOwed, SavedReservation, SavedRun, Standing, Value};
+use crate::reservation::{PartStage, PartState, Phase, Reservation, Share, Troubles, Window};
+use crate::usage::Series;
+
+impl Coordinator {
+    /// The owner as it stood when these records were made, and what is to be done first. Whoever
+    /// calls it then steps a [`super::Event::Tick`], as [`Coordinator::next_wake`] says.
+    pub fn restore(settings: Settings, records: Vec<Record>) -> (Self, Vec<Action>) {
+        let mut owner = Self::empty(settings);
+        let mut jobs: BTreeMap<JobId, SavedJob> = BTreeMap::new();
+        let mut runs: BTreeMap<JobId, SavedRun> = BTreeMap::new();
+        let (mut answers, mut owed) = (Vec::new(), Vec::new());
+        let mut ended: BTreeSet<(Duration, ReservationId)> = BTreeSet::new();
+        let mut forgotten = Vec::new();
+        for record in records {
+            let Record::Put(value) = record else { continue };
+            match value {
+                Value::Ids(ids) => (owner.next, owner.reserved) = (ids, ids),
+                Value::Job(saved) => drop(jobs.insert(saved.id, *saved)),
+                Value::Run(saved) => drop(runs.insert(saved.id, *saved)),
+                Value::Answer(saved) => answers.push(*saved),
+                Value::Owed(saved) => owed.push(*saved),
+                Value::Reservation(saved) => {
+                    let id = saved.id;
+                    if let Standing::Over { at } = saved.standing {
+                        ended.insert((at, id));
+                    }
+                    if !owner.bring_back(*saved) {
+                        forgotten.push(id);
+                    }
+                }
+            }
+        }
+        for (_, id) in ended {
+            let Some(user) = owner.reservations.get(&id).map(|r| r.user.clone()) else { continue };
+            owner.user(&user).reservations.end(id);
+        }
+        owner.bring_back_jobs(jobs, runs);
+        owner.bring_back_answers(answers);
+        owner.bring_back_owed(owed);
+        for id in forgotten {
+            owner.out.push(Action::Record(Record::Forget(Key::Reservation(id))));
+        }
+        owner.set_timer(Duration::ZERO, Due::Resume);
+        let actions = std::mem::take(&mut owner.out);
+        (owner, actions)
+    }
+
+    fn empty(settings: Settings) -> Self {
+        let ids = Ids { reservation: 1, job: 1 };
+        Self {
+            now: Duration::ZERO,
+            out: Vec::new(),
+            next: ids,
+            reserved: ids,
+            answers: 0,
+            sites: settings.supernets.keys().map(|name| (name.clone(), Site::default())).collect(),
+            reservations: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            users: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            room: Room::new(Self::tail(settings.deadlines.quarantine)),
+            owed: BTreeMap::new(),
+            watchers: Watchers::default(),
+            timers: BTreeSet::new(),
+            plan_at: None,
+            replan: false,
+            settings,
+        }
+    }
+
+    /// False if it never was: begun, not decided, and its user waits for the answer.
+    fn bring_back(&mut self, saved: SavedReservation) -> bool {
+        let SavedReservation { id, standing, .. } = saved;
+        let waits = match standing {
+            Standing::Begun if saved.attempt.as_ref().is_some_and(|attempt| attempt.request.is_some()) => {
+                return false;
+            }
+            Standing::Begun | Standing::Waiting => true,
+            _ => false,
+        };
+        let (phase, stage) = match standing {
+            Standing::Begun | Standing::Waiting => (Phase::Waiting, PartStage::Asked),
+            Standing::Granted if saved.ready => (Phase::Ready, PartStage::Joined),
+            Standing::Granted => (Phase::Booked, PartStage::Held),
+            Standing::Ending => (Phase::Ending, PartStage::Held),
+            Standing::Over { .. } => (Phase::Over, PartStage::Ended),
+        };
+        let shares = if waits { &[][..] } else { saved.shares.as_slice() };
+        if phase != Phase::Over
+            && let Some(grant) = &saved.grant
+            && !planted(Bug::RestartForgetsBook)
+        {
+            self.room.take(id, grant.version, grant.window, shares);
+        }
+        for share in shares.iter().filter(|_| phase != Phase::Over) {
+            if let Some(site) = self.sites.get_mut(&share.site) {
+                site.reservations.insert(id);
+            }
+        }
+        let reservation = Reservation {
+            id,
+            user: saved.user.clone(),
+            ask: saved.ask,
+            own_job: saved.own_job,
+            jobs: BTreeSet::new(),
+            made: saved.made,
+            phase,
+            version: saved.version,
+            attempt: None,
+            grant: saved.grant,
+            parts: shares.iter().map(|share| PartState::new(share, stage)).collect(),
+            epoch: saved.epoch,
+            was_ready: saved.ready,
+            troubles: Troubles::default(),
+            failure: saved.failure,
+            deadline: waits.then_some(saved.made + self.settings.deadlines.waiting),
+            not_before: Duration::ZERO,
+            put_off: 0,
+            waits_for: None,
+            expected: None,
+            dirty: saved.dirty,
+            resend: None,
+            alarm: None,
+            ended: if let Standing::Over { at } = standing { Some(at) } else { None },
+            usage: Series::default(),
+        };
+        self.user(&saved.user).reservations.begin(id);
+        if waits {
+            self.waiting.insert(id);
+        }
+        self.reservations.insert(id, reservation);
+        true
+    }
+
+    fn bring_back_jobs(&mut self, jobs: BTreeMap<JobId, SavedJob>, mut runs: BTreeMap<JobId, SavedRun>) {
+        let mut ended: BTreeSet<(Duration, JobId)> = BTreeSet::new();
+        for (id, saved) in jobs {
+            let Some(run) = runs.remove(&id) else {
+                // Made, but its request was never answered.
+                self.out.push(Action::Record(Record::Forget(Key::Job(id))));
+                continue;
+            };
+            let live = !run.state.is_final();
+            if live && !self.reservations.contains_key(&saved.reservation) {
+                // Its reservation never was.
+                self.out.push(Action::Record(Record::Forget(Key::Job(id))));
+                self.out.push(Action::Record(Record::Forget(Key::Run(id))));
+                self.out.push(Action::ForgetOutput { job: id });
+                continue;
+            }
+            let job = job_of(saved, run);
+            let (user, bytes) = (job.user.clone(), job.command.as_ref().map_or(0, command_bytes));
+            let user = self.user(&user);
+            user.jobs.begin(id);
+            user.command_bytes += bytes;
+            if live && let Some(reservation) = self.reservations.get_mut(&job.reservation) {
+                reservation.jobs.insert(id);
+            }
+            self.out.push(Action::ExpectOutput { job: id, sources: self.sources(&job) });
+            if !live {
+                ended.insert((job.ended.unwrap_or_default(), id));
+                self.out.push(Action::CloseOutput { job: id });
+            }
+            self.jobs.insert(id, job);
+        }
+        for id in runs.into_keys() {
+            self.out.push(Action::Record(Record::Forget(Key::Run(id))));
+        }
+        for (_, id) in ended {
+            let Some(user) = self.jobs.get(&id).map(|job| job.user.clone()) else { continue };
+            self.user(&user).jobs.end(id);
+        }
+    }
+
+    /// Which sites may send output of a job, and of how many members.
+    fn sources(&self, job: &Job) -> Vec<(SiteName, u32)> {
+        let Some(reservation) = self.reservations.get(&job.reservation) else { return Vec::new() };
+        let runs_there = |part: &&PartState| job.running.contains_key(&part.site);
+        let count = |part: &PartState| if job.target == Target::Head { 1 } else { part.members };
+        reservation.parts.iter().filter(runs_there).map(|part| (part.site.clone(), count(part))).collect()
+    }
+
+    fn bring_back_answers(&mut self, mut answers: Vec<SavedAnswer>) {
+        answers.sort_by_key(|answer| answer.number);
+        for SavedAnswer { user, request, reply, number } in answers {
+            self.answers = self.answers.max(number);
+            if let Some(oldest) = self.user(&user).remember(request, reply, number) {
+                self.out.push(Action::Record(Record::Forget(Key::Answer(oldest))));
+            }
+        }
+    }
+
+    fn bring_back_owed(&mut self, owed: Vec<SavedOwed>) {
+        let mut of: BTreeMap<ReservationId, (Window, Vec<Share>)> = BTreeMap::new();
+        for SavedOwed { reservation, share, window } in owed {
+            let known = self.reservations.get(&reservation);
+            if known.is_some_and(|known| known.phase != Phase::Over) {
+                // It had not ended yet when that was written: it will owe again.
+                let key = Key::Owed(reservation, share.site);
+                self.out.push(Action::Record(Record::Forget(key)));
+                continue;
+            }
+            self.keep_owed(reservation, share.site.clone(), window);
+            of.entry(reservation).or_insert((window, Vec::new())).1.push(share);
+        }
+        for (id, (window, shares)) in of {
+            self.room.take(id, protocol::ids::Version::default(), window, &shares);
+        }
+    }
+
+    /// First thing after a restart, with the time: deadlines and timers begin.
+    pub(super) fn resume(&mut self) {
+        let ending = self.now + self.settings.deadlines.ending;
+        for id in self.reservations.keys().copied().collect::<Vec<_>>() {
+            let Some(reservation) = self.reservations.get_mut(&id) else { continue };
+            if reservation.phase == Phase::Over {
+                continue;
+            }
+            if reservation.phase == Phase::Ending {
+                reservation.deadline = Some(ending);
+            }
+            self.resend_soon(id);
+            self.set_alarm(id);
+            self.start_jobs(id);
+        }
+        for id in self.jobs.keys().copied().collect::<Vec<_>>() {
+            match self.jobs[&id].stage {
+                Stage::Running => self.set_exec_timer(id, RESEND_FIRST),
+                Stage::Stopping => {
+                    self.set_exec_timer(id, RESEND_FIRST);
+                    self.terminate(id);
+                }
+                Stage::Waiting | Stage::Over => {}
+            }
+        }
+        for id in self.owed.keys().copied().collect::<Vec<_>>() {
+            self.set_owed_timer(id, RESEND_FIRST);
+        }
+        self.replan = true;
+    }
+}
+
+fn job_of(saved: SavedJob, run: SavedRun) -> Job {
+    let stage = match (&run.state, &run.stopping_as) {
+        (state, _) if state.is_final() => Stage::Over,
+        (JobState::Waiting, _) => Stage::Waiting,
+        (_, Some(_)) => Stage::Stopping,
+        (_, None) => Stage::Running,
+    };
+    Job {
+        id: saved.id,
+        user: saved.user,
+        reservation: saved.reservation,
+        label: saved.label,
+        target: saved.target,
+        command: saved.command,
+        summary: saved.summary,
+        stage,
+        state: run.state,
+        stopping_as: run.stopping_as,
+        epoch: run.epoch,
+        running: run.running.into_iter().collect(),
+        status: run.status,
+        submitted: saved.submitted,
+        started: run.started,
+        ended: run.ended,
+        next_blow: None,
+        killed: false,
+        resend: None,
+        head: run.head,
+    }
+}

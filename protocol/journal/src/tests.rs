@@ -1,0 +1,5 @@
+//! The store over media that tests make: one in memory, one that forgets what was not synced.
+
+mod crash;
+mod damage;
+mod media;
