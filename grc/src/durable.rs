@@ -43,15 +43,21 @@ pub struct Durable {
     durable: u64,
 }
 
+/// An open store and what was in it.
+pub struct Opened {
+    pub durable: Durable,
+    /// The journal's word comes here; hand it to [`Durable::reported`].
+    pub reports: mpsc::UnboundedReceiver<Report>,
+    pub past: Vec<Record>,
+    /// The machine was started anew since the store was written last.
+    pub rebooted: bool,
+}
+
 /// Opens the store, or makes it, and reads what is in it. Tried again while the disk is full.
-pub async fn open(
-    state: &Path,
-    grid: Pin,
-    stop: &CancellationToken,
-) -> anyhow::Result<(Durable, mpsc::UnboundedReceiver<Report>, Vec<Record>)> {
+pub async fn open(state: &Path, grid: Pin, stop: &CancellationToken) -> anyhow::Result<Opened> {
     let path = state.join(FILE);
     let mut told = false;
-    let (store, records, timeline) = loop {
+    let (store, past, timeline, rebooted) = loop {
         match begin(&path, grid) {
             Ok(begun) => break begun,
             Err(error) if matches!(error.downcast_ref(), Some(StoreError::Full { .. })) => {
@@ -69,11 +75,11 @@ pub async fn open(
     let (sender, reports) = mpsc::unbounded_channel();
     let writer = Writer::start(store, move |report| drop(sender.send(report)))?;
     let durable = Durable { writer, timeline, waiting: VecDeque::new(), submitted: 0, durable: 0 };
-    Ok((durable, reports, records))
+    Ok(Opened { durable, reports, past, rebooted })
 }
 
 /// One attempt: what was written, and a clock that goes on from it, durably.
-fn begin(path: &Path, grid: Pin) -> anyhow::Result<(Store, Vec<Record>, Timeline)> {
+fn begin(path: &Path, grid: Pin) -> anyhow::Result<(Store, Vec<Record>, Timeline, bool)> {
     let (mut store, past) = Store::open(path, Kind::Grc, &grid.to_string())?;
     let mut records = Vec::with_capacity(past.len());
     let mut saved = None;
@@ -88,7 +94,8 @@ fn begin(path: &Path, grid: Pin) -> anyhow::Result<(Store, Vec<Record>, Timeline
     let timeline = Timeline::resume_at(saved.as_ref(), &reading);
     let value = timeline.save(reading.boottime).to_bytes().to_vec();
     store.commit(&[journal::Write::Put { key: clock_key(), value }])?;
-    Ok((store, records, timeline))
+    let rebooted = saved.is_some_and(|saved| saved.boot_id != reading.boot_id);
+    Ok((store, records, timeline, rebooted))
 }
 
 fn damaged(path: &Path, key: Key) -> String {
@@ -128,7 +135,7 @@ impl Durable {
     }
 
     /// The next action that waits for nothing any more.
-    pub fn next(&mut self) -> Option<Action> {
+    pub fn next_action(&mut self) -> Option<Action> {
         let (ticket, _) = self.waiting.front()?;
         if *ticket > self.durable {
             return None;

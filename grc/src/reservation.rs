@@ -311,6 +311,37 @@ pub struct Reservation {
 }
 
 impl Reservation {
+    /// One that waits, of which nobody knows yet.
+    pub fn new(id: ReservationId, user: UserName, ask: Ask, made: Duration) -> Self {
+        Self {
+            id,
+            user,
+            ask,
+            own_job: None,
+            jobs: BTreeSet::new(),
+            made,
+            phase: Phase::Waiting,
+            version: Version::default(),
+            attempt: None,
+            grant: None,
+            parts: Vec::new(),
+            epoch: Epoch::FIRST,
+            was_ready: false,
+            troubles: Troubles::default(),
+            failure: None,
+            deadline: None,
+            not_before: Duration::ZERO,
+            put_off: 0,
+            waits_for: None,
+            expected: None,
+            dirty: Vec::new(),
+            resend: None,
+            alarm: None,
+            ended: None,
+            usage: Series::default(),
+        }
+    }
+
     pub fn part(&self, site: &SiteName) -> Option<&PartState> {
         self.parts.iter().find(|part| part.site == *site)
     }

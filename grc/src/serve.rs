@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::coordinator::{Action, ClientId, ConnectionId, Coordinator, Event, Settings};
-use crate::durable::{self, Durable};
+use crate::durable::{self, Durable, Opened};
 use crate::output::Store;
 use crate::pins::Pins;
 use crate::{server, sites};
@@ -85,7 +85,8 @@ impl Server {
         let acceptor = tls::acceptor(&identity)?;
         let pins = Arc::new(Pins::load(&config.state, config.supernets.keys())?);
         // The store comes first: it is what a second GRC on the same state is refused by.
-        let (durable, reports, past) = durable::open(&config.state, identity.pin(), &stop).await?;
+        let Opened { durable, reports, past, rebooted } =
+            durable::open(&config.state, identity.pin(), &stop).await?;
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("cannot listen on {} for sites", config.listen))?;
@@ -99,7 +100,7 @@ impl Server {
             reservations_per_user: config.reservations_per_user,
         };
         let (coordinator, first) = Coordinator::restore(settings, past);
-        let store = Arc::new(Store::new(&config.state, config.output_bytes_max));
+        let store = Arc::new(Store::new(&config.state, config.output_bytes_max, rebooted));
         let (owner, inputs) = mpsc::channel(INPUTS_MAX);
         let door = server::Door { users: Arc::new(config.users), owner: owner.clone(), stop: stop.clone() };
         let clients = tokio::spawn(server::listen(clients, config.socket, door));
@@ -175,7 +176,7 @@ impl Driver {
     /// What was written lets go what waited for it.
     fn reported(&mut self, report: Option<journal::Report>) -> anyhow::Result<()> {
         self.durable.reported(report)?;
-        while let Some(action) = self.durable.next() {
+        while let Some(action) = self.durable.next_action() {
             self.perform(action);
         }
         Ok(())
@@ -183,7 +184,7 @@ impl Driver {
 
     fn take_actions(&mut self, actions: Vec<Action>) -> anyhow::Result<()> {
         self.durable.take(actions)?;
-        while let Some(action) = self.durable.next() {
+        while let Some(action) = self.durable.next_action() {
             self.perform(action);
         }
         Ok(())

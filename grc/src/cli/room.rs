@@ -1,5 +1,5 @@
-//! What cannot be had now, and when it can: on this machine's clock face, so that the answer can be
-//! typed as it is.
+//! Refusals in the words that people type: what cannot be had now, and when it can, on this
+//! machine's clock face.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::json;
 use super::values::show_duration;
 use super::when::now_s;
-use crate::wording;
+use crate::{rates, wording};
 
 /// The words of a refusal, in one to three lines.
 pub fn sentence(refusal: &Refusal) -> String {
@@ -17,6 +17,14 @@ pub fn sentence(refusal: &Refusal) -> String {
         Refusal::NoRoom { resource, asked, have, in_s } => {
             let starts = starts(in_s, now_s(), &TimeZone::system());
             lines(&wording::no_room(resource, *asked, *have), &starts)
+        }
+        Refusal::BadRate { asked_kbit, min_kbit, max_kbit } => {
+            let [asked, min, max] = [asked_kbit, min_kbit, max_kbit].map(|kbit| rates::show((*kbit).into()));
+            format!("a rate is {min} to {max}, {asked} was asked")
+        }
+        Refusal::BadDuration { asked_s, max_s } => {
+            let [asked, max] = [asked_s, max_s].map(|seconds| show_duration((*seconds).into()));
+            format!("a reservation lasts 1s to {max}, {asked} was asked")
         }
         other => other.to_string(),
     }
@@ -103,6 +111,14 @@ mod tests {
             assert_eq!(text.contains("in 5m:"), count > 0, "{text}");
             assert_eq!(text.contains("in 10m or"), count == 3, "{text}");
         }
+    }
+
+    #[test]
+    fn amounts_are_told_as_they_are_typed() {
+        let rate = Refusal::BadRate { asked_kbit: 1, min_kbit: 64, max_kbit: 100_000_000 };
+        assert_eq!(sentence(&rate), "a rate is 64kbit to 100Gbit, 1kbit was asked");
+        let length = Refusal::BadDuration { asked_s: 0, max_s: 30 * 86_400 };
+        assert_eq!(sentence(&length), "a reservation lasts 1s to 30d, 0s was asked");
     }
 
     #[test]

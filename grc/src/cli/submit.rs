@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use protocol::client::{NewJob, Reply, Request};
+use protocol::client::{NewJob, Reply, Request, Selector};
 use protocol::ids::{JobId, ReservationId};
 use protocol::job::{Command, Target};
 use protocol::names::{AbsolutePath, EnvironmentName};
@@ -19,7 +19,7 @@ use super::order::{new_id, order};
 use super::watch::{self, Interrupt};
 use super::when;
 use super::window::Window;
-use super::{Session, bandwidth, json, out, show};
+use super::{Session, bandwidth, json, out, show, table};
 
 const DURATION_DEFAULT_S: u32 = 3600;
 
@@ -34,7 +34,7 @@ pub async fn reserve(session: &mut Session, args: ReserveArgs) -> Result<u8, Cli
         ));
     }
     let ask = ask(args.shape.or(&file), Start::Within { wait_s: 0 })?;
-    let queued = ask.start == Start::Open;
+    let start = ask.start;
     let mut interrupt = Interrupt::listen()?;
     let request = Request::Reserve { id: new_id(), ask };
     let reply = order(session, &mut interrupt, &request).await?;
@@ -46,11 +46,22 @@ pub async fn reserve(session: &mut Session, args: ReserveArgs) -> Result<u8, Cli
         OutputMode::Json => json::print(&json::IdJson::from(id))?,
         OutputMode::Quiet => out::print(format!("{id}\n").as_bytes())?,
         OutputMode::Cli => {
-            let how = if queued { "accepted" } else { "granted" };
+            let how = if start == Start::Open { "accepted" } else { "granted" };
             out::print(format!("{id} {how}; `gridpilot wait {id}` returns when it is ready\n").as_bytes())?;
+            tell_window(session, id, start).await?;
         }
     }
     Ok(0)
+}
+
+/// For people: when a granted window begins and ends, unless that is plain from what they typed.
+async fn tell_window(session: &mut Session, id: ReservationId, start: Start) -> Result<(), CliError> {
+    if matches!(start, Start::Open | Start::Within { wait_s: 0 }) {
+        return Ok(());
+    }
+    let view = show::reservation_view(session, Selector::Id(id)).await?;
+    let (begins, ends) = (table::moment(view.starts_s), table::moment(view.ends_s));
+    out::print(format!("{id} from {begins} to {ends}\n").as_bytes())
 }
 
 /// Runs a command; prints its id at once, or with `--wait` passes its output on.
@@ -72,12 +83,19 @@ pub async fn submit(session: &mut Session, args: SubmitArgs) -> Result<u8, CliEr
             Request::SubmitIn { id: new_id(), reservation, job }
         }
     };
+    let start = match &request {
+        Request::Submit { ask, .. } => ask.start,
+        _ => Start::Open,
+    };
     let reply = order(session, &mut interrupt, &request).await?;
     let Reply::Submitted { job, reservation } = reply else { return Err(CliError::unexpected(&reply)) };
     if args.wait {
         return watch::submitted(session, &mut interrupt, job, reservation).await;
     }
     tell(session.mode, job, reservation)?;
+    if session.mode == OutputMode::Cli {
+        tell_window(session, reservation, start).await?;
+    }
     Ok(0)
 }
 

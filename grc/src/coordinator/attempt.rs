@@ -8,7 +8,7 @@ use protocol::job::JobState;
 use protocol::names::SiteName;
 use protocol::planted::{Bug, planted};
 use protocol::refusal::{Failure, Refusal, Step};
-use protocol::reservation::{Ask, PairRate};
+use protocol::reservation::{Ask, PairRate, Placement};
 use protocol::site::{Part, Peer, ToSite};
 
 use super::event::Due;
@@ -24,6 +24,8 @@ use crate::reservation::{
 /// Pause after an attempt that came to nothing, doubled with each one in a row.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_LAST: Duration = Duration::from_secs(30);
+/// The same, when a site did not even answer.
+const SILENT_FIRST: Duration = Duration::from_secs(5);
 
 /// The seconds in which something may begin, both included.
 #[derive(Clone, Copy, Debug)]
@@ -45,8 +47,7 @@ impl Coordinator {
     pub(super) fn capacities(&self) -> Sites {
         let capacity = |name: &SiteName| {
             let site = &self.sites[name];
-            let shy = site.silent_until.is_some_and(|until| until > self.now);
-            site.connection.and(site.offer.as_ref()).filter(|_| !shy).map(|offer| Capacity {
+            site.connection.and(site.offer.as_ref()).map(|offer| Capacity {
                 usable: offer.nodes_usable,
                 free: offer.nodes_usable,
                 environments: offer.environments.clone(),
@@ -58,7 +59,13 @@ impl Coordinator {
     /// The earliest start in the span at which everything is free.
     pub(super) fn plan(&mut self, ask: &Ask, span: Span) -> Result<Planned, Short> {
         self.room.expire(self.now);
-        let sites = self.capacities();
+        let mut sites = self.capacities();
+        if matches!(ask.placement, Placement::Anywhere(_)) {
+            // Somebody who did not answer is not chosen while others can be.
+            let silent =
+                |name: &SiteName| self.sites[name].silent_until.is_some_and(|until| until > self.now);
+            sites.iter_mut().filter(|(name, _)| silent(name)).for_each(|(_, capacity)| *capacity = None);
+        }
         let Span { earliest_s, latest_s } = span;
         let wish = Wish { ask, sites: &sites, now_s: self.now.as_secs(), earliest_s, latest_s };
         let found = self.room.plan(wish)?;
@@ -74,7 +81,6 @@ impl Coordinator {
     /// that does not fit yet.
     pub(super) fn plan_waiting(&mut self) {
         let now_s = self.now.as_secs();
-        let mut earliest: Option<u64> = None;
         for id in self.waiting.iter().copied().collect::<Vec<_>>() {
             let Some(reservation) = self.reservations.get(&id) else { continue };
             if reservation.not_before > self.now {
@@ -85,9 +91,6 @@ impl Coordinator {
                 Ok(planned) => self.begin(id, planned, None),
                 Err(Short { refusal, next_s }) => {
                     let now = self.now;
-                    if let Some(next_s) = next_s.filter(|next| *next > now_s) {
-                        earliest = Some(earliest.map_or(next_s, |so_far| so_far.min(next_s)));
-                    }
                     if let Some(reservation) = self.reservations.get_mut(&id) {
                         reservation.waits_for = Some((Why::Refused(refusal), now));
                         reservation.expected = next_s.map(Duration::from_secs);
@@ -96,8 +99,19 @@ impl Coordinator {
                 }
             }
         }
-        if let Some(earliest) = earliest {
-            self.set_timer(Duration::from_secs(earliest), Due::Plan);
+        self.set_plan_timer();
+    }
+
+    /// When the first that waits can be tried again by the clock alone.
+    fn set_plan_timer(&mut self) {
+        let waiting = self.waiting.iter().filter_map(|id| self.reservations.get(id));
+        let next = waiting.flat_map(|r| [Some(r.not_before), r.expected]).flatten();
+        let next = next.filter(|at| *at > self.now).min();
+        if let Some(old) = std::mem::replace(&mut self.plan_at, next) {
+            self.timers.remove(&(old, Due::Plan));
+        }
+        if let Some(at) = next {
+            self.set_timer(at, Due::Plan);
         }
     }
 
@@ -265,12 +279,12 @@ impl Coordinator {
                 self.settle(&user, request, reply_of(why));
             }
             (None, _) if may_be_tried_again(&why) => {
-                let pause = RETRY_FIRST * 2u32.saturating_pow(reservation.put_off.min(16));
+                let first = if matches!(why, Why::Failed(_)) { SILENT_FIRST } else { RETRY_FIRST };
+                let pause = first * 2u32.saturating_pow(reservation.put_off.min(16));
                 reservation.put_off += 1;
                 let not_before = self.now + pause.min(RETRY_LAST);
                 reservation.not_before = not_before;
                 reservation.waits_for = Some((why, self.now));
-                self.set_timer(not_before, Due::Plan);
                 self.advance(id, Happening::TurnedDown);
             }
             (None, _) => {

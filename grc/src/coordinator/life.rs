@@ -38,7 +38,7 @@ impl Coordinator {
             if next == Phase::Waiting {
                 self.waiting.insert(id);
             } else {
-                self.waiting.remove(&id);
+                self.replan |= self.waiting.remove(&id);
             }
         }
         for order in orders {

@@ -94,6 +94,8 @@ pub struct Coordinator {
     owed: BTreeMap<ReservationId, Owed>,
     watchers: Watchers,
     timers: BTreeSet<(Duration, Due)>,
+    /// The timer for what waits.
+    plan_at: Option<Duration>,
     /// Something changed that may let a waiting reservation begin.
     replan: bool,
 }

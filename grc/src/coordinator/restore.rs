@@ -21,8 +21,7 @@ use super::watch::Watchers;
 use super::{Action, Coordinator, Ids, Record, Settings};
 use crate::job::{Job, Stage};
 use crate::record::{Key, SavedAnswer, SavedJob, SavedOwed, SavedReservation, SavedRun, Standing, Value};
-use crate::reservation::{PartStage, PartState, Phase, Reservation, Share, Troubles, Window};
-use crate::usage::Series;
+use crate::reservation::{PartStage, PartState, Phase, Reservation, Share, Window};
 
 impl Coordinator {
     /// The owner as it stood when these records were made, and what is to be done first. Whoever
@@ -85,6 +84,7 @@ impl Coordinator {
             owed: BTreeMap::new(),
             watchers: Watchers::default(),
             timers: BTreeSet::new(),
+            plan_at: None,
             replan: false,
             settings,
         }
@@ -119,32 +119,20 @@ impl Coordinator {
                 site.reservations.insert(id);
             }
         }
+        let deadline = waits.then_some(saved.made + self.settings.deadlines.waiting);
         let reservation = Reservation {
-            id,
-            user: saved.user.clone(),
-            ask: saved.ask,
             own_job: saved.own_job,
-            jobs: BTreeSet::new(),
-            made: saved.made,
             phase,
             version: saved.version,
-            attempt: None,
             grant: saved.grant,
             parts: shares.iter().map(|share| PartState::new(share, stage)).collect(),
             epoch: saved.epoch,
             was_ready: saved.ready,
-            troubles: Troubles::default(),
             failure: saved.failure,
-            deadline: waits.then_some(saved.made + self.settings.deadlines.waiting),
-            not_before: Duration::ZERO,
-            put_off: 0,
-            waits_for: None,
-            expected: None,
+            deadline,
             dirty: saved.dirty,
-            resend: None,
-            alarm: None,
             ended: if let Standing::Over { at } = standing { Some(at) } else { None },
-            usage: Series::default(),
+            ..Reservation::new(id, saved.user.clone(), saved.ask, saved.made)
         };
         self.user(&saved.user).reservations.begin(id);
         if waits {

@@ -1,11 +1,10 @@
 //! What users make: reservations and jobs. Everything that can be refused without asking a site is
 //! refused here, before anything changes.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use protocol::client::{NewJob, Reply, Selector};
-use protocol::ids::{Epoch, JobId, RequestId, ReservationId, Version};
+use protocol::ids::{Epoch, JobId, RequestId, ReservationId};
 use protocol::job::{Command, JobState};
 use protocol::limits::HORIZON_S_MAX;
 use protocol::names::UserName;
@@ -19,8 +18,7 @@ use super::{Action, Coordinator};
 use crate::job::{self, Happening, Job, Stage};
 use crate::plan::nodes;
 use crate::record::Value;
-use crate::reservation::{Phase, Reservation, Troubles};
-use crate::usage::Series;
+use crate::reservation::Reservation;
 
 fn too_many(what: &str, count: usize) -> Refusal {
     Refusal::TooMany { what: what.into(), count: u32::try_from(count).unwrap_or(u32::MAX) }
@@ -140,33 +138,8 @@ impl Coordinator {
 
     fn new_reservation(&mut self, user: &UserName, ask: Ask) -> ReservationId {
         let id = self.new_reservation_id();
-        let reservation = Reservation {
-            id,
-            user: user.clone(),
-            ask,
-            own_job: None,
-            jobs: BTreeSet::new(),
-            made: self.now,
-            phase: Phase::Waiting,
-            version: Version::default(),
-            attempt: None,
-            grant: None,
-            parts: Vec::new(),
-            epoch: Epoch::FIRST,
-            was_ready: false,
-            troubles: Troubles::default(),
-            failure: None,
-            deadline: Some(self.now + self.settings.deadlines.waiting),
-            not_before: Duration::ZERO,
-            put_off: 0,
-            waits_for: None,
-            expected: None,
-            dirty: Vec::new(),
-            resend: None,
-            alarm: None,
-            ended: None,
-            usage: Series::default(),
-        };
+        let mut reservation = Reservation::new(id, user.clone(), ask, self.now);
+        reservation.deadline = Some(self.now + self.settings.deadlines.waiting);
         self.reservations.insert(id, reservation);
         self.user(user).reservations.begin(id);
         self.waiting.insert(id);

@@ -47,6 +47,7 @@ pub(crate) fn example(phase: Phase) -> Reservation {
             _ => ["a", "b"].map(|name| PartState::new(&share(name), PartStage::Held)).into(),
         },
         epoch: Epoch(1),
+        was_ready: false,
         troubles: Troubles::default(),
         failure: None,
         deadline: None,

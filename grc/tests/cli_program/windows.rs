@@ -20,7 +20,7 @@ fn asked(args: &[&str]) -> Ask {
     let outcome = grc.run(args);
     assert_eq!(outcome.code, Some(0), "{args:?} {outcome:?}");
     let ask = match &grc.requests()[..] {
-        [Request::Reserve { ask, .. } | Request::Submit { ask, .. }] => ask.clone(),
+        [Request::Reserve { ask, .. } | Request::Submit { ask, .. }, ..] => ask.clone(),
         other => panic!("{args:?} {other:?}"),
     };
     grc.close();
@@ -57,6 +57,22 @@ fn a_start_from_now_is_a_time_from_now() {
     let Start::Between { earliest_s, latest_s } = ask.start else { panic!("{ask:?}") };
     assert!((before + 3600..=after + 3600).contains(&earliest_s), "{before} {earliest_s} {after}");
     assert_eq!((latest_s - earliest_s, ask.duration_s), (300, 1800));
+}
+
+#[test]
+fn a_start_that_was_chosen_is_told() {
+    for (args, told) in [
+        (&["reserve", "--within", "1h"][..], "r2 granted; `gridpilot wait r2` returns when it is ready\n"),
+        (&["submit", "--start", "+1h", "--", "true"], "j3 submitted in r2\n"),
+    ] {
+        let grc = Grc::new(honest);
+        let outcome = grc.run(args);
+        let window = "r2 from 2027-01-15 08:00 to 2027-01-15 09:00\n";
+        assert_eq!((outcome.code, outcome.text()), (Some(0), &*format!("{told}{window}")), "{outcome:?}");
+        let quiet = grc.run(&[&["--output-mode", "quiet"], args].concat());
+        assert_eq!(quiet.text().lines().count(), 1, "{quiet:?}");
+        grc.close();
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use protocol::job::{ExitStatus, JobState, Target};
 use protocol::reservation::{Placement, ReservationState};
 use protocol::site::ToSite;
 
+use crate::fake::*;
 use crate::grid::*;
 
 #[derive(Clone, Debug)]
@@ -36,7 +37,7 @@ fn doing() -> impl Strategy<Value = Doing> {
         3 => Just(Doing::Exit),
         1 => any::<bool>().prop_map(Doing::Lose),
         2 => any::<bool>().prop_map(Doing::Connect),
-        1 => (any::<bool>(), 0u8..4).prop_map(|(b, what)| Doing::Silence(b, what)),
+        1 => (any::<bool>(), 0u8..5).prop_map(|(b, what)| Doing::Silence(b, what)),
         2 => any::<bool>().prop_map(Doing::Speak),
         1 => any::<bool>().prop_map(Doing::Refuse),
         3 => (1u64..100).prop_map(Doing::Pass),
@@ -75,7 +76,7 @@ fn perform(grid: &mut Grid, doing: Doing) {
             }
         }
         Doing::Silence(b, what) => {
-            let mute = [Mute::Hold, Mute::Commit, Mute::Join, Mute::End][usize::from(what)];
+            let mute = [Mute::Hold, Mute::Commit, Mute::Start, Mute::Join, Mute::End][usize::from(what)];
             grid.sites.get_mut(&site(name(b))).unwrap().mute.insert(mute);
         }
         Doing::Speak(b) => speak(grid, name(b)),
@@ -94,21 +95,7 @@ fn speak(grid: &mut Grid, name: &str) {
     if fake.connection.is_none() {
         return;
     }
-    let ended: Vec<_> = fake
-        .sent
-        .iter()
-        .filter_map(|m| {
-            if let ToSite::End { reservation, epoch } = m { Some((*reservation, *epoch)) } else { None }
-        })
-        .filter(|key| fake.granted.contains_key(key))
-        .collect();
-    for (reservation, epoch) in ended {
-        let fake = grid.sites.get_mut(&site(name)).unwrap();
-        fake.granted.remove(&(reservation, epoch));
-        grid.say(name, protocol::site::FromSite::Ended { reservation, epoch, dirty: vec![] });
-        let offer = offer(&grid.sites[&site(name)]);
-        grid.say(name, protocol::site::FromSite::Publish { site: site(name), offer });
-    }
+    // Everything that it did not answer is said again by the owner, in its own time.
 }
 
 /// Every command that ever was started, on every member, says that it ended.

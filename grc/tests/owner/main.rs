@@ -3,6 +3,7 @@
 
 mod commands;
 mod failures;
+mod fake;
 mod grid;
 mod histories;
 mod life;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use grc::record::{SavedReservation, Standing, Value};
 use grc::reservation::{Share, Window};
-use protocol::ids::ReservationId;
+use protocol::ids::{ReservationId, Version};
 use protocol::names::SiteName;
 use protocol::reservation::{AddressBlock, PairRate};
 
@@ -38,15 +38,17 @@ pub fn saved(world: &World) -> Vec<SavedReservation> {
         .collect()
 }
 
-fn claims(saved: &[SavedReservation]) -> Vec<Claim<'_>> {
+/// What is granted, and what is being asked for: an attempt that was given up need not be forgotten
+/// on the disk before the next thing happens to its reservation.
+fn claims<'a>(saved: &'a [SavedReservation], attempts: &[(ReservationId, Version)]) -> Vec<Claim<'a>> {
     let mut claims = Vec::new();
     for one in saved {
         if let Some(grant) = one.grant.as_ref().filter(|_| one.standing == Standing::Granted) {
             let (window, rates) = (grant.window, grant.rates.as_slice());
             claims.push(Claim { id: one.id, window, shares: &one.shares, rates });
         }
-        let open = matches!(one.standing, Standing::Begun | Standing::Granted);
-        if let Some(attempt) = one.attempt.as_ref().filter(|_| open) {
+        let open = |version| attempts.contains(&(one.id, version));
+        if let Some(attempt) = one.attempt.as_ref().filter(|attempt| open(attempt.version)) {
             let (window, rates) = (attempt.window, attempt.rates.as_slice());
             claims.push(Claim { id: one.id, window, shares: &attempt.shares, rates });
         }
@@ -60,7 +62,9 @@ impl World {
     pub fn check_books(&mut self) {
         let now = self.agenda.now();
         let saved = saved(self);
-        let claims = claims(&saved);
+        let attempts = self.grc.owner.as_ref().map(grc::coordinator::Coordinator::attempts);
+        let attempts: Vec<_> = attempts.into_iter().flatten().map(|(id, version, _)| (id, version)).collect();
+        let claims = claims(&saved, &attempts);
         let mut found = self.over_capacity(&claims);
         for (number, one) in claims.iter().enumerate() {
             for other in &claims[..number] {

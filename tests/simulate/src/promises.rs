@@ -114,6 +114,7 @@ impl Promises {
                         history.broken(at, "window", what);
                     }
                     promise.ends = promise.ends.min(ends);
+                    promise.begins = promise.begins.min(at + window.starts_in_ms * MS);
                 }
             }
             ToSite::End { reservation } => self.ends((at, history), *reservation),
