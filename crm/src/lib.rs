@@ -3,12 +3,14 @@
 //! Pure: [`addresses`], [`nodes`], [`pilot`], [`roster`], [`offer`], [`mapfile`], [`tokens`],
 //! [`rates`], [`shares`], [`record`].
 //! Owner: [`site`], one state, `step(now, event) -> actions`. Edges: [`grc_client`], [`pilots`],
-//! [`batch`], tied together by [`serve`]. Arrows point inwards only.
+//! [`batch`], [`store`], tied together by [`driver`] and [`serve`]. Arrows point inwards only.
 #![forbid(unsafe_code)]
 
 pub mod addresses;
 pub mod batch;
 pub mod config;
+pub mod driver;
+pub mod durable;
 pub mod grant_key;
 pub mod grc_client;
 pub mod mapfile;
@@ -17,7 +19,6 @@ pub mod offer;
 pub mod pilot;
 pub mod pilots;
 pub mod policy;
-pub mod profile;
 pub mod rates;
 pub mod record;
 pub mod roster;
@@ -25,5 +26,6 @@ pub mod serve;
 pub mod shares;
 pub mod site;
 pub mod state;
+pub mod store;
 pub mod ticket;
 pub mod tokens;

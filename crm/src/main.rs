@@ -33,6 +33,11 @@ enum Verb {
         #[command(flatten)]
         file: ConfigFile,
     },
+    /// Read what the site keeps, while it is stopped
+    Journal {
+        #[command(subcommand)]
+        verb: JournalVerb,
+    },
     /// Serve the site until a signal says to stop
     Serve {
         #[command(flatten)]
@@ -40,6 +45,15 @@ enum Verb {
         /// Only check the configuration and what it names
         #[arg(long)]
         check_config: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum JournalVerb {
+    /// Print every record as a line of JSON
+    Export {
+        #[command(flatten)]
+        file: ConfigFile,
     },
 }
 
@@ -75,6 +89,10 @@ fn run(verb: Verb) -> Result<()> {
             let state = State::open(&config.state, config.site.as_str())?;
             print!("{}", crm::policy::policy(&config, &state.grant_key, state.identity.pin()));
             Ok(())
+        }
+        Verb::Journal { verb: JournalVerb::Export { file } } => {
+            let config = Config::load(&file.config)?;
+            crm::store::export(&config.state)
         }
         Verb::Serve { file, check_config } => {
             let config = Config::load(&file.config)?;

@@ -9,13 +9,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use capacity::{Profile, Window};
 use protocol::limits::{ALTERNATIVES_MAX, HORIZON_S_MAX};
 use protocol::names::{NodeName, SiteName, Text};
 use protocol::refusal::{Refusal, Resource};
 use protocol::reservation::Limits;
 
 use crate::pilot::PilotId;
-use crate::profile::{Profile, Window};
 
 /// One machine of the site.
 #[derive(Clone, Debug)]
@@ -228,8 +228,7 @@ impl Nodes {
             return Ok(());
         }
         let latest = window.start() + HORIZON_S_MAX;
-        let length = window.end() - window.start();
-        let fit = booked.first_fit(window.start(), latest, length, members.into(), size.into());
+        let fit = booked.first_fit(window.start(), latest, window.seconds(), members.into(), size.into());
         let in_s = fit.map(|at| at - window.start()).into_iter().take(ALTERNATIVES_MAX).collect();
         Err(Refusal::NoRoom { resource: Resource::Nodes { site }, asked: members.into(), have, in_s })
     }

@@ -106,6 +106,16 @@ impl Key {
 }
 
 impl Value {
+    /// Whether it is of the kind that stands under such a key.
+    pub fn belongs_under(&self, key: Key) -> bool {
+        matches!(
+            (key, self),
+            (Key::Booking(_), Self::Booking(_))
+                | (Key::Incarnation(_), Self::Incarnation { .. })
+                | (Key::Leftover(_), Self::Leftover { .. })
+        )
+    }
+
     /// # Errors
     /// It is larger than any message, which nothing that a message brought can become.
     pub fn encode(&self) -> Result<Vec<u8>, CodecError> {

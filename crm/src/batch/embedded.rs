@@ -4,9 +4,11 @@
 //! onto the node and into the mapped account (`ssh`, `nsenter` with `setpriv`, ...) and must end
 //! as the Launcher, not beside it. The invocation goes through its standard input.
 //!
-//! A pilot does not die with the CRM, and need not: its agent loses the CRM and tears down. Its
-//! standard error is an unlinked file, so that neither a full nor a broken pipe can hurt it; its
-//! last words are the reason that users see when a pilot ends before its time.
+//! A pilot does not die with the CRM, and need not: its agent loses the CRM and tears down. Every
+//! pilot is noted in a file before it gets its invocation, so that the next CRM finds those of
+//! before, ends them, and knows when they are gone. Its standard error is an unlinked file, so that
+//! neither a full nor a broken pipe can hurt it; its last words are the reason that users see when a
+//! pilot ends before its time.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,6 +18,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protocol::names::{NodeName, Text};
@@ -23,6 +26,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 
+use super::process::{Identity, Notes, Process};
 use super::{Batch, BatchError, Capabilities, Standing};
 use crate::config::NodeConfig;
 use crate::pilot::PilotId;
@@ -37,7 +41,7 @@ const TAIL_BYTES: u64 = 4096;
 /// What a pilot starts with instead of the CRM's own environment.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Pilots that this process started and that were not reported gone yet.
+/// Pilots that this process started, or one before it, and that were not reported gone yet.
 #[derive(Debug, Default)]
 struct Started {
     pilots: BTreeMap<PilotId, Entry>,
@@ -56,6 +60,7 @@ pub struct Embedded {
     launcher: PathBuf,
     /// Where unlinked files for pilots' last words are made.
     state: PathBuf,
+    notes: Notes,
     started: Arc<Mutex<Started>>,
     changed: Arc<Notify>,
 }
@@ -66,14 +71,49 @@ fn lock(started: &Mutex<Started>) -> MutexGuard<'_, Started> {
 }
 
 impl Embedded {
-    pub fn new(nodes: &[NodeConfig], launcher: &Path, state: &Path) -> Self {
-        Self {
+    /// Takes up what a CRM before has left in the state directory: those pilots are ended. To be
+    /// called in a runtime.
+    ///
+    /// # Errors
+    /// The notes cannot be read: what is running on the nodes is not known.
+    pub fn new(nodes: &[NodeConfig], launcher: &Path, state: &Path) -> anyhow::Result<Self> {
+        let notes = state.join("pilots");
+        let named = || format!("the notes of pilots in {}", notes.display());
+        let embedded = Self {
             starts: nodes.iter().map(|node| (node.name.clone(), node.start.clone())).collect(),
             launcher: launcher.to_owned(),
             state: state.to_owned(),
+            notes: Notes::open(notes.clone()).with_context(named)?,
             started: Arc::default(),
             changed: Arc::default(),
+        };
+        for (pilot, identity) in embedded.notes.all().with_context(named)? {
+            let process = identity.map(|identity| identity.open()).transpose().with_context(named)?;
+            match process.flatten() {
+                Some(process) => embedded.end(pilot, process),
+                None => embedded.notes.remove(pilot),
+            }
         }
+        Ok(embedded)
+    }
+
+    /// Ends a pilot of a CRM before.
+    fn end(&self, pilot: PilotId, process: Process) {
+        tracing::info!("pilot {pilot} is left from before; it is ended");
+        let entry = Entry { standing: Standing::There, cancel: Arc::default() };
+        lock(&self.started).pilots.insert(pilot, entry);
+        let (started, changed, notes) = (self.started.clone(), self.changed.clone(), self.notes.clone());
+        tokio::spawn(async move {
+            if let Err(error) = end_process(&process).await {
+                // It stays in the notes, and with the owner, who asks again after a while.
+                return tracing::warn!("pilot {pilot}, left from before, cannot be ended: {error}");
+            }
+            notes.remove(pilot);
+            if let Some(entry) = lock(&started).pilots.get_mut(&pilot) {
+                entry.standing = Standing::Gone("it ended after the CRM was started anew".into());
+            }
+            changed.notify_one();
+        });
     }
 
     /// The command that runs `program` on a node as an account, with nothing of our environment.
@@ -108,7 +148,13 @@ impl Batch for Embedded {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { places_on_named_nodes: true, reserves_ahead: false, enforces_limits: false }
+        Capabilities {
+            places_on_named_nodes: true,
+            // Nobody else starts anything there: when its nodes are free is the CRM's to say.
+            reserves_ahead: true,
+            enforces_limits: false,
+            lead: Duration::ZERO,
+        }
     }
 
     async fn submit(&self, submit: &Submit, invocation: &[u8]) -> Result<(), BatchError> {
@@ -126,6 +172,15 @@ impl Batch for Embedded {
         let program = command.as_std().get_program().to_owned();
         let mut child =
             command.spawn().map_err(|e| BatchError(format!("cannot start {}: {e}", program.display())))?;
+        let noted = child.id().ok_or_else(|| std::io::Error::other("it has no number")).and_then(|pid| {
+            let process = Identity::of(pid as i32)?;
+            self.notes.put(submit.pilot, &process)
+        });
+        if let Err(error) = noted {
+            let _ = child.kill().await;
+            self.notes.remove(submit.pilot);
+            return Err(BatchError(format!("its process cannot be noted: {error}")));
+        }
         let stdin = child.stdin.take();
         let cancel = Arc::new(Notify::new());
         let entry = Entry { standing: Standing::There, cancel: cancel.clone() };
@@ -135,10 +190,12 @@ impl Batch for Embedded {
             let _ = stdin.write_all(invocation).await;
         }
         let (started, changed, pilot) = (self.started.clone(), self.changed.clone(), submit.pilot);
+        let notes = self.notes.clone();
         tokio::spawn(async move {
             let status = watch(child, &cancel).await;
             let reason = reason(status, &words);
             tracing::debug!("pilot {pilot}: {reason}; its last lines:\n{}", tail(&words));
+            notes.remove(pilot);
             if let Some(entry) = lock(&started).pilots.get_mut(&pilot) {
                 entry.standing = Standing::Gone(reason);
             }
@@ -206,6 +263,18 @@ async fn watch(mut child: Child, cancel: &Notify) -> std::io::Result<ExitStatus>
         Err(_) => {
             child.start_kill()?;
             child.wait().await
+        }
+    }
+}
+
+/// Politely first, then by force.
+async fn end_process(process: &Process) -> std::io::Result<()> {
+    process.signal(rustix::process::Signal::TERM)?;
+    match tokio::time::timeout(KILL_AFTER, process.ended()).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            process.signal(rustix::process::Signal::KILL)?;
+            process.ended().await
         }
     }
 }

@@ -4,10 +4,12 @@
 //! and turns what the system says into [`Event`]s of the owner.
 
 pub mod embedded;
+mod process;
 
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use protocol::names::{NodeName, Text};
 use tokio::sync::mpsc;
@@ -25,10 +27,13 @@ pub struct BatchError(pub String);
 pub struct Capabilities {
     /// It starts a pilot on the node that the CRM names. If not, a node is known at arrival.
     pub places_on_named_nodes: bool,
-    /// It keeps nodes free for a window in the future.
+    /// It keeps nodes free for a window in the future. If not, pilots begin early and wait for
+    /// their window.
     pub reserves_ahead: bool,
     /// It enforces memory and processor limits around the pilot.
     pub enforces_limits: bool,
+    /// How long before a window pilots must be submitted at least, so that they run when it opens.
+    pub lead: Duration,
 }
 
 /// A pilot as the batch system knows it.
@@ -89,7 +94,7 @@ pub async fn run<B: Batch>(
     mut commands: mpsc::UnboundedReceiver<Command>,
     events: mpsc::Sender<Event>,
 ) {
-    // Pilots that were submitted and not yet reported gone: one the system forgot is gone, too.
+    // Pilots that the system has, as far as we know: one that it forgot is gone, too.
     let mut known: BTreeSet<PilotId> = BTreeSet::new();
     loop {
         tokio::select! {
@@ -108,10 +113,13 @@ pub async fn run<B: Batch>(
                     }
                 }
                 Some(Command::Cancel { pilot }) => {
-                    if !known.contains(&pilot) {
-                        continue;
+                    if known.insert(pilot) {
+                        // One of before a restart, or one that is gone: the system must say.
+                        look(&*batch, &mut known, &events).await;
                     }
-                    if let Err(error) = batch.cancel(pilot).await {
+                    if known.contains(&pilot)
+                        && let Err(error) = batch.cancel(pilot).await
+                    {
                         tracing::warn!("pilot {pilot} cannot be cancelled: {error}");
                     }
                 }
@@ -123,29 +131,33 @@ pub async fn run<B: Batch>(
                     });
                 }
             },
-            () = batch.changed() => match batch.status().await {
-                Ok(standings) => {
-                    let mut there = BTreeSet::new();
-                    let mut gone = Vec::new();
-                    for (pilot, standing) in standings {
-                        match standing {
-                            Standing::There => {
-                                there.insert(pilot);
-                            }
-                            Standing::Gone(reason) => gone.push((pilot, reason)),
-                        }
-                    }
-                    let named: BTreeSet<_> = gone.iter().map(|(pilot, _)| *pilot).collect();
-                    for pilot in known.iter().filter(|p| !there.contains(p) && !named.contains(p)) {
-                        gone.push((*pilot, "the batch system does not know it any more".into()));
-                    }
-                    for (pilot, reason) in gone {
-                        known.remove(&pilot);
-                        let _ = events.send(Event::BatchGone { pilot, reason }).await;
-                    }
-                }
-                Err(error) => tracing::warn!("the batch system does not answer: {error}"),
-            },
+            () = batch.changed() => look(&*batch, &mut known, &events).await,
         }
+    }
+}
+
+/// Asks how all pilots stand and reports those that are gone.
+async fn look<B: Batch>(batch: &B, known: &mut BTreeSet<PilotId>, events: &mpsc::Sender<Event>) {
+    let standings = match batch.status().await {
+        Ok(standings) => standings,
+        Err(error) => return tracing::warn!("the batch system does not answer: {error}"),
+    };
+    let mut there = BTreeSet::new();
+    let mut gone = Vec::new();
+    for (pilot, standing) in standings {
+        match standing {
+            Standing::There => {
+                there.insert(pilot);
+            }
+            Standing::Gone(reason) => gone.push((pilot, reason)),
+        }
+    }
+    let named: BTreeSet<_> = gone.iter().map(|(pilot, _)| *pilot).collect();
+    for pilot in known.iter().filter(|p| !there.contains(p) && !named.contains(p)) {
+        gone.push((*pilot, "the batch system does not know it".into()));
+    }
+    for (pilot, reason) in gone {
+        known.remove(&pilot);
+        let _ = events.send(Event::BatchGone { pilot, reason }).await;
     }
 }

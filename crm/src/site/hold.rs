@@ -245,7 +245,10 @@ impl Site {
         self.fence(reservation, held.version);
         self.rebook(reservation);
         if gone && let Some(booking) = self.bookings.remove(&reservation) {
-            booking.wake.inspect(|at| drop(self.wakes.remove(&(*at, reservation))));
+            if let Some(at) = booking.wake {
+                self.wakes.remove(&(at, reservation));
+            }
+            self.waiting.remove(&reservation);
             self.record(Record::Forget(Key::Booking(reservation)));
         } else {
             self.record_booking(reservation);

@@ -1,0 +1,353 @@
+//! The driver: performs what the owner says, in order, and hands it what comes back.
+//!
+//! Nothing behind a record is done before the journal has it on disk; see [`crate::durable`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use bytes::Bytes;
+use journal::Report;
+use protocol::codec;
+use protocol::connection::Outbox;
+use protocol::frame::{Frame, Kind};
+use protocol::names::{SiteName, Text};
+use protocol::node::{Invocation, Notice, Reply, Request};
+use rand::TryRng;
+use tokio::sync::{Notify, mpsc};
+
+use crate::batch;
+use crate::durable::Behind;
+use crate::grant_key::GrantKey;
+use crate::grc_client::Uplink;
+use crate::pilot::PilotId;
+use crate::pilots::{self, Knock};
+use crate::serve::{Input, log_event, log_message};
+use crate::site::{Action, Asked, Event, Site, Submit};
+use crate::store::Kept;
+use crate::tokens::Tokens;
+
+/// Actions that may wait for the journal before nothing new is listened to.
+const WAITING_MAX: usize = 4096;
+
+/// One connected agent.
+#[derive(Debug)]
+struct Agent {
+    outbox: Outbox,
+    dismissed: Arc<Notify>,
+    next: u64,
+    asked: BTreeMap<u64, Asked>,
+}
+
+/// The owner and everything that its actions need.
+#[derive(Debug)]
+pub struct Driver {
+    site: Site,
+    name: SiteName,
+    /// What pilots are told to dial.
+    listen: SocketAddr,
+    key: GrantKey,
+    kept: Kept,
+    batch: mpsc::UnboundedSender<batch::Command>,
+    tokens: Tokens,
+    uplink: Option<Uplink>,
+    agents: BTreeMap<PilotId, Agent>,
+    behind: Behind,
+    /// What performing actions gave rise to; dealt with before anything new.
+    more: Vec<Event>,
+    /// Something cannot be made durable at all.
+    failed: Option<anyhow::Error>,
+}
+
+impl Driver {
+    pub fn new(
+        site: Site,
+        name: SiteName,
+        listen: SocketAddr,
+        key: GrantKey,
+        kept: Kept,
+        batch: mpsc::UnboundedSender<batch::Command>,
+    ) -> Self {
+        Self {
+            site,
+            name,
+            listen,
+            key,
+            kept,
+            batch,
+            tokens: Tokens::default(),
+            uplink: None,
+            agents: BTreeMap::new(),
+            behind: Behind::default(),
+            more: Vec::new(),
+            failed: None,
+        }
+    }
+
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// How long until [`Event::Tick`] is due.
+    pub fn next_tick(&self) -> Option<Duration> {
+        self.site.next_deadline().map(|at| at.saturating_sub(self.kept.now()))
+    }
+
+    /// Whether more may be listened to: the disk keeps up.
+    pub fn keeps_up(&self) -> bool {
+        self.behind.waiting() < WAITING_MAX
+    }
+
+    /// Whether all that was decided is durable and done.
+    pub fn is_done(&self) -> bool {
+        self.behind.is_idle()
+    }
+
+    /// Ends the connection to the GRC in order.
+    pub async fn hang_up(&mut self) {
+        if let Some(uplink) = self.uplink.take() {
+            uplink.close().await;
+        }
+    }
+
+    /// How far the journal is.
+    ///
+    /// # Errors
+    /// It failed: nothing more may be answered, and the process must end.
+    pub fn on_report(&mut self, report: Report) -> Result<()> {
+        match report {
+            Report::Durable(ticket) => self.behind.durable(ticket),
+            Report::Failed(error) => {
+                let what = "what was decided cannot be made durable, so nothing more is answered";
+                return Err(anyhow!(error).context(what));
+            }
+        }
+        self.go_on();
+        Ok(())
+    }
+
+    /// Whether everything that was decided could at least be given to the journal.
+    ///
+    /// # Errors
+    /// As for [`Self::on_report`].
+    pub fn check(&mut self) -> Result<()> {
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
+    pub fn on_input(&mut self, input: Input) {
+        match input {
+            Input::GrcConnected(uplink) => {
+                self.uplink = Some(uplink);
+                self.step(Event::GrcConnected);
+            }
+            Input::GrcLost => {
+                self.uplink = None;
+                self.step(Event::GrcLost);
+            }
+            Input::Event(event) => self.step(event),
+            Input::Knock(knock) => self.on_knock(*knock),
+            Input::Frame { pilot, frame } => self.on_frame(pilot, &frame),
+            Input::Lost { pilot, cause } => {
+                if self.agents.remove(&pilot).is_some() {
+                    self.step(Event::AgentLost { pilot, cause });
+                }
+            }
+        }
+    }
+
+    fn on_knock(&mut self, knock: Knock) {
+        let redeemed = self.tokens.redeem(&knock.arrive.token, self.kept.now());
+        let verdict = redeemed.and_then(|pilot| self.site.expects(pilot, knock.arrive.uid).map(|()| pilot));
+        let (nonce, node) = (knock.arrive.nonce, knock.arrive.node.clone());
+        match &verdict {
+            Ok(pilot) => {
+                tracing::debug!("pilot {pilot} arrived from node {node} ({})", knock.from);
+                let wanted = self.site.pilot(*pilot).map(|p| p.node.clone());
+                if let Some(wanted) = wanted.filter(|wanted| *wanted != node) {
+                    // Names of machines differ in domains and case; the start command decides.
+                    tracing::info!("pilot {pilot} was started for node {wanted}, which calls itself {node}");
+                }
+                let agent = Agent {
+                    outbox: knock.outbox.clone(),
+                    dismissed: knock.dismissed.clone(),
+                    next: 1,
+                    asked: BTreeMap::new(),
+                };
+                self.agents.insert(*pilot, agent);
+            }
+            Err(refusal) => {
+                tracing::warn!("a pilot at {} on node {node} is turned away: {refusal}", knock.from);
+            }
+        }
+        let pilot = verdict.as_ref().ok().copied();
+        pilots::answer(knock, verdict);
+        if let Some(pilot) = pilot {
+            self.step(Event::Arrived { pilot, nonce });
+        }
+    }
+
+    fn on_frame(&mut self, pilot: PilotId, frame: &Frame) {
+        let Some(agent) = self.agents.get_mut(&pilot) else { return };
+        let event = match frame.kind {
+            Kind::Reply => {
+                match (agent.asked.remove(&frame.correlation), codec::decode::<Reply>(&frame.body)) {
+                    (Some(asked), Ok(reply)) => Ok(Event::Answered { pilot, asked, reply }),
+                    (None, _) => Err("it answered what was not asked".to_owned()),
+                    (_, Err(error)) => Err(error.to_string()),
+                }
+            }
+            Kind::Notice => match codec::decode::<Notice>(&frame.body) {
+                Ok(notice) => match notice.check() {
+                    Ok(()) => Ok(Event::Noticed { pilot, notice }),
+                    Err(refusal) => Err(refusal.to_string()),
+                },
+                Err(error) => Err(error.to_string()),
+            },
+            Kind::Hello | Kind::Request => Err("it sent a frame that no agent sends".to_owned()),
+        };
+        match event {
+            Ok(event) => self.step(event),
+            Err(cause) => self.drop_agent(pilot, cause.into()),
+        }
+    }
+
+    /// An agent that cannot be talked to is as good as gone.
+    fn drop_agent(&mut self, pilot: PilotId, cause: Text) {
+        if let Some(agent) = self.agents.remove(&pilot) {
+            agent.dismissed.notify_one();
+            self.step(Event::AgentLost { pilot, cause });
+        }
+    }
+
+    /// Lets something happen to the owner and performs what may be performed.
+    pub fn step(&mut self, event: Event) {
+        self.more.push(event);
+        self.go_on();
+    }
+
+    /// What the owner said outside of a step, at its restoration.
+    pub fn take(&mut self, actions: Vec<Action>) {
+        self.queue(actions);
+        self.go_on();
+    }
+
+    fn queue(&mut self, actions: Vec<Action>) {
+        if let Some(batch) = self.behind.take(actions)
+            && let Err(error) = self.kept.submit(batch)
+        {
+            // Nothing behind it is ever done.
+            self.failed = Some(error);
+        }
+    }
+
+    fn go_on(&mut self) {
+        loop {
+            while let Some(action) = self.behind.next() {
+                self.perform(action);
+            }
+            if self.more.is_empty() {
+                return;
+            }
+            let event = self.more.remove(0);
+            log_event(&self.site, &event);
+            let actions = self.site.step(self.kept.now(), event);
+            self.queue(actions);
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            // Given to the journal when it was queued.
+            Action::Record(_) => {}
+            Action::Tell(message) => {
+                log_message(&message);
+                if let Some(uplink) = &self.uplink {
+                    uplink.tell(message);
+                }
+            }
+            Action::Submit(submit) => self.submit(submit),
+            Action::Cancel { pilot } => {
+                self.tokens.revoke(pilot);
+                let _ = self.batch.send(batch::Command::Cancel { pilot });
+            }
+            Action::Sweep { pilot, node, account } => {
+                let _ = self.batch.send(batch::Command::Sweep { pilot, node, account });
+            }
+            Action::SetUp { pilot, grant, rates, environment } => {
+                let setup = self.key.setup(&self.name, pilot, &grant, rates.as_deref(), environment);
+                self.ask(pilot, Asked::Setup, &Request::Setup(setup));
+                self.ask(pilot, Asked::GetKeys, &Request::GetKeys);
+            }
+            Action::Shape { pilot, rates } => match self.key.rates(&rates) {
+                Some(signed) => self.ask(pilot, Asked::Shape(rates.serial), &Request::Shape(signed)),
+                None => tracing::error!("rates of pilot {pilot} fit no record: {rates:?}"),
+            },
+            Action::Join { pilots, ring } => {
+                let set_keys = codec::encode(&Request::SetKeys(ring)).map(Bytes::from);
+                let run = codec::encode(&Request::Run).map(Bytes::from);
+                match (set_keys, run) {
+                    (Ok(set_keys), Ok(run)) => {
+                        for pilot in pilots {
+                            self.post(pilot, Asked::SetKeys, set_keys.clone());
+                            self.post(pilot, Asked::Run, run.clone());
+                        }
+                    }
+                    (Err(error), _) | (_, Err(error)) => tracing::error!("no key ring goes out: {error}"),
+                }
+            }
+            Action::Ask { pilot, asked, request } => self.ask(pilot, asked, &request),
+            Action::Pass { pilot, request } => {
+                if let Some(agent) = self.agents.get(&pilot) {
+                    // A broken connection is reported by its own task.
+                    let _ = agent.outbox.post(Kind::Notice, 0, &request);
+                }
+            }
+            Action::Dismiss { pilot } => {
+                if let Some(agent) = self.agents.remove(&pilot) {
+                    agent.dismissed.notify_one();
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, pilot: PilotId, asked: Asked, request: &Request) {
+        match codec::encode(request) {
+            Ok(body) => self.post(pilot, asked, body.into()),
+            Err(error) => tracing::error!("a request to pilot {pilot} cannot be written: {error}"),
+        }
+    }
+
+    fn post(&mut self, pilot: PilotId, asked: Asked, body: Bytes) {
+        let Some(agent) = self.agents.get_mut(&pilot) else { return };
+        let correlation = agent.next;
+        agent.next += 1;
+        agent.asked.insert(correlation, asked);
+        if let Err(error) = agent.outbox.post_encoded(Kind::Request, correlation, body) {
+            // Not from here: an action of the same step may still be outstanding.
+            agent.dismissed.notify_one();
+            self.agents.remove(&pilot);
+            self.more.push(Event::AgentLost { pilot, cause: error.to_string().into() });
+        }
+    }
+
+    fn submit(&mut self, submit: Submit) {
+        let pilot = submit.pilot;
+        let mut random = [0; 32];
+        if let Err(error) = rand::rngs::SysRng.try_fill_bytes(&mut random) {
+            let reason = format!("the system gives no random bytes for its token: {error}").into();
+            self.more.push(Event::BatchGone { pilot, reason });
+            return;
+        }
+        let expires = self.kept.now() + Duration::from_secs(submit.token_s.into());
+        let token = self.tokens.issue(random, pilot, expires);
+        match codec::encode(&Invocation { crm: self.listen, token }) {
+            Ok(invocation) => {
+                let _ = self.batch.send(batch::Command::Submit { submit: Box::new(submit), invocation });
+            }
+            Err(error) => self.more.push(Event::BatchGone { pilot, reason: error.to_string().into() }),
+        }
+    }
+}
+
