@@ -32,6 +32,8 @@ use tokio::task::JoinHandle;
 pub struct Seen {
     pub files: HashMap<&'static str, Vec<u8>>,
     pub builds: u32,
+    /// Rates that the monitor was asked for; a test that plays it answers them.
+    pub shaped: Vec<[u8; grant::RATES_LEN]>,
     pub tear_downs: u32,
     pub spawned: Vec<u64>,
     /// What `ssh-keyscan` prints in this world.
@@ -259,6 +261,10 @@ async fn play_monitor(socket: Arc<SeqPacket>, seen: Arc<Mutex<Seen>>, answers: b
                 seen.tear_downs += 1;
                 seen.init = None;
                 (operation::Notice::Gone, None)
+            }
+            operation::Request::Shape { rates, .. } => {
+                seen.lock().unwrap().shaped.push(rates);
+                continue;
             }
             operation::Request::Status => (operation::Notice::State(operation::State::Idle), None),
         };
