@@ -54,7 +54,7 @@ pub struct World {
     correlation: u64,
 }
 
-fn pair() -> (OwnedFd, OwnedFd) {
+pub fn pair() -> (OwnedFd, OwnedFd) {
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
 }
 
@@ -148,7 +148,12 @@ impl World {
         self.notices.remove(0)
     }
 
-    /// Runs a command to its end, saving all output at once.
+    /// The notices that came while replies were awaited.
+    pub fn taken(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// Runs a command to its end, saving all at once.
     pub async fn run(&mut self, job: JobId, command: Command) -> (String, String, protocol::job::ExitStatus) {
         assert_eq!(self.ask(&Request::Exec { job, command }).await, Reply::Done);
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
@@ -164,6 +169,7 @@ impl World {
                 }
                 Notice::Exited { job: of, status } => {
                     assert_eq!(of, job);
+                    self.send(&Request::ExitSaved { job }).await;
                     let text = |bytes| String::from_utf8(bytes).unwrap();
                     return (text(stdout), text(stderr), status);
                 }
