@@ -1,6 +1,6 @@
 //! The CRM: what one site's Cluster Resource Manager decides, and its edges.
 //!
-//! Pure: [`addresses`], [`nodes`], [`pilot`], [`roster`], [`offer`], [`mapfile`], [`tokens`].
+//! Pure: [`addresses`], [`nodes`], [`pilot`], [`roster`], [`offer`], [`shares`], [`mapfile`], [`tokens`].
 //! Owner: [`site`], one state, `step(now, event) -> actions`. Edges: [`grc_client`], [`pilots`],
 //! [`batch`], tied together by [`serve`]. Arrows point inwards only.
 #![forbid(unsafe_code)]
@@ -18,6 +18,7 @@ pub mod pilots;
 pub mod policy;
 pub mod roster;
 pub mod serve;
+pub mod shares;
 pub mod site;
 pub mod state;
 pub mod ticket;
