@@ -6,6 +6,7 @@
 pub mod account;
 pub mod bench;
 pub mod demo;
+pub mod flow;
 pub mod install;
 pub mod netns;
 pub mod node;
