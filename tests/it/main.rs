@@ -11,3 +11,4 @@ mod inside;
 mod local_grid;
 mod machines;
 mod refusals;
+mod reservations;
