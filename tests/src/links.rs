@@ -41,7 +41,7 @@ const UNLIMITED: Rate = Rate { kbit: 100_000_000 };
 #[serde(deny_unknown_fields)]
 pub struct Links {
     /// Tell the GRC of a link of this capacity between every two sites.
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", default_value = "200Mbit")]
     pub link: Option<Rate>,
     /// Tell the GRC that this much goes in and out of every site.
     #[arg(long, value_name = "RATE")]
