@@ -10,7 +10,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt::TcpCongestion};
 use serde::Serialize;
 
-use super::{UDP_PAYLOAD_BYTES, parse_rate, serve::say};
+use super::{UDP_PAYLOAD_BYTES, serve::say};
+use crate::rate::Rate;
 
 /// How long a sender knocks at a receiver that may still be starting.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
@@ -31,8 +32,8 @@ pub struct Send {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub seconds: u32,
     /// Send datagrams at this rate, whatever becomes of them; else TCP.
-    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
-    pub udp: Option<u32>,
+    #[arg(long, value_name = "RATE")]
+    pub udp: Option<Rate>,
     /// Connections of TCP beside each other.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub streams: u32,
@@ -97,8 +98,8 @@ pub fn send(args: &Send, out: &mut impl Write) -> Result<Sent> {
         .with_context(|| format!("host {} has no IPv4 address", args.to))?;
     let length = Duration::from_secs(args.seconds.into());
     let sent = match (args.udp, args.congestion) {
-        (Some(rate_kbit), _) => {
-            Sent { sent_bytes: datagrams(target, rate_kbit, length)?, streams: 0, congestion: None }
+        (Some(rate), _) => {
+            Sent { sent_bytes: datagrams(target, rate.kbit, length)?, streams: 0, congestion: None }
         }
         (None, Some(congestion)) => {
             let streams = (0..args.streams).map(|_| connect(target, congestion));
