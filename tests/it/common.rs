@@ -42,7 +42,7 @@ pub fn fresh_directory() -> PathBuf {
 
 /// The plan of a grid in a directory of its own.
 pub fn plan(sites: u32, nodes: u32) -> Plan {
-    Plan { directory: fresh_directory(), sites, nodes, driver: Driver::default(), links: Links::default() }
+    Plan { sites, nodes, ..Plan::new(fresh_directory()) }
 }
 
 /// What a command printed and how it ended.

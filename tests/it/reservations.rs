@@ -47,8 +47,12 @@ fn a_link_is_never_promised_twice_and_the_refusal_says_when_it_is_free() {
     let first = granted(&world, &with("150Mbit"));
     let second = granted(&world, &with("50Mbit"));
     refused(&world, &with("1Mbit"), &["a-b", "1Mbit"]);
-    let later = [&window[..4], &["--start", "+1h", "--latest", "+3h", "--time", "30m", "--bandwidth", "100Mbit"]];
-    let third = granted(&world, &later[..].concat()[..].iter().copied().filter(|w| !w.is_empty()).collect::<Vec<_>>());
+    let later =
+        [&window[..4], &["--start", "+1h", "--latest", "+3h", "--time", "30m", "--bandwidth", "100Mbit"]];
+    let third = granted(
+        &world,
+        &later[..].concat()[..].iter().copied().filter(|w| !w.is_empty()).collect::<Vec<_>>(),
+    );
     let view = |id: &str| world.ask(&["show", id]);
     let starts = |id: &str| view(id)["starts"].clone();
     assert_ne!(starts(&first), starts(&third), "the third waits for the first two");
@@ -87,7 +91,8 @@ fn what_no_grid_could_do_is_refused_and_changes_nothing() {
 #[test]
 fn a_window_begins_and_ends_by_itself_and_gives_everything_back() {
     let mut world = TestGrid::two_by_two();
-    let id = granted(&world, &["--nodes", "a=1,b=1", "--start", "+6s", "--time", "6s", "--bandwidth", "10Mbit"]);
+    let id =
+        granted(&world, &["--nodes", "a=1,b=1", "--start", "+6s", "--time", "6s", "--bandwidth", "10Mbit"]);
     let job = world.type_in(&["--output-mode", "quiet", "submit", "--in", &id, "--", "sleep", "60"]).ok();
     world.wait_for_state(&id, &["ready"]);
     world.observe();
@@ -98,7 +103,10 @@ fn a_window_begins_and_ends_by_itself_and_gives_everything_back() {
     world.wait_for_state(&id, &["ended"]);
     world.wait_for_state(job.trim(), &["failed"]);
     world.expect_nothing_left();
-    assert_eq!(granted(&world, &["--nodes", "a=2,b=2", "--bandwidth", "200Mbit", "--time", "1m"]).is_empty(), false);
+    assert_eq!(
+        granted(&world, &["--nodes", "a=2,b=2", "--bandwidth", "200Mbit", "--time", "1m"]).is_empty(),
+        false
+    );
     world.release("last");
     world.expect_nothing_left();
 }
@@ -115,7 +123,11 @@ fn a_grant_is_changed_whole_or_not_at_all() {
     assert_eq!(outcome.code, REFUSED, "{outcome:?}");
     assert!(outcome.err.contains("a-b"), "{outcome:?}");
     let kept = world.ask(&["show", &first]);
-    assert_eq!((&kept["version"], &kept["pairs"]), (&before["version"], &before["pairs"]), "the old grant stays");
+    assert_eq!(
+        (&kept["version"], &kept["pairs"]),
+        (&before["version"], &before["pairs"]),
+        "the old grant stays"
+    );
     modify(&["--bandwidth", "50Mbit"]).ok();
     modify(&["--time", "1h"]).ok();
     world.type_in(&["modify", &second, "--bandwidth", "150Mbit"]).ok();
@@ -233,7 +245,13 @@ fn grants_and_running_jobs_survive_the_death_of_the_grc() {
     world.grid.restart_grc().unwrap();
     let outcome = finish_child(job);
     let expected: String = (1..=40).map(|n| format!("{n}\n")).collect();
-    assert_eq!((outcome.code, outcome.out.as_str()), (7, expected.as_str()), "{}{}", outcome.err, world.logs());
+    assert_eq!(
+        (outcome.code, outcome.out.as_str()),
+        (7, expected.as_str()),
+        "{}{}",
+        outcome.err,
+        world.logs()
+    );
     let view: Value = world.ask(&["show", &later]);
     assert_eq!(view["state"], "booked", "{view}");
     world.release(&later);

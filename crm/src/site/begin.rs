@@ -1,6 +1,5 @@
 //! From a grant to sandboxes: when pilots begin, on which nodes, and the barriers between them.
 
-
 use grant::Grant;
 use protocol::ids::{Epoch, ReservationId};
 use protocol::keys::KeyRing;

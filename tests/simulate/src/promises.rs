@@ -108,9 +108,8 @@ impl Promises {
                     // What remained was counted before the record behind which it was sent.
                     if ends.abs_diff(promise.ends) > TOLERANCE + late && at < promise.ends.min(ends) {
                         let was = promise.ends;
-                        let what = || {
-                            format!("{reservation} was to end at {}, now at {}", time(was), time(ends))
-                        };
+                        let what =
+                            || format!("{reservation} was to end at {}, now at {}", time(was), time(ends));
                         history.broken(at, "window", what);
                     }
                     promise.ends = promise.ends.min(ends);
@@ -122,9 +121,8 @@ impl Promises {
                 let Some(promise) = self.all.get(reservation) else { return };
                 let (begins, ends) = (promise.begins, promise.ends);
                 if (at + TOLERANCE < begins || at > ends + TOLERANCE) && self.early.insert(*job) {
-                    let what = || {
-                        format!("{job} starts outside of its window {}..{}", time(begins), time(ends))
-                    };
+                    let what =
+                        || format!("{job} starts outside of its window {}..{}", time(begins), time(ends));
                     history.broken(at, "window", what);
                 }
             }
@@ -158,7 +156,8 @@ impl Promises {
                 *known = (*known).max(*version);
                 if older {
                     let known = known.0;
-                    let what = || format!("site {site} says version {} of {reservation}, it had {known}", version.0);
+                    let what =
+                        || format!("site {site} says version {} of {reservation}, it had {known}", version.0);
                     history.broken(at, "grant-kept", what);
                 }
             }

@@ -11,8 +11,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use gridpilot_tests::bench;
 use gridpilot_tests::install;
-use gridpilot_tests::links::Links;
-use gridpilot_tests::state::{Driver, Plan};
+use gridpilot_tests::state::Plan;
 use gridpilot_tests::world::Grid;
 
 /// Measures gridpilot on this machine. Without a name: everything, one after the other.
@@ -140,13 +139,7 @@ fn measure(what: What) -> Result<()> {
 }
 
 fn start(rounds: usize) -> Result<String> {
-    let plan = Plan {
-        directory: PathBuf::from(format!("/var/lib/gridpilot-bench-{}", std::process::id())),
-        sites: 2,
-        nodes: 2,
-        driver: Driver::default(),
-        links: Links::default(),
-    };
+    let plan = Plan::new(PathBuf::from(format!("/var/lib/gridpilot-bench-{}", std::process::id())));
     let mut grid = Grid::up(plan, &install::programs()?, &mut |_| ())?;
     let text = bench::start::run(&grid, rounds);
     grid.down(&mut |_| ())?;
