@@ -30,7 +30,10 @@ fn what_cannot_be_booked_is_refused_with_what_there_is_and_changes_nothing() {
     assert_eq!(nodes.layers(), [3, 3]);
     book(&mut nodes, charge(0, 2, 10, 20)).unwrap();
     let refused = book(&mut nodes, charge(0, 2, 5, 11)).unwrap_err();
-    assert!(matches!(&refused, Refusal::NoRoom { asked: 2, have: 1, in_s, .. } if in_s == &[15]), "{refused}");
+    assert!(
+        matches!(&refused, Refusal::NoRoom { asked: 2, have: 1, in_s, .. } if in_s == &[15]),
+        "{refused}"
+    );
     let refused = book(&mut nodes, charge(0, 4, 30, 40)).unwrap_err();
     assert!(matches!(refused, Refusal::MoreNodesThanExist { have: 3, asked: 4, .. }));
     let refused = book(&mut nodes, charge(2, 1, 30, 40)).unwrap_err();

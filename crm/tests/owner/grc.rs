@@ -51,7 +51,8 @@ impl Grc {
                     self.epoch = Epoch(epoch.0 + 1);
                     (self.ready, self.joined, self.exited) = (false, false, 0);
                 }
-                FromSite::Exited { epoch, job, member, .. } | FromSite::ExecFailed { epoch, job, member, .. }
+                FromSite::Exited { epoch, job, member, .. }
+                | FromSite::ExecFailed { epoch, job, member, .. }
                     if epoch == self.epoch =>
                 {
                     self.exited |= 1 << member;

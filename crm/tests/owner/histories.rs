@@ -22,7 +22,8 @@ fn event(kind: usize, member: u32, n: u32, world: &World) -> Option<Event> {
     let answered = |asked, reply| Event::Answered { pilot, asked, reply };
     let noticed = |notice| Event::Noticed { pilot, notice };
     let failed = || Reply::Failed(Failure::new(Step::Setup, "no memory", ""));
-    let window = Remaining { starts_in_ms: u64::from(n % 4) * 7000, ends_in_ms: 60_000 + u64::from(n) * 1000 };
+    let window =
+        Remaining { starts_in_ms: u64::from(n % 4) * 7000, ends_in_ms: 60_000 + u64::from(n) * 1000 };
     Some(match kind {
         0 | 1 => hold_of(R, version, Part { window, ..part(1 + n % 2) }),
         2 | 3 => commit(version, window),
@@ -38,7 +39,9 @@ fn event(kind: usize, member: u32, n: u32, world: &World) -> Option<Event> {
         15 => answered(Asked::Run, Reply::Refused(Refusal::ZeroNodes)),
         16 => noticed(Notice::StateChanged { state: State::TearingDown, cause: None }),
         17 if world.arrived.contains(&pilot) => noticed(Notice::Gone { dirty: None, cause: None }),
-        18 if world.arrived.contains(&pilot) => noticed(Notice::Gone { dirty: Some("a mount".into()), cause: None }),
+        18 if world.arrived.contains(&pilot) => {
+            noticed(Notice::Gone { dirty: Some("a mount".into()), cause: None })
+        }
         19 => Event::AgentLost { pilot, cause: "reset".into() },
         20 => Event::BatchGone { pilot, reason: "exit code 1".into() },
         21 => Event::Swept { pilot, outcome: if member == 0 { Ok(()) } else { Err("busy".into()) } },

@@ -131,6 +131,9 @@ fn a_newer_epoch_waits_until_the_older_one_is_gone() {
     world.say(start(Epoch(2)));
     world.say(start(Epoch(2)));
     assert_eq!(world.submitted.len(), 1);
+    let progress = protocol::reservation::Progress { wanted: 1, ..Default::default() };
+    let standing = FromSite::Progress { reservation: R, epoch: Epoch(2), progress };
+    assert_eq!(world.told.last(), Some(&standing), "of the older one nothing counts");
     world.wait(|w| w.submitted.len() == 2);
     assert_eq!(world.submitted[1].epoch, Epoch(2));
     assert!(!world.alive.contains(&pilot(0)));
@@ -152,7 +155,10 @@ fn what_cannot_be_held_is_refused_by_its_reason_and_changes_nothing() {
     type Expect = fn(&Refusal) -> bool;
     let cases: [(Change, Expect); 6] = [
         (|p| p.members = 0, |r| matches!(r, Refusal::ZeroNodes)),
-        (|p| (p.members, p.addresses[0].count) = (3, 3), |r| matches!(r, Refusal::MoreNodesThanExist { asked: 3, have: 2, .. })),
+        (
+            |p| (p.members, p.addresses[0].count) = (3, 3),
+            |r| matches!(r, Refusal::MoreNodesThanExist { asked: 3, have: 2, .. }),
+        ),
         (|p| p.environment = "debian".parse().unwrap(), |r| matches!(r, Refusal::UnknownEnvironment { .. })),
         (
             |p| p.addresses = vec![AddressBlock { first: [10, 72, 0, 1].into(), count: 2 }],
@@ -195,7 +201,10 @@ fn busy_nodes_are_said_to_be_busy_and_addresses_are_never_shared() {
     };
     world.say(other(2, [10, 71, 128, 100]));
     let refused = refusal(&world);
-    assert!(matches!(refused, Refusal::NoRoom { asked: 2, have: 1, in_s, .. } if in_s == &[3600]), "{refused}");
+    assert!(
+        matches!(refused, Refusal::NoRoom { asked: 2, have: 1, in_s, .. } if in_s == &[3600]),
+        "{refused}"
+    );
     world.say(other(1, [10, 71, 128, 10]));
     assert!(matches!(refusal(&world), Refusal::AddressesExhausted { .. }));
     world.say(other(1, [10, 71, 128, 100]));

@@ -183,7 +183,8 @@ fn a_change_that_does_not_fit_leaves_the_grant_as_it_was() {
     world.say(commit(V, LATER));
     world.say(other(1, LATER));
     let before = world.records.clone();
-    let change = Part { addresses: vec![AddressBlock { first: [10, 71, 128, 10].into(), count: 2 }], ..later(2) };
+    let change =
+        Part { addresses: vec![AddressBlock { first: [10, 71, 128, 10].into(), count: 2 }], ..later(2) };
     world.say(hold_of(R, V2, change));
     assert!(matches!(refusal(&world), Refusal::NoRoom { asked: 2, have: 1, .. }));
     assert_eq!(world.records, before);

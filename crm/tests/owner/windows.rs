@@ -111,7 +111,11 @@ fn words_that_come_late_do_not_make_a_window_longer() {
     world.pass(s(50));
     // Sent at the beginning, they arrive now.
     world.say(commit(V, window(0, 100)));
-    world.say(Event::Grc(protocol::site::ToSite::Start { reservation: R, epoch: Epoch(1), window: window(0, 100) }));
+    world.say(Event::Grc(protocol::site::ToSite::Start {
+        reservation: R,
+        epoch: Epoch(1),
+        window: window(0, 100),
+    }));
     world.pass(s(50));
     assert!(world.site.is_idle());
     // After a restart the first word is taken as it is.
@@ -119,7 +123,11 @@ fn words_that_come_late_do_not_make_a_window_longer() {
     world.restart();
     world.say(Event::GrcConnected);
     let reservation = ReservationId(2);
-    world.say(Event::Grc(protocol::site::ToSite::Commit { reservation, version: V, window: window(10, 300) }));
+    world.say(Event::Grc(protocol::site::ToSite::Commit {
+        reservation,
+        version: V,
+        window: window(10, 300),
+    }));
     world.pass(s(200));
     assert!(!world.site.is_idle());
     world.pass(s(100));
@@ -155,7 +163,8 @@ fn members_of_a_layer_find_distinct_nodes_whatever_stands_in_the_others() {
     let addresses = vec![AddressBlock { first: [10, 71, 128, 90].into(), count: 1 }];
     world.say(hold_of(ReservationId(3), V, Part { layer: 2, addresses, ..part(1) }));
     assert!(refusal(&world).to_string().contains("0 usable"), "{}", refusal(&world));
-    let nodes: Vec<_> = world.site.pilots().filter(|p| p.id.reservation == second).map(|p| p.node.as_str()).collect();
+    let nodes: Vec<_> =
+        world.site.pilots().filter(|p| p.id.reservation == second).map(|p| p.node.as_str()).collect();
     assert_eq!(nodes, ["a2", "a3"]);
 }
 
@@ -163,7 +172,11 @@ fn members_of_a_layer_find_distinct_nodes_whatever_stands_in_the_others() {
 fn the_first_epoch_begins_by_itself_and_an_ordered_one_with_its_order() {
     let mut world = World::new(1);
     booked(&mut world, 1, 1, window(100, 200));
-    world.say(Event::Grc(protocol::site::ToSite::Start { reservation: R, epoch: Epoch(3), window: window(100, 200) }));
+    world.say(Event::Grc(protocol::site::ToSite::Start {
+        reservation: R,
+        epoch: Epoch(3),
+        window: window(100, 200),
+    }));
     world.say(Event::GrcLost);
     world.pass(s(90));
     assert_eq!(world.submitted.iter().map(|pilot| pilot.epoch).collect::<Vec<_>>(), [Epoch(3)]);

@@ -1,7 +1,6 @@
 //! A world for the owner: it does what a site's batch system, nodes and agents would do, and can
 //! be told to fail once, at any point.
 
-
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
