@@ -8,6 +8,7 @@ mod grid;
 mod hostile;
 mod house;
 mod inside;
+mod links;
 mod local_grid;
 mod machines;
 mod refusals;
