@@ -341,7 +341,7 @@ impl Site {
             gateway: self.settings.gateway,
             mtu: self.settings.mtu,
             driver: self.settings.driver,
-            shaped: !part.peers.is_empty(),
+            shaped: self.incarnation(id)?.shaping.is_some(),
             lifetime_s: self.lifetime_s(id.reservation),
             memory_bytes: limits.memory_bytes,
             pids: limits.pids,
