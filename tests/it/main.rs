@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod common;
+mod counters;
 mod death;
 mod grid;
 mod hostile;

@@ -226,13 +226,16 @@ impl Site {
         let (epoch, members) = (booking.wanted, booking.grant.as_ref().map_or(0, |grant| grant.part.members));
         let message = match (&booking.failed, &booking.incarnation) {
             (Some(failure), _) => FromSite::Failed { reservation, epoch, failure: failure.clone() },
-            (None, Some(incarnation)) => match incarnation.roster.ready_members() {
-                Some(members) if incarnation.phase != Phase::Starting => {
-                    FromSite::SiteReady { reservation, epoch, members }
+            // Of an older one, which is being torn down, nothing counts.
+            (None, Some(incarnation)) if incarnation.epoch == epoch => {
+                match incarnation.roster.ready_members() {
+                    Some(members) if incarnation.phase != Phase::Starting => {
+                        FromSite::SiteReady { reservation, epoch, members }
+                    }
+                    _ => FromSite::Progress { reservation, epoch, progress: incarnation.roster.progress() },
                 }
-                _ => FromSite::Progress { reservation, epoch, progress: incarnation.roster.progress() },
-            },
-            (None, None) => {
+            }
+            (None, _) => {
                 let progress = Progress { wanted: members, ..Progress::default() };
                 FromSite::Progress { reservation, epoch, progress }
             }
@@ -338,7 +341,7 @@ impl Site {
             gateway: self.settings.gateway,
             mtu: self.settings.mtu,
             driver: self.settings.driver,
-            shaped: !part.peers.is_empty(),
+            shaped: self.incarnation(id)?.shaping.is_some(),
             lifetime_s: self.lifetime_s(id.reservation),
             memory_bytes: limits.memory_bytes,
             pids: limits.pids,

@@ -131,6 +131,9 @@ fn a_newer_epoch_waits_until_the_older_one_is_gone() {
     world.say(start(Epoch(2)));
     world.say(start(Epoch(2)));
     assert_eq!(world.submitted.len(), 1);
+    let progress = protocol::reservation::Progress { wanted: 1, ..Default::default() };
+    let standing = FromSite::Progress { reservation: R, epoch: Epoch(2), progress };
+    assert_eq!(world.told.last(), Some(&standing), "of the older one nothing counts");
     world.wait(|w| w.submitted.len() == 2);
     assert_eq!(world.submitted[1].epoch, Epoch(2));
     assert!(!world.alive.contains(&pilot(0)));
