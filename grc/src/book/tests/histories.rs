@@ -35,7 +35,7 @@ fn number(site: &SiteName) -> usize {
 #[derive(Default)]
 struct Oracle {
     granted: BTreeMap<u64, (Plan, Option<Plan>)>,
-    /// Places are back, addresses not.
+    /// Over: the rates are back, places and addresses not.
     unconfirmed: BTreeMap<u64, Plan>,
 }
 
@@ -126,8 +126,11 @@ impl Oracle {
             let own = parts.iter().filter(|part| number(&part.site) == at && part.layer == layer);
             own.map(|part| u64::from(part.members)).sum::<u64>()
         };
+        let over = self.unconfirmed.values().map(|plan| (plan, &None));
+        let granted = self.granted.values().map(|(plan, held)| (plan, held));
+        let all: Vec<_> = granted.map(|both| (both, true)).chain(over.map(|both| (both, false))).collect();
         for second in 0..SECONDS {
-            for (plan, held) in self.granted.values() {
+            for &((plan, held), rates) in &all {
                 let both =
                     plan.window.contains(second) || held.as_ref().is_some_and(|h| h.window.contains(second));
                 for (at, layers) in LAYERS.iter().enumerate().filter(|_| both) {
@@ -137,7 +140,7 @@ impl Oracle {
                         sums.places[at][layer as usize][second as usize] += larger;
                     }
                 }
-                for pair in plan.pairs.iter().filter(|_| plan.window.contains(second)) {
+                for pair in plan.pairs.iter().filter(|_| rates && plan.window.contains(second)) {
                     sums.add(pair, second);
                 }
             }
@@ -358,8 +361,8 @@ proptest! {
                 Step::End { which } => {
                     let Some(id) = pick(which, oracle.granted.keys().copied().collect()) else { continue };
                     let (plan, _) = oracle.granted.remove(&id).unwrap();
-                    book.give_back(id);
-                    book.give_back(id);
+                    book.end(id);
+                    book.end(id);
                     links.request(Duration::ZERO, Connection(id), Operation::Terminate);
                     prop_assert_eq!(book.unconfirmed(id).len(), plan.parts.len());
                     oracle.unconfirmed.insert(id, plan);
@@ -390,7 +393,7 @@ proptest! {
         oracle.check(&bulk, &links)?;
         for id in oracle.granted.keys() {
             for book in [&mut book, &mut single, &mut bulk] {
-                book.give_back(*id);
+                book.end(*id);
                 oracle.granted[id].0.parts.iter().for_each(|part| book.confirm(*id, &part.site));
             }
         }

@@ -89,7 +89,7 @@ fn an_address_is_not_used_again_while_a_fresh_one_is_left() {
     for id in 0..13 {
         let plan = take(&mut book, id, &request(&placement, &candidates, &rates));
         order.push(plan.parts[0].blocks[0].first.octets()[3]);
-        book.give_back(id);
+        book.end(id);
         book.confirm(id, &site("a"));
     }
     assert_eq!(order, [1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6, 1]);
@@ -129,7 +129,7 @@ fn addresses_come_back_only_when_the_site_confirms() {
     let plan = take(&mut book, 1, &request(&two, &candidates, &rates));
     book.confirm(1, &site("a"));
     assert_eq!(book.taken_at(5).count(), 2, "it is not over");
-    book.give_back(1);
+    book.end(1);
     let answer = blocked(book.plan(&request(&two, &candidates, &rates), &no_links()));
     assert_eq!(answer.resource, Resource::Addresses { site: site("a") });
     assert_eq!(book.unconfirmed(1), [&site("a")]);
