@@ -17,7 +17,7 @@ need() { # need PACKAGE PROBE...: the package is missing when a probe is no file
 }
 need gcc gcc
 need libc6-dev /usr/include/stdio.h
-need iproute2 ip
+need iproute2 ip tc
 need util-linux nsenter setpriv setsid
 need passwd useradd userdel
 need openssh-client ssh ssh-keygen

@@ -163,6 +163,17 @@ mod tests {
         AddressBlock { first: first.into(), count }
     }
 
+    /// Chooses and takes, as the site does at once.
+    fn take(
+        site: &mut Addresses,
+        carve: &[AddressBlock],
+        pilots: &[PilotId],
+    ) -> Result<Vec<Ipv4Addr>, CarveError> {
+        let chosen = site.choose(carve, pilots.len() as u32)?;
+        chosen.iter().zip(pilots).for_each(|(address, pilot)| site.take(*address, *pilot));
+        Ok(chosen)
+    }
+
     fn site() -> Addresses {
         let ranges = ["10.71.128.0/25".parse().unwrap(), "10.71.128.128/26".parse().unwrap()];
         Addresses::new(&ranges, 24, [[10, 71, 128, 3].into(), [10, 9, 9, 9].into()])
@@ -179,33 +190,34 @@ mod tests {
         ] {
             let mut site = site();
             let carve = [block([10, 71, 128, 1], 1), bad];
-            assert_eq!(site.take(&carve, &pilots(1, 1)), Err(CarveError::Outside(bad)));
+            assert_eq!(take(&mut site, &carve, &pilots(1, 1)), Err(CarveError::Outside(bad)));
             assert_eq!(site.held(), 0);
         }
         // Touching ranges are one range.
-        assert!(site().take(&[block([10, 71, 128, 120], 20)], &pilots(1, 20)).is_ok());
+        assert!(take(&mut site(), &[block([10, 71, 128, 120], 20)], &pilots(1, 20)).is_ok());
     }
 
     #[test]
     fn network_address_and_machines_are_never_given() {
         let mut site = site();
-        let given = site.take(&[block([10, 71, 128, 0], 6)], &pilots(1, 4)).unwrap();
+        let given = take(&mut site, &[block([10, 71, 128, 0], 6)], &pilots(1, 4)).unwrap();
         assert_eq!(given.iter().map(|a| a.octets()[3]).collect::<Vec<_>>(), [1, 2, 4, 5]);
-        assert_eq!(site.take(&[block([10, 71, 128, 0], 6)], &pilots(2, 1)), Err(CarveError::TooFew(0)));
+        assert_eq!(take(&mut site, &[block([10, 71, 128, 0], 6)], &pilots(2, 1)), Err(CarveError::TooFew(0)));
     }
 
     #[test]
     fn an_address_in_quarantine_comes_back_only_with_its_holder() {
         let mut site = site();
         let first = pilots(1, 1)[0];
-        let address = site.take(&[block([10, 71, 128, 9], 1)], &[first]).unwrap()[0];
-        site.quarantine(address);
+        let address = take(&mut site, &[block([10, 71, 128, 9], 1)], &[first]).unwrap()[0];
+        assert_eq!(site.check(&[block([10, 71, 128, 9], 1)], 1), Ok(()), "later it can be had again");
+        site.quarantine(address, first);
         assert!(site.never_carve().contains(&address));
         site.release(address, pilots(2, 1)[0]);
-        assert!(site.take(&[block([10, 71, 128, 9], 1)], &pilots(2, 1)).is_err());
+        assert!(take(&mut site, &[block([10, 71, 128, 9], 1)], &pilots(2, 1)).is_err());
         site.release(address, first);
         assert!(!site.never_carve().contains(&address));
-        assert!(site.take(&[block([10, 71, 128, 9], 1)], &pilots(2, 1)).is_ok());
+        assert!(take(&mut site, &[block([10, 71, 128, 9], 1)], &pilots(2, 1)).is_ok());
     }
 
     proptest! {
@@ -227,7 +239,7 @@ mod tests {
                     let first = u32::from(Ipv4Addr::new(10, 71, 128, 0)) + start;
                     let carve = [AddressBlock { first: first.into(), count: width }];
                     let pilots = pilots(n as u64, count);
-                    if let Ok(given) = site.take(&carve, &pilots) {
+                    if let Ok(given) = take(&mut site, &carve, &pilots) {
                         prop_assert!(given.iter().all(|a| carve[0].addresses().any(|b| b == *a)));
                         live.push((pilots, given));
                     }

@@ -260,7 +260,10 @@ impl Config {
             }
             if node.members as usize > protocol::limits::LAYERS_MAX {
                 let max = protocol::limits::LAYERS_MAX;
-                return Err(format!("node {} has {} members, at most {max} are possible", node.name, node.members));
+                return Err(format!(
+                    "node {} has {} members, at most {max} are possible",
+                    node.name, node.members
+                ));
             }
             let is_blank = |word: &String| word.is_empty() || word.contains('\0');
             if node.start.is_empty() || node.start.iter().any(is_blank) {

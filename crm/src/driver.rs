@@ -244,7 +244,7 @@ impl Driver {
 
     fn go_on(&mut self) {
         loop {
-            while let Some(action) = self.behind.next() {
+            while let Some(action) = self.behind.next_ready() {
                 self.perform(action);
             }
             if self.more.is_empty() {
@@ -350,4 +350,3 @@ impl Driver {
         }
     }
 }
-

@@ -50,7 +50,7 @@ impl Behind {
     }
 
     /// The next action that may be performed now.
-    pub fn next(&mut self) -> Option<Action> {
+    pub fn next_ready(&mut self) -> Option<Action> {
         let ready = self.waiting.front().is_some_and(|(ticket, _)| *ticket <= self.durable);
         if ready { self.waiting.pop_front().map(|(_, action)| action) } else { None }
     }
@@ -82,7 +82,7 @@ mod tests {
     }
 
     fn done(behind: &mut Behind) -> Vec<u32> {
-        std::iter::from_fn(|| behind.next())
+        std::iter::from_fn(|| behind.next_ready())
             .map(|action| match action {
                 Action::Cancel { pilot } => pilot.member,
                 other => panic!("{other:?}"),

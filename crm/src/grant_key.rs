@@ -133,6 +133,16 @@ mod tests {
         other[5] ^= 1;
         assert!(public.verify(&grant::signed_message(&other), &setup.signature).is_err());
         assert_eq!(setup.host.to_string(), "a-1");
+        assert_eq!(setup.rates, None);
+
+        let mut rates_kbit = [0; grant::CLASSES_MAX];
+        rates_kbit[0] = 1000;
+        let rates = Rates { nonce: [7; 16], serial: 1, rates_kbit, destinations: vec![] };
+        let signed = key.rates(&rates).unwrap();
+        let record: [u8; grant::RATES_LEN] = signed.record.clone().try_into().unwrap();
+        assert_eq!(Rates::decode(&record), Ok(rates.clone()));
+        public.verify(&Rates::signed_message(&record), &signed.signature).unwrap();
+        assert_eq!(key.rates(&Rates { serial: 0, ..rates }), None);
     }
 
     #[test]

@@ -93,8 +93,7 @@ impl Charge {
         if old.layer != new.layer {
             return vec![old, new];
         }
-        let mut times =
-            [old.window.start(), old.window.end(), new.window.start(), new.window.end()].to_vec();
+        let mut times = [old.window.start(), old.window.end(), new.window.start(), new.window.end()].to_vec();
         times.sort_unstable();
         let at = |charge: Self, start: u64| {
             let inside = charge.window.start() <= start && start < charge.window.end();

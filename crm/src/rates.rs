@@ -75,7 +75,8 @@ impl Classes {
         }
         let mut destinations = prefixes(&stretches);
         if destinations.len() > DESTINATIONS_MAX {
-            let own: Vec<Stretch> = part.addresses.iter().filter_map(|block| stretch(block, u8::MAX)).collect();
+            let own: Vec<Stretch> =
+                part.addresses.iter().filter_map(|block| stretch(block, u8::MAX)).collect();
             coarsen(&mut destinations, &own);
         }
         match destinations.len() {

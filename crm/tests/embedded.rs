@@ -58,7 +58,7 @@ impl Site {
         script(dir.path(), "launcher", launcher);
         let start = start.iter().map(|word| word.replace("DIR", dir.path().to_str().unwrap())).collect();
         let nodes = [NodeConfig { name: node(), slots: 1, memory: 0, members: 4, start }];
-        let embedded = Embedded::new(&nodes, &dir.path().join("launcher"), dir.path());
+        let embedded = Embedded::new(&nodes, &dir.path().join("launcher"), dir.path()).unwrap();
         let (commands, taken) = mpsc::unbounded_channel();
         let (said, events) = mpsc::channel(16);
         tokio::spawn(batch::run(Arc::new(embedded), taken, said));
@@ -98,7 +98,9 @@ impl Site {
     fn leftovers(&self) -> Vec<String> {
         let names = fs::read_dir(self.dir.path()).unwrap();
         let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| name.starts_with('.')).collect()
+        let hidden = names.filter(|name| name.starts_with('.'));
+        let notes = fs::read_dir(self.dir.path().join("pilots")).unwrap();
+        hidden.chain(notes.map(|entry| entry.unwrap().file_name().into_string().unwrap())).collect()
     }
 }
 
@@ -134,12 +136,15 @@ async fn a_cancelled_pilot_may_end_in_order_and_others_live_on() {
     let mut site = Site::new(launcher, &["env"]);
     site.do_it(submit(0));
     site.do_it(submit(1));
-    while fs::read_dir(site.dir.path()).unwrap().count() < 3 {
+    // The launcher, the directory of notes, and a file of each of both.
+    while fs::read_dir(site.dir.path()).unwrap().count() < 4 {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     site.do_it(Command::Cancel { pilot: pilot(1) });
     site.do_it(Command::Cancel { pilot: pilot(1) });
     site.do_it(Command::Cancel { pilot: pilot(9) });
+    let (gone, reason) = site.gone().await;
+    assert_eq!((gone, reason.as_str()), (pilot(9), "the batch system does not know it"));
     let (gone, reason) = site.gone().await;
     assert_eq!((gone, reason.as_str()), (pilot(1), "ended in order (exit code 0)"));
     site.do_it(Command::Cancel { pilot: pilot(0) });
@@ -178,7 +183,7 @@ async fn a_sweep_runs_the_launchers_sibling_and_passes_its_complaint_on() {
 async fn every_pilot_is_told_of_in_one_call_and_a_gone_one_once() {
     let site = Site::new("exec sleep 30", &["env"]);
     let nodes = [NodeConfig { name: node(), slots: 1, memory: 0, members: 4, start: vec!["env".into()] }];
-    let embedded = Embedded::new(&nodes, &site.dir.path().join("launcher"), site.dir.path());
+    let embedded = Embedded::new(&nodes, &site.dir.path().join("launcher"), site.dir.path()).unwrap();
     for member in 0..2 {
         let Command::Submit { submit, invocation } = submit(member) else { unreachable!() };
         embedded.submit(&submit, &invocation).await.unwrap();
@@ -194,4 +199,57 @@ async fn every_pilot_is_told_of_in_one_call_and_a_gone_one_once() {
     embedded.cancel(pilot(1)).await.unwrap();
     embedded.changed().await;
     assert_eq!(gone(embedded.status().await.unwrap()), [pilot(1)]);
+}
+
+/// A process of ours with this note in the directory of notes, as a CRM before would have left it.
+fn left_behind(dir: &Path, member: u32, body: &str, change: impl Fn(&str) -> String) -> std::process::Child {
+    let mut child = std::process::Command::new("sh").args(["-c", body]).spawn().unwrap();
+    let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    let start = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().to_owned();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let note = format!("{} {start} {boot}", child.id());
+    fs::create_dir_all(dir.join("pilots")).unwrap();
+    fs::write(dir.join(format!("pilots/r1-1-{member}")), change(&note)).unwrap();
+    assert!(child.try_wait().unwrap().is_none());
+    child
+}
+
+#[tokio::test]
+async fn the_pilots_of_a_crm_before_are_ended_and_nothing_else_is_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    script(dir.path(), "launcher", "");
+    let mut own = left_behind(dir.path(), 0, "exec sleep 100", str::to_owned);
+    // Another process has the number now; another boot; a note that is not whole.
+    let stranger = |note: &str| note.replacen(' ', " 1", 1);
+    let mut others = [
+        left_behind(dir.path(), 1, "exec sleep 101", stranger),
+        left_behind(dir.path(), 2, "exec sleep 102", |note| note.replace('-', "")),
+        left_behind(dir.path(), 3, "exec sleep 103", |note| note[..note.len() - 2].to_owned()),
+    ];
+    let nodes = [NodeConfig { name: node(), slots: 1, memory: 0, members: 4, start: vec!["env".into()] }];
+    let embedded = Embedded::new(&nodes, &dir.path().join("launcher"), dir.path()).unwrap();
+    let (commands, taken) = mpsc::unbounded_channel();
+    let (said, mut events) = mpsc::channel(16);
+    tokio::spawn(batch::run(Arc::new(embedded), taken, said));
+    // The owner has each of them taken away, and hears of each that it is gone.
+    for member in 0..5 {
+        commands.send(Command::Cancel { pilot: pilot(member) }).unwrap();
+    }
+    let reap = tokio::task::spawn_blocking(move || own.wait().unwrap());
+    let mut gone = Vec::new();
+    while gone.len() < 5 {
+        match events.recv().await.unwrap() {
+            Event::BatchGone { pilot, .. } => gone.push(pilot.member),
+            other => panic!("{other:?}"),
+        }
+    }
+    gone.sort_unstable();
+    assert_eq!(gone, [0, 1, 2, 3, 4]);
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&reap.await.unwrap()), Some(15));
+    assert_eq!(fs::read_dir(dir.path().join("pilots")).unwrap().count(), 0);
+    for other in &mut others {
+        assert!(other.try_wait().unwrap().is_none(), "a stranger was signalled");
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
 }

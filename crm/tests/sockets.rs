@@ -14,14 +14,14 @@ use protocol::connection::{Connection, ConnectionError, greet, read};
 use protocol::frame::Kind;
 use protocol::hello::Role;
 use protocol::identity::{Identity, Pin};
-use protocol::ids::{Epoch, JobId, ReservationId};
+use protocol::ids::{Epoch, JobId, ReservationId, Version};
 use protocol::job::{Command, ExitStatus, Stream, Target};
 use protocol::keys::{KeyRing, Member, MemberKeys, PublicKey};
 use protocol::names::EnvironmentName;
 use protocol::node::{Arrive, Invocation, Notice, Reply, Request, Token};
 use protocol::refusal::Refusal;
 use protocol::reservation::{AddressBlock, Limits};
-use protocol::site::{FromSite, Part, ToSite};
+use protocol::site::{FromSite, Part, Remaining, ToSite};
 use protocol::tls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,7 +30,9 @@ use tokio_rustls::TlsStream;
 type Peer = Connection<TlsStream<TcpStream>>;
 
 const R: ReservationId = ReservationId(5);
-const E: Epoch = Epoch(2);
+const E: Epoch = Epoch(1);
+const V: Version = Version(3);
+const WINDOW: Remaining = Remaining { starts_in_ms: 0, ends_in_ms: 600_000 };
 const J: JobId = JobId(8);
 
 /// A site whose pilots only write down their invocation, and the GRC that it dialled.
@@ -136,13 +138,16 @@ impl Grid {
             members: 1,
             slots: 2,
             limits: Limits::default(),
-            duration_s: 600,
+            window: WINDOW,
+            layer: 0,
             environment: EnvironmentName::host(),
             addresses: vec![AddressBlock { first: [10, 71, 128, 9].into(), count: 1 }],
+            peers: vec![],
         };
-        self.tell(ToSite::Hold { reservation: R, epoch: E, part });
-        assert_eq!(self.hear_news().await, FromSite::Held { reservation: R, epoch: E });
-        self.tell(ToSite::Commit { reservation: R, epoch: E });
+        self.tell(ToSite::Hold { reservation: R, version: V, part });
+        assert_eq!(self.hear_news().await, FromSite::Held { reservation: R, version: V });
+        self.tell(ToSite::Commit { reservation: R, version: V, window: WINDOW });
+        assert_eq!(self.hear_news().await, FromSite::Committed { reservation: R, version: V });
         loop {
             match fs::read(self.dir.path().join("invocation")) {
                 Ok(bytes) => return codec::decode(&bytes).unwrap(),
@@ -172,14 +177,14 @@ impl Grid {
     }
 
     async fn end(&mut self) {
-        self.tell(ToSite::End { reservation: R, epoch: E });
+        self.tell(ToSite::End { reservation: R });
         self.is_over().await;
     }
 
     /// The site says that all is gone, and it is: of the pilot no process is left.
     async fn is_over(&mut self) {
         let ended = self.hear_news().await;
-        assert_eq!(ended, FromSite::Ended { reservation: R, epoch: E, dirty: vec![] });
+        assert_eq!(ended, FromSite::Ended { reservation: R, dirty: vec![] });
         let pid = fs::read_to_string(self.dir.path().join("pid")).unwrap();
         while Path::new(&format!("/proc/{}", pid.trim())).exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -216,7 +221,7 @@ async fn one_member_lives_from_hold_to_end() {
     let grant = Grant::decode(&setup.grant.clone().try_into().unwrap()).unwrap();
     assert_eq!((grant.nonce, grant.uid, grant.user.as_str()), ([4; 16], nobody(), "alice"));
     assert_eq!((grant.address, grant.host_name()), (setup.address, "a-0".to_owned()));
-    assert!((601..=610).contains(&grant.lifetime_s), "{}", grant.lifetime_s);
+    assert!((600..=610).contains(&grant.lifetime_s), "{}", grant.lifetime_s);
     answer(&agent, setup_id, &Reply::Done);
     let keys = MemberKeys { host: PublicKey([1; 32]), user: PublicKey([2; 32]) };
     answer(&agent, keys_id, &Reply::Keys(keys));
@@ -267,11 +272,11 @@ async fn one_member_lives_from_hold_to_end() {
     }
     assert_eq!(heard, b"hello");
 
-    grid.tell(ToSite::End { reservation: R, epoch: E });
+    grid.tell(ToSite::End { reservation: R });
     let shutdown_id = loop {
         match asked(&mut agent).await {
             (id, Request::Shutdown) => break id,
-            (0, Request::OutputSaved { .. }) => {}
+            (0, Request::OutputSaved { .. } | Request::ExitSaved { .. }) => {}
             other => panic!("{other:?}"),
         }
     };

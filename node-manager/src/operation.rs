@@ -6,6 +6,8 @@
 //!    | Welcome                              --> |   once, first
 //!    | <-- Build                                |   once
 //!    | Built (+1 fd: the init socket) | Failed --> |
+//!    | <-- Shape                                |   once built, any number
+//!    | Shaped (+1 fd: the sandbox's counters) | Failed --> |
 //!    | <-- Status                               |   any time, any number
 //!    | State                                --> |
 //!    | <-- TearDown                             |   any time; repeatable
@@ -22,7 +24,7 @@
 
 use std::os::fd::OwnedFd;
 
-use grant::GRANT_LEN;
+use grant::{GRANT_LEN, RATES_LEN};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 /// No record between monitor and agent is longer than this.
@@ -49,6 +51,11 @@ pub enum Request {
     /// Build the sandbox that the grant describes. Legal once, whatever its answer was:
     /// `Built` or `Failed`. After `Failed` everything made so far is already gone.
     Build { grant: [u8; GRANT_LEN], signature: [u8; 64] },
+    /// Let the sandbox send at these rates, and no faster. Legal once it is built, repeatable with
+    /// a larger serial; answered `Shaped` or `Failed`. A sandbox whose grant says `shaped` has no
+    /// network before the first: `EBUSY` or `EADDRINUSE` then means that its address is not free yet.
+    /// What failed may be asked again as it was.
+    Shape { rates: [u8; RATES_LEN], signature: [u8; 64] },
     /// Remove the sandbox. Legal in every state and repeatable; answered `Gone` (also
     /// when there was none) or `Dirty`.
     TearDown,
@@ -64,7 +71,11 @@ pub enum Notice {
     /// The sandbox stands; the datagram carries one descriptor, the agent's end of the
     /// socket to the sandbox's init (see [`crate::init::record`]).
     Built,
-    /// The sandbox was not built; nothing of it is left.
+    /// The rates hold. The datagram carries one descriptor: a netlink socket of the sandbox's
+    /// network namespace, opened without any right, by which its counters can be read and nothing
+    /// be changed. It keeps the namespace alive: close it before `TearDown`.
+    Shaped,
+    /// The sandbox was not built, and nothing of it is left; or the rates are not those asked for.
     Failed { step: Step, errno: i32, detail: String },
     /// Nothing of the sandbox is left.
     Gone,
@@ -131,7 +142,7 @@ words! {
 }
 
 words! {
-    /// The steps of a build, in order. A failure names exactly one of them; its sentence
+    /// The steps of a build, in order, then those of shaping. A failure names exactly one of them; its sentence
     /// is what was being done, to be read after "cannot".
     Step {
         /// State, signature, nonce and caller.
@@ -161,20 +172,15 @@ words! {
         ConfigureNetwork => "configure the network interface",
         DropPrivilege => "give up all privilege",
         Serve => "start the sandbox's init",
+        /// Signature, nonce and serial.
+        CheckRates => "accept the rates",
+        Shape => "shape the network interface",
     }
 }
 
 /// Why a datagram is not a record.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Malformed;
-
-impl std::fmt::Display for Malformed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("malformed record")
-    }
-}
-
-impl std::error::Error for Malformed {}
 
 impl Request {
     /// The datagram.
@@ -183,6 +189,7 @@ impl Request {
             Request::Build { grant, signature } => [&[1][..], grant, signature].concat(),
             Request::TearDown => vec![2],
             Request::Status => vec![3],
+            Request::Shape { rates, signature } => [&[4][..], rates, signature].concat(),
         }
     }
 
@@ -193,6 +200,7 @@ impl Request {
             1 => Request::Build { grant: fields.array()?, signature: fields.array()? },
             2 => Request::TearDown,
             3 => Request::Status,
+            4 => Request::Shape { rates: fields.array()?, signature: fields.array()? },
             _ => return Err(Malformed),
         };
         fields.end(request)
@@ -224,6 +232,7 @@ impl Notice {
             }
             Notice::State(state) => out.extend_from_slice(&[6, *state as u8]),
             Notice::Ended { reason } => out.extend_from_slice(&[7, *reason as u8]),
+            Notice::Shaped => out.push(8),
         }
         out
     }
@@ -248,6 +257,7 @@ impl Notice {
             5 => Notice::Dirty { what: fields.text()? },
             6 => Notice::State(pick(State::ALL, fields.byte()?)?),
             7 => Notice::Ended { reason: pick(EndReason::ALL, fields.byte()?)? },
+            8 => Notice::Shaped,
             _ => return Err(Malformed),
         };
         fields.end(notice)
@@ -304,6 +314,7 @@ mod tests {
         let mut all = vec![
             Notice::Welcome(welcome),
             Notice::Built,
+            Notice::Shaped,
             Notice::Gone,
             Notice::Dirty { what: "cgroup".into() },
             Notice::State(State::TornDown),
@@ -324,10 +335,14 @@ mod tests {
             }
             assert_eq!(Notice::decode(&[&datagram[..], &[0]].concat()), Err(Malformed));
         }
-        for request in
-            [Request::Build { grant: [3; GRANT_LEN], signature: [4; 64] }, Request::TearDown, Request::Status]
-        {
+        for request in [
+            Request::Build { grant: [3; GRANT_LEN], signature: [4; 64] },
+            Request::Shape { rates: [5; RATES_LEN], signature: [6; 64] },
+            Request::TearDown,
+            Request::Status,
+        ] {
             let datagram = request.encode();
+            assert!(datagram.len() <= RECORD_BYTES_MAX);
             assert_eq!(Request::decode(&datagram), Ok(request));
             assert_eq!(Request::decode(&[&datagram[..], &[0]].concat()), Err(Malformed));
             assert_eq!(Request::decode(&datagram[..datagram.len() - 1]), Err(Malformed));

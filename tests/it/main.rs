@@ -3,11 +3,13 @@
 #![forbid(unsafe_code)]
 
 mod common;
+mod counters;
 mod death;
 mod grid;
 mod hostile;
 mod house;
 mod inside;
+mod links;
 mod local_grid;
 mod machines;
 mod refusals;

@@ -13,6 +13,8 @@ const LIBRARY: [(&str, u32); 5] =
     [("grc", 0o755), ("crm", 0o755), ("launcher", 0o755), ("node-manager", 0o4755), ("node-agent", 0o755)];
 /// The one on the PATH.
 const COMMAND: &str = "gridpilot";
+/// Ordinary programs for jobs, below `programs`: a sandbox sees them where they stand.
+const JOB_PROGRAMS: [&str; 1] = ["gridpilot-flow"];
 
 /// Directory in which cargo left the programs: that of the running program, or the one above
 /// when a test is running.
@@ -49,16 +51,20 @@ pub fn check_parents(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies the programs below `directory` to `lib` and `bin`.
+/// Copies the programs below `directory` to `lib`, `bin` and `programs`.
 pub fn install(from: &Path, directory: &Path) -> Result<()> {
     let lib = directory.join("lib");
     let bin = directory.join("bin");
-    for made in [&lib, &bin] {
+    let programs = directory.join("programs");
+    for made in [&lib, &bin, &programs] {
         fs::create_dir_all(made).with_context(|| format!("cannot make {}", made.display()))?;
         fs::set_permissions(made, fs::Permissions::from_mode(0o755))?;
     }
     for (name, mode) in LIBRARY {
         put(&from.join(name), &lib.join(name), mode)?;
+    }
+    for name in JOB_PROGRAMS {
+        put(&from.join(name), &programs.join(name), 0o755)?;
     }
     put(&from.join(COMMAND), &bin.join(COMMAND), 0o755)
 }

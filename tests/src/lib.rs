@@ -6,10 +6,13 @@
 pub mod account;
 pub mod bench;
 pub mod demo;
+pub mod flow;
 pub mod install;
+pub mod links;
 pub mod netns;
 pub mod node;
 pub mod process;
+pub mod rate;
 pub mod residue;
 pub mod shared;
 pub mod site;

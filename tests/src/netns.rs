@@ -10,7 +10,7 @@
 //!   a0 a1 a2                         10.71.0.10 (head), .11, .12; sandboxes in 10.71.128.0/17
 //! ```
 //! Nothing of it has a name outside: every link stands in a namespace that lives as long as the
-//! process that holds it.
+//! process that holds it. How fast the sites' cables are, and sites with the same range: [`crate::links`].
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -56,16 +56,24 @@ pub fn sandbox_range(site: u32) -> String {
     format!("10.{}.128.0/17", site_byte(site))
 }
 
-/// Commands for `ip -batch`, to be run in the network namespace of process `inside`.
+/// Which tool of iproute2 reads the lines.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Tool {
+    Ip,
+    Tc,
+}
+
+/// Commands for `ip -batch` or `tc -batch`, to be run in the network namespace of process `inside`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Wiring {
     pub inside: i32,
+    pub tool: Tool,
     pub lines: Vec<String>,
 }
 
 impl Wiring {
     fn new(inside: i32) -> Self {
-        Self { inside, lines: vec!["link set lo up".into()] }
+        Self { inside, tool: Tool::Ip, lines: vec!["link set lo up".into()] }
     }
 
     fn line(mut self, line: String) -> Self {
@@ -76,11 +84,15 @@ impl Wiring {
     /// Carries the commands out.
     ///
     /// # Errors
-    /// The first line that `ip` refuses, with its words.
+    /// The first line that the tool refuses, with its words.
     pub fn apply(&self) -> Result<()> {
+        let tool = match self.tool {
+            Tool::Ip => "ip",
+            Tool::Tc => "tc",
+        };
         let mut child = Command::new("nsenter")
             .args([format!("--target={}", self.inside), "--net".into()])
-            .args(["--", "ip", "-batch", "-"])
+            .args(["--", tool, "-batch", "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -91,7 +103,7 @@ impl Wiring {
         child.stdin.take().context("no stdin")?.write_all(text.as_bytes())?;
         let output = child.wait_with_output()?;
         if !output.status.success() {
-            bail!("ip -batch: {}", String::from_utf8_lossy(&output.stderr).trim_end());
+            bail!("{tool} -batch: {}", String::from_utf8_lossy(&output.stderr).trim_end());
         }
         Ok(())
     }
@@ -169,6 +181,7 @@ pub fn site(site: u32, router: i32, machines: &[i32]) -> Vec<Wiring> {
 pub fn uplink(site: u32, router: i32, sites: u32) -> Wiring {
     let mut wiring = Wiring {
         inside: router,
+        tool: Tool::Ip,
         lines: vec![format!("addr add 10.99.0.{}/24 dev core0", site_byte(site)), "link set core0 up".into()],
     };
     for other in (0..sites).filter(|&other| other != site) {

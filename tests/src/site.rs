@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::account::Account;
-use crate::netns::{GRC_ADDRESS, gateway, machine_address, sandbox_range, site_name, supernet};
+use crate::links::pairs;
+use crate::netns::{GRC_ADDRESS, machine_address, site_name};
 use crate::node::{Machine, Role};
 use crate::state::State;
 
@@ -29,12 +30,17 @@ pub fn grc_config(state: &State, account: &Account) -> String {
         let _ = writeln!(text, "{} = {:?}", toml_key(&account.name), account.grid_user());
     }
     for site in 0..state.plan.sites {
-        let _ = write!(
-            text,
-            "\n[[site]]\nname = \"{}\"\nsupernets = [\"{}\"]\n",
-            site_name(site),
-            supernet(site)
-        );
+        let supernet = state.plan.links.supernet(site);
+        let _ = write!(text, "\n[[site]]\nname = \"{}\"\nsupernets = [\"{supernet}\"]\n", site_name(site));
+        if let Some(uplink) = state.plan.links.uplink {
+            let _ = writeln!(text, "uplink = \"{uplink}\"");
+        }
+    }
+    if let Some(capacity) = state.plan.links.link {
+        for (a, b) in pairs(state.plan.sites) {
+            let (a, b) = (site_name(a), site_name(b));
+            let _ = write!(text, "\n[[link]]\nbetween = [\"{a}\", \"{b}\"]\ncapacity = \"{capacity}\"\n");
+        }
     }
     text
 }
@@ -63,8 +69,8 @@ system = "embedded"
         head = machine_address(site, 0),
         launcher = quoted(&state.path("lib/launcher")),
         mapfile = quoted(&state.path("etc/grid-mapfile")),
-        range = sandbox_range(site),
-        gateway = gateway(site),
+        range = state.plan.links.sandbox_range(site),
+        gateway = state.plan.links.gateway(site),
         driver = state.plan.driver.name(),
     );
     for node in nodes_of(state, site) {
@@ -114,4 +120,35 @@ fn quoted(path: &Path) -> String {
 
 fn toml_key(name: &str) -> String {
     format!("{name:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::links::Links;
+    use crate::state::{Driver, Plan};
+
+    fn grc_toml(links: Links) -> toml::Table {
+        let plan =
+            Plan { directory: "/nowhere".into(), sites: 3, nodes: 1, driver: Driver::default(), links };
+        let account = Account { name: "somebody".into(), uid: 1000, gid: 1000, home: "/home/x".into() };
+        grc_config(&State::new(plan), &account).parse().unwrap()
+    }
+
+    #[test]
+    fn the_grc_is_told_of_every_pair_once_and_of_nothing_that_was_not_asked() {
+        let rate = |text: &str| Some(text.parse().unwrap());
+        let told = grc_toml(Links { link: rate("200Mbit"), uplink: rate("1Gbit"), ..Links::default() });
+        let links = told["link"].as_array().unwrap();
+        let pairs: Vec<_> = links
+            .iter()
+            .map(|link| (link["between"][0].as_str().unwrap(), link["between"][1].as_str().unwrap()))
+            .collect();
+        assert_eq!(pairs, [("a", "b"), ("a", "c"), ("b", "c")]);
+        assert!(links.iter().all(|link| link["capacity"].as_str() == Some("200Mbit")));
+        let sites = told["site"].as_array().unwrap();
+        assert!(sites.iter().all(|site| site["uplink"].as_str() == Some("1Gbit")));
+        let plain = grc_toml(Links::default());
+        assert!(!plain.contains_key("link") && !plain["site"][0].as_table().unwrap().contains_key("uplink"));
+    }
 }

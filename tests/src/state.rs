@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::account::Account;
+use crate::links::Links;
 use crate::netns::{NODES_MAX, SITES_MAX};
 use crate::node::{Machine, Role};
 use crate::process::Identity;
@@ -43,13 +44,15 @@ pub struct Plan {
     pub sites: u32,
     pub nodes: u32,
     pub driver: Driver,
+    #[serde(default)]
+    pub links: Links,
 }
 
 impl Plan {
     pub fn check(&self) -> Result<()> {
         ensure!((1..=SITES_MAX).contains(&self.sites), "1 to {SITES_MAX} sites, not {}", self.sites);
         ensure!((1..=NODES_MAX).contains(&self.nodes), "1 to {NODES_MAX} nodes a site, not {}", self.nodes);
-        Ok(())
+        self.links.check(self.sites)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::netns::{self, site_name};
 use crate::node::{self, Hold, Role};
 use crate::process::{self, Identity, end_all, run, spawn_daemon, wait_until};
 use crate::state::{Daemon, Driver, MARKER, Plan, State};
-use crate::{install, shared, site};
+use crate::{install, links, shared, site};
 
 /// By when every site must be connected.
 pub const CONNECT_TIME: Duration = Duration::from_secs(20);
@@ -23,8 +23,9 @@ const END_TIME: Duration = Duration::from_secs(20);
 /// How long pilots may outlive their CRM.
 const PILOTS_GONE_TIME: Duration = Duration::from_secs(15);
 /// Programs of the system that the world is made with, and the packages that hold them.
-const TOOLS: [(&str, &str); 5] = [
+const TOOLS: [(&str, &str); 6] = [
     ("ip", "iproute2"),
+    ("tc", "iproute2"),
     ("nsenter", "util-linux"),
     ("setpriv", "util-linux"),
     ("setsid", "util-linux"),
@@ -167,15 +168,19 @@ impl Grid {
         let sites = self.state.plan.sites;
         let routers: Vec<i32> =
             (0..sites).map(|number| pid(&format!("router-{}", site_name(number)))).collect::<Result<_>>()?;
-        let mut wirings = netns::core(pid("core")?, pid("grc")?, &routers);
+        let core = pid("core")?;
+        let mut wirings = netns::core(core, pid("grc")?, &routers);
+        let mut nodes = Vec::new();
         for number in 0..sites {
             let machines: Vec<i32> = (0..=self.state.plan.nodes)
                 .map(|node| pid(&format!("{}{node}", site_name(number))))
                 .collect::<Result<_>>()?;
             let router = routers[number as usize];
+            nodes.extend_from_slice(&machines[1..]);
             wirings.extend(netns::site(number, router, &machines));
             wirings.push(netns::uplink(number, router, sites));
         }
+        wirings.extend(links::wirings(&self.state.plan.links, core, &routers, &nodes));
         wirings.iter().try_for_each(netns::Wiring::apply)?;
         if self.state.plan.driver == Driver::Veth {
             for node in self.state.nodes() {

@@ -1,6 +1,5 @@
 //! From a grant to sandboxes: when pilots begin, on which nodes, and the barriers between them.
 
-
 use grant::Grant;
 use protocol::ids::{Epoch, ReservationId};
 use protocol::keys::KeyRing;
@@ -227,13 +226,16 @@ impl Site {
         let (epoch, members) = (booking.wanted, booking.grant.as_ref().map_or(0, |grant| grant.part.members));
         let message = match (&booking.failed, &booking.incarnation) {
             (Some(failure), _) => FromSite::Failed { reservation, epoch, failure: failure.clone() },
-            (None, Some(incarnation)) => match incarnation.roster.ready_members() {
-                Some(members) if incarnation.phase != Phase::Starting => {
-                    FromSite::SiteReady { reservation, epoch, members }
+            // Of an older one, which is being torn down, nothing counts.
+            (None, Some(incarnation)) if incarnation.epoch == epoch => {
+                match incarnation.roster.ready_members() {
+                    Some(members) if incarnation.phase != Phase::Starting => {
+                        FromSite::SiteReady { reservation, epoch, members }
+                    }
+                    _ => FromSite::Progress { reservation, epoch, progress: incarnation.roster.progress() },
                 }
-                _ => FromSite::Progress { reservation, epoch, progress: incarnation.roster.progress() },
-            },
-            (None, None) => {
+            }
+            (None, _) => {
                 let progress = Progress { wanted: members, ..Progress::default() };
                 FromSite::Progress { reservation, epoch, progress }
             }

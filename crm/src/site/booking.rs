@@ -88,7 +88,9 @@ impl Booking {
             Charge::new(layer, members, early, terms.start, terms.end)
         };
         match (&self.grant, &self.held) {
-            (Some(grant), Some(held)) => Charge::larger_of(charge(grant, self.early), charge(held, self.early)),
+            (Some(grant), Some(held)) => {
+                Charge::larger_of(charge(grant, self.early), charge(held, self.early))
+            }
             (Some(grant), None) => vec![charge(grant, self.early)],
             (None, Some(held)) => vec![charge(held, None)],
             (None, None) => Vec::new(),

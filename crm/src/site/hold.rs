@@ -76,7 +76,9 @@ impl Site {
         }
         match self.bookings.get(&reservation) {
             Some(booking) if booking.ending => return Err(wrong("the reservation is ending here")),
-            Some(booking) if version < booking.newest() => return Err(wrong("a newer version is known here")),
+            Some(booking) if version < booking.newest() => {
+                return Err(wrong("a newer version is known here"));
+            }
             // A newer attempt says that the older one was given up.
             Some(booking) if booking.held.is_some() => self.drop_hold(reservation),
             Some(_) | None => {}
@@ -289,7 +291,9 @@ impl Site {
 
     /// Asks about a hold of which nothing was heard for a while.
     pub(super) fn ask(&mut self, reservation: ReservationId) {
-        let Some(booking) = self.bookings.get_mut(&reservation).filter(|booking| !booking.ending) else { return };
+        let Some(booking) = self.bookings.get_mut(&reservation).filter(|booking| !booking.ending) else {
+            return;
+        };
         let Some(version) = booking.held.as_ref().map(|held| held.version) else { return };
         booking.heard_at = self.now;
         if planted(Bug::HoldTimesOut) {

@@ -87,7 +87,8 @@ impl Site {
     /// It was started before: the answer is how it stands.
     fn exec_again(&mut self, reservation: ReservationId, epoch: Epoch, job: JobId, command: &Command) {
         let any = PilotId { reservation, epoch, member: 0 };
-        let Some(Job(members)) = self.incarnation(any).and_then(|incarnation| incarnation.jobs.get(&job)) else {
+        let Some(Job(members)) = self.incarnation(any).and_then(|incarnation| incarnation.jobs.get(&job))
+        else {
             return;
         };
         for (member, ran) in members.clone() {

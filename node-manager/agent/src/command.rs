@@ -1,17 +1,19 @@
 //! One command of a job: start it inside, stream its output no further ahead than the CRM has
-//! saved, tell how it ended once all of its output is on its way.
+//! saved, tell how it ended once all of its output is on its way. What was sent and not saved is
+//! kept and can be sent again, after the end as well, until the CRM has saved the end.
 
+use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use node_manager::init::record::{self, SpawnStage};
 use protocol::connection::{ConnectionError, Outbox};
 use protocol::frame::Kind;
 use protocol::ids::JobId;
 use protocol::job::{Command, ExitStatus, Stream};
-use protocol::limits::{OUTPUT_AHEAD_BYTES_MAX, OUTPUT_CHUNK_BYTES_MAX};
+use protocol::limits::OUTPUT_CHUNK_BYTES_MAX;
 use protocol::names::{HostName, Text};
 use protocol::node::{Notice, Reply};
 use protocol::refusal::{Failure, Step};
@@ -19,42 +21,55 @@ use rustix::fs::Mode;
 use rustix::pipe::PipeFlags;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::init::{Exited, Init, InitError};
+use crate::tail::Tail;
 
 /// How long a background process may hold a command's output open after the command ended.
 const GRACE: Duration = Duration::from_secs(2);
 /// What a pipe holds at most: after the grace no more than this can be the command's own.
 const PIPE_BYTES: usize = 64 * 1024;
 const ENOENT: i32 = 2;
+/// In the order of their numbers.
+const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
-/// How much of each stream the CRM has saved; told by the handler, heeded by the streams.
+/// What the CRM says of a command's output; told by the handler, heeded by the command. Dropping it
+/// means that nothing need be kept any more.
 #[derive(Debug, Default)]
-pub struct Saved {
-    stdout: watch::Sender<u64>,
-    stderr: watch::Sender<u64>,
+pub struct Wishes(watch::Sender<Wished>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Wished {
+    /// Of stdout and stderr.
+    saved: [u64; 2],
+    /// How often all that is not saved was asked for again.
+    resends: u64,
 }
 
-impl Saved {
-    /// Never goes back, in whatever order the words arrive.
-    pub fn raise(&self, stream: Stream, upto: u64) {
-        let sender = match stream {
-            Stream::Stdout => &self.stdout,
-            Stream::Stderr => &self.stderr,
-        };
-        sender.send_if_modified(|saved| {
-            let more = upto > *saved;
+impl Wishes {
+    /// So much of a stream is saved. Never goes back, in whatever order the words arrive.
+    pub fn save(&self, stream: Stream, upto: u64) {
+        self.0.send_modify(|wished| {
+            let saved = &mut wished.saved[stream as usize];
             *saved = upto.max(*saved);
-            more
         });
     }
 
-    /// For stdout and stderr.
-    pub fn subscribe(&self) -> [watch::Receiver<u64>; 2] {
-        [self.stdout.subscribe(), self.stderr.subscribe()]
+    /// What is not saved shall be sent again.
+    pub fn resend(&self) {
+        self.0.send_modify(|wished| wished.resends += 1);
+    }
+
+    /// For the command.
+    pub fn subscribe(&self) -> Heeded {
+        Heeded(self.0.subscribe())
     }
 }
+
+/// The command's side of [`Wishes`].
+#[derive(Debug)]
+pub struct Heeded(watch::Receiver<Wished>);
 
 /// What one command needs of its surroundings.
 #[derive(Debug)]
@@ -69,31 +84,46 @@ pub struct Start {
     /// The whole environment, `NAME=value` each.
     pub environment: Vec<Vec<u8>>,
     pub home: String,
-    pub saved: [watch::Receiver<u64>; 2],
+    pub wishes: Heeded,
 }
 
 impl Start {
-    /// Runs the command to its end. Answers the request once it started, or did not.
+    /// Runs the command to its end. Answers the request once it started, or did not. Returns what
+    /// is kept of a command that ended; nothing if it never started, or nobody wants to know.
     ///
     /// # Errors
     /// The connection to the CRM is over.
-    pub async fn run(self) -> Result<(), ConnectionError> {
+    pub async fn run(self) -> Result<Option<Ended>, ConnectionError> {
         match self.spawn().await {
             Ok((exited, pipes)) => {
                 self.reply(&Reply::Done).await?;
-                self.stream(exited, pipes).await
+                let streams = pipes.map(|pipe| Source { pipe: Some(pipe), left_after_grace: PIPE_BYTES });
+                self.into_live(streams).run(exited).await
             }
             // As a shell would have it: the command ended, with a line that says why.
             Err(InitError::Spawn { stage: SpawnStage::Exec, errno }) => {
                 self.reply(&Reply::Done).await?;
                 let (line, code) = self.not_executed(errno);
-                self.post(Stream::Stderr, 0, line.into()).await?;
-                self.post_exit(ExitStatus::Code(code)).await
+                let closed = || Source { pipe: None, left_after_grace: 0 };
+                let mut live = self.into_live([closed(), closed()]);
+                live.sent.post(Stream::Stderr, line.into()).await?;
+                live.end(ExitStatus::Code(code)).await.map(Some)
             }
             // The same job never starts twice, and it did start.
-            Err(InitError::Spawn { stage: SpawnStage::Repeated, .. }) => self.reply(&Reply::Done).await,
-            Err(error) => self.reply(&Reply::Failed(self.failure(&error))).await,
+            Err(InitError::Spawn { stage: SpawnStage::Repeated, .. }) => {
+                self.reply(&Reply::Done).await?;
+                Ok(None)
+            }
+            Err(error) => {
+                self.reply(&Reply::Failed(self.failure(&error))).await?;
+                Ok(None)
+            }
         }
+    }
+
+    fn into_live(self, sources: [Source; 2]) -> Live {
+        let sent = Sent { outbox: self.outbox, job: self.job, tails: Default::default(), resends: 0 };
+        Live { sent, wishes: self.wishes.0, sources }
     }
 
     async fn spawn(&self) -> Result<(Exited, [pipe::Receiver; 2]), InitError> {
@@ -142,102 +172,202 @@ impl Start {
         Failure::new(Step::Exec, cause, hint)
     }
 
-    async fn stream(
-        self,
-        exited: Exited,
-        [stdout, stderr]: [pipe::Receiver; 2],
-    ) -> Result<(), ConnectionError> {
-        let (ended, when_ended) = watch::channel(None);
-        let exit = async {
-            let status = exited.await;
-            ended.send_replace(Some(Instant::now() + GRACE));
-            status
-        };
-        let out = self.forward(Stream::Stdout, stdout, self.saved[0].clone(), when_ended.clone());
-        let err = self.forward(Stream::Stderr, stderr, self.saved[1].clone(), when_ended);
-        let (status, out, err) = tokio::join!(exit, out, err);
-        out?;
-        err?;
-        match status {
-            Ok(record::ExitStatus::Code(code)) => self.post_exit(ExitStatus::Code(code)).await,
-            Ok(record::ExitStatus::Signal(signal)) => self.post_exit(ExitStatus::Signal(signal)).await,
-            // Init died with all its processes; the handler says so.
-            Err(_) => Ok(()),
-        }
-    }
-
-    /// Sends one stream on until it ends, or until the grace after the command's end is over.
-    async fn forward(
-        &self,
-        stream: Stream,
-        pipe: pipe::Receiver,
-        mut saved: watch::Receiver<u64>,
-        mut grace: watch::Receiver<Option<Instant>>,
-    ) -> Result<(), ConnectionError> {
-        let mut offset = 0;
-        let mut left_after_grace = PIPE_BYTES;
-        loop {
-            let Some(window) = window(&mut saved, offset).await else { return Ok(()) };
-            let over = tokio::select! {
-                biased;
-                () = end_of(&mut grace) => true,
-                ready = pipe.readable() => { ready?; false }
-            };
-            let most = window.min(OUTPUT_CHUNK_BYTES_MAX).min(left_after_grace);
-            let mut buffer = BytesMut::new().limit(most);
-            match pipe.try_read_buf(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(length) => {
-                    let bytes = buffer.into_inner().freeze();
-                    self.post(stream, offset, bytes).await?;
-                    offset += length as u64;
-                    if over {
-                        left_after_grace -= length;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !over => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-            if left_after_grace == 0 {
-                return Ok(());
-            }
-        }
-    }
-
     async fn reply(&self, reply: &Reply) -> Result<(), ConnectionError> {
         self.outbox.post_wait(Kind::Reply, self.correlation, reply).await
     }
-
-    async fn post(&self, stream: Stream, offset: u64, bytes: Bytes) -> Result<(), ConnectionError> {
-        let notice = Notice::Output { job: self.job, stream, offset, bytes };
-        self.outbox.post_wait(Kind::Notice, 0, &notice).await
-    }
-
-    async fn post_exit(&self, status: ExitStatus) -> Result<(), ConnectionError> {
-        self.outbox.post_wait(Kind::Notice, 0, &Notice::Exited { job: self.job, status }).await
-    }
 }
 
-/// Waits until something may be sent; `None` when nobody will ever say so again.
-async fn window(saved: &mut watch::Receiver<u64>, offset: u64) -> Option<usize> {
-    loop {
-        let ahead = offset.saturating_sub(*saved.borrow_and_update());
-        let window = OUTPUT_AHEAD_BYTES_MAX.saturating_sub(ahead);
-        if window > 0 {
-            return Some(usize::try_from(window).unwrap_or(usize::MAX));
+/// What was sent of both streams.
+#[derive(Debug)]
+struct Sent {
+    outbox: Outbox,
+    job: JobId,
+    tails: [Tail; 2],
+    /// How many wishes to send again were fulfilled.
+    resends: u64,
+}
+
+impl Sent {
+    async fn post(&mut self, stream: Stream, bytes: Bytes) -> Result<(), ConnectionError> {
+        let tail = &mut self.tails[stream as usize];
+        let offset = tail.end();
+        tail.push(&bytes);
+        self.tell(&Notice::Output { job: self.job, stream, offset, bytes }).await
+    }
+
+    /// Does what is wished; whether that was to send again.
+    async fn heed(&mut self, wished: Wished) -> Result<bool, ConnectionError> {
+        for (tail, upto) in self.tails.iter_mut().zip(wished.saved) {
+            tail.save(upto);
         }
-        saved.changed().await.ok()?;
+        if wished.resends == self.resends {
+            return Ok(false);
+        }
+        self.resends = wished.resends;
+        for stream in STREAMS {
+            for (offset, bytes) in self.tails[stream as usize].unsaved() {
+                self.tell(&Notice::Output { job: self.job, stream, offset, bytes }).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    async fn tell(&self, notice: &Notice) -> Result<(), ConnectionError> {
+        self.outbox.post_wait(Kind::Notice, 0, notice).await
     }
 }
 
-/// Resolves at the end of the grace, which begins when the command has ended.
-async fn end_of(grace: &mut watch::Receiver<Option<Instant>>) {
-    let until = grace.wait_for(Option::is_some).await.ok().and_then(|until| *until);
-    match until {
-        Some(until) => tokio::time::sleep_until(until).await,
-        // The one who waits for the command is gone, and this with it.
-        None => std::future::pending().await,
+/// A stream's pipe, until its end was read.
+#[derive(Debug)]
+struct Source {
+    pipe: Option<pipe::Receiver>,
+    left_after_grace: usize,
+}
+
+impl Source {
+    /// Resolves when there is something to read and room for it.
+    async fn ready(&self, room: usize) -> io::Result<()> {
+        match &self.pipe {
+            Some(pipe) if room > 0 => pipe.readable().await,
+            _ => pending().await,
+        }
+    }
+
+    /// What there is, if anything; the end of the stream, or of the grace, closes it.
+    fn take(&mut self, room: usize, over: bool) -> io::Result<Option<Bytes>> {
+        let Some(pipe) = &self.pipe else { return Ok(None) };
+        let most = room.min(OUTPUT_CHUNK_BYTES_MAX).min(self.left_after_grace);
+        let mut buffer = vec![0; most];
+        match pipe.try_read(&mut buffer) {
+            Ok(0) if most > 0 => self.pipe = None,
+            Ok(length) => {
+                if over {
+                    self.left_after_grace -= length;
+                }
+                if self.left_after_grace == 0 {
+                    self.pipe = None;
+                }
+                // Often a line: what waits to be sent must not hold a large buffer for it.
+                return Ok(Some(Bytes::copy_from_slice(&buffer[..length])));
+            }
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            Err(_) if over => self.pipe = None,
+            Err(_) => {}
+        }
+        Ok(None)
+    }
+}
+
+/// A command that runs, or whose output is not read to its end.
+struct Live {
+    sent: Sent,
+    wishes: watch::Receiver<Wished>,
+    sources: [Source; 2],
+}
+
+impl Live {
+    async fn run(mut self, mut exited: Exited) -> Result<Option<Ended>, ConnectionError> {
+        let mut status = None;
+        // Set with the status: from then on only so long, and then so much.
+        let mut grace_ends = Instant::now();
+        let mut over = false;
+        loop {
+            let rooms = [self.room(0), self.room(1)];
+            if over {
+                for index in 0..STREAMS.len() {
+                    while self.room(index) > 0 && self.sources[index].pipe.is_some() {
+                        self.forward(index, true).await?;
+                    }
+                }
+            }
+            if let Some(status) = status.filter(|_| self.sources.iter().all(|one| one.pipe.is_none())) {
+                return self.end(status).await.map(Some);
+            }
+            let [stdout, stderr] = &self.sources;
+            let turn = tokio::select! {
+                changed = self.wishes.changed() => match changed {
+                    Ok(()) => Turn::Wished,
+                    Err(_) => return Ok(None),
+                },
+                ended = &mut exited, if status.is_none() => match ended {
+                    Ok(ended) => Turn::Ended(ended),
+                    // Init died with all its processes; the handler says so.
+                    Err(_) => return Ok(None),
+                },
+                () = sleep_until(grace_ends), if status.is_some() && !over => Turn::Over,
+                ready = stdout.ready(rooms[0]), if !over => ready.map(|()| Turn::Readable(0))?,
+                ready = stderr.ready(rooms[1]), if !over => ready.map(|()| Turn::Readable(1))?,
+            };
+            match turn {
+                Turn::Wished => {
+                    let wished = *self.wishes.borrow_and_update();
+                    self.sent.heed(wished).await?;
+                }
+                Turn::Ended(record::ExitStatus::Code(code)) => status = Some(ExitStatus::Code(code)),
+                Turn::Ended(record::ExitStatus::Signal(signal)) => status = Some(ExitStatus::Signal(signal)),
+                Turn::Over => over = true,
+                Turn::Readable(index) => self.forward(index, false).await?,
+            }
+            if matches!(turn, Turn::Ended(_)) {
+                grace_ends = Instant::now() + GRACE;
+            }
+        }
+    }
+
+    fn room(&self, index: usize) -> usize {
+        self.sent.tails[index].room()
+    }
+
+    async fn forward(&mut self, index: usize, over: bool) -> Result<(), ConnectionError> {
+        let room = self.room(index);
+        match self.sources[index].take(room, over)? {
+            Some(bytes) => self.sent.post(STREAMS[index], bytes).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn end(mut self, status: ExitStatus) -> Result<Ended, ConnectionError> {
+        self.sent.tell(&Notice::Exited { job: self.sent.job, status }).await?;
+        self.sent.tails.iter_mut().for_each(Tail::close);
+        Ok(Ended { sent: self.sent, wishes: self.wishes, status })
+    }
+}
+
+/// What happened to a command that runs.
+#[derive(Clone, Copy)]
+enum Turn {
+    Wished,
+    Ended(record::ExitStatus),
+    Over,
+    Readable(usize),
+}
+
+/// A command that ended, with what is not saved of it.
+#[derive(Debug)]
+pub struct Ended {
+    sent: Sent,
+    wishes: watch::Receiver<Wished>,
+    status: ExitStatus,
+}
+
+impl Ended {
+    /// Output that is kept.
+    pub fn bytes(&self) -> usize {
+        self.sent.tails.iter().map(Tail::len).sum()
+    }
+
+    /// Sends it again whenever that is wished, until nobody can wish any more.
+    ///
+    /// # Errors
+    /// The connection to the CRM is over.
+    pub async fn keep(mut self) -> Result<(), ConnectionError> {
+        while self.wishes.changed().await.is_ok() {
+            let wished = *self.wishes.borrow_and_update();
+            if self.sent.heed(wished).await? {
+                self.sent.tell(&Notice::Exited { job: self.sent.job, status: self.status }).await?;
+            }
+        }
+        Ok(())
     }
 }
 

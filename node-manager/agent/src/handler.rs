@@ -3,6 +3,7 @@
 //! tasks that report back, so that SHUTDOWN and GET_STATUS are answered in every state.
 
 mod requests;
+mod shape;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::OwnedFd;
@@ -18,14 +19,14 @@ use protocol::node::{Notice, Reply, Request, State};
 use protocol::refusal::{Failure, Refusal, Step};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::command::Saved;
+use crate::command::Wishes;
 use crate::init::Init;
 use crate::lifecycle::{self, Action, Event};
 use crate::monitor::{Monitor, MonitorError, Said};
-use crate::setup::{CheckedSetup, Prepared, build_failure, install_failure};
+use crate::setup::{CheckedSetup, Prepared, install_failure};
 use crate::work::{self, Done, Sandbox};
 
 /// How long the monitor may take to remove the sandbox before the agent stops waiting for it.
@@ -49,6 +50,7 @@ pub struct Handler {
     uid: u32,
     monitor: Monitor,
     outbox: Outbox,
+    born: Instant,
     state: State,
     since: Instant,
     setup: Option<Arc<CheckedSetup>>,
@@ -56,13 +58,22 @@ pub struct Handler {
     preparing: Option<JoinHandle<work::PrepareResult>>,
     sandbox: Option<Sandbox>,
     joined: Option<work::Joined>,
-    commands: HashMap<JobId, Saved>,
+    /// Those that run, and those whose end is not saved.
+    commands: HashMap<JobId, Wishes>,
+    /// The latter, oldest first, with what is kept of their output.
+    ended: VecDeque<(JobId, usize)>,
     /// Every job that was ever started: none starts twice.
     started: HashSet<JobId>,
     runs: u64,
     /// Requests that follow on one another, in their order, behind the one that is being done.
     waiting: VecDeque<(u64, Request)>,
     busy: Option<u64>,
+    /// Who waits for rates to hold, in the monitor's order.
+    shaping: VecDeque<u64>,
+    /// By when the address of a shaped sandbox must be free.
+    address_by: Option<Instant>,
+    /// Tells what a shaped sandbox sends.
+    meter: Option<AbortHandle>,
     /// Those who asked for the end.
     enders: Vec<u64>,
     cause: Option<Failure>,
@@ -86,6 +97,7 @@ where
         uid,
         monitor,
         outbox,
+        born: Instant::now(),
         state: State::Idle,
         since: Instant::now(),
         setup: None,
@@ -93,10 +105,14 @@ where
         sandbox: None,
         joined: None,
         commands: HashMap::new(),
+        ended: VecDeque::new(),
         started: HashSet::new(),
         runs: 0,
         waiting: VecDeque::new(),
         busy: None,
+        shaping: VecDeque::new(),
+        address_by: None,
+        meter: None,
         enders: Vec::new(),
         cause: None,
         remove_by: None,
@@ -159,14 +175,13 @@ impl Handler {
         match request {
             Request::GetStatus => {
                 let since_s = self.since.elapsed().as_secs();
-                let commands = self.commands.len() as u32;
+                let commands = (self.commands.len() - self.ended.len()) as u32;
                 self.reply(frame.correlation, &Reply::Status { state: self.state, since_s, commands });
             }
-            Request::OutputSaved { job, stream, upto } => {
-                if let Some(saved) = self.commands.get(&job) {
-                    saved.raise(stream, upto);
-                }
-            }
+            Request::OutputSaved { job, stream, upto } => self.output_saved(job, stream, upto),
+            Request::Resend { job } => self.resend(job),
+            Request::ExitSaved { job } => self.exit_saved(job),
+            Request::Shape(rates) => self.begin_shape(frame.correlation, &rates).await,
             Request::Signal { job, signal } => self.signal(frame.correlation, job, signal),
             Request::Shutdown if self.state == State::Gone => self.reply(frame.correlation, &Reply::Done),
             Request::Shutdown => {
@@ -184,8 +199,9 @@ impl Handler {
         match said {
             Ok(Said::Built(socket)) => self.on_built(socket).await,
             Ok(Said::Other(operation::Notice::Failed { step, errno, detail })) => {
-                self.setup_failed(build_failure(step, errno, &detail)).await;
+                self.on_failed(step, errno, &detail).await;
             }
+            Ok(Said::Shaped(counters)) => self.on_shaped(counters).await,
             Ok(Said::Other(operation::Notice::Gone)) => self.removed(None).await,
             Ok(Said::Other(operation::Notice::Dirty { what })) => self.removed(Some(what.into())).await,
             Ok(Said::Other(operation::Notice::Ended { reason })) => {
@@ -195,8 +211,8 @@ impl Handler {
                 self.removed(None).await;
             }
             Ok(Said::Other(operation::Notice::State(_) | operation::Notice::Welcome(_))) => {}
-            // Built is always Said::Built.
-            Ok(Said::Other(operation::Notice::Built)) => {}
+            // These are always what they are called.
+            Ok(Said::Other(operation::Notice::Built | operation::Notice::Shaped)) => {}
             Err(error) => {
                 let cause = self.failure(Step::Running, error.to_string());
                 self.cause.get_or_insert_with(|| cause.clone());
@@ -230,8 +246,10 @@ impl Handler {
             Done::Prepared { .. } if self.state != State::Building => {}
             Done::Prepared { init, result: Ok(Prepared { keys, shell }) } => {
                 self.sandbox = Some(Sandbox { init, keys: Arc::new(keys), shell });
-                self.finish(Event::SandboxBuilt, &Reply::Done).await;
+                self.open_network().await;
             }
+            Done::ShapeAgain if self.state == State::Building => self.open_network().await,
+            Done::ShapeAgain => {}
             Done::Prepared { result: Err(cause), .. } => {
                 self.setup_failed(self.failure(Step::GetKeys, cause)).await;
             }
@@ -247,7 +265,8 @@ impl Handler {
             }
             Done::Served { result: Ok(()), .. } => self.finish(Event::ServicesAnswer, &Reply::Done).await,
             Done::Served { result: Err(failure), .. } => self.fail(self.placed(failure)).await,
-            Done::CommandEnded(job) => {
+            Done::CommandEnded { job, kept_bytes } => self.keep_ended(job, kept_bytes),
+            Done::CommandOver(job) => {
                 self.commands.remove(&job);
             }
             Done::InitGone => {
@@ -324,7 +343,11 @@ impl Handler {
                 Action::RemoveSandbox => self.remove().await,
                 Action::Exit => self.refuse_waiting(),
                 // Begun with the request that carries what they need.
-                Action::TellKeys | Action::InstallRing | Action::StartServices | Action::StartCommand => {}
+                Action::TellKeys
+                | Action::InstallRing
+                | Action::StartServices
+                | Action::StartCommand
+                | Action::PassRates => {}
             }
         }
     }
@@ -347,6 +370,7 @@ impl Handler {
 
     /// Nobody who asked is left without an answer.
     fn refuse_waiting(&mut self) {
+        self.stop_shaping();
         if let Some(correlation) = self.busy.take() {
             let failure = self.failure(Step::End, "the sandbox was ended meanwhile");
             self.reply(correlation, &Reply::Failed(failure));

@@ -27,6 +27,8 @@ pub enum Event {
     /// The sandbox's sshd answered with its own key.
     ServicesAnswer,
     CommandRequested,
+    /// New rates of a sandbox that stands.
+    RatesReceived,
     EndRequested,
     /// The monitor confirms that nothing of the sandbox is left, asked or unasked.
     SandboxRemoved,
@@ -40,6 +42,7 @@ pub enum Action {
     InstallRing,
     StartServices,
     StartCommand,
+    PassRates,
     RemoveSandbox,
     /// Say that all is gone, and exit.
     Exit,
@@ -82,6 +85,7 @@ pub fn step(state: State, event: Event) -> Result<(State, &'static [Action]), Wr
         (Joined | Running, RunRequested) => (state, &[StartServices]),
         (Joined | Running, ServicesAnswer) => (Running, &[]),
         (Running, CommandRequested) => (Running, &[StartCommand]),
+        (Ready | Joined | Running, RatesReceived) => (state, &[PassRates]),
 
         (Idle | Building | Ready | Joined | Running, EndRequested) => (TearingDown, &[RemoveSandbox]),
         (TearingDown, SandboxRemoved) => (Gone, &[Exit]),
@@ -103,7 +107,7 @@ pub fn step(state: State, event: Event) -> Result<(State, &'static [Action]), Wr
 mod tests {
     use super::*;
 
-    const EVENTS: [Event; 11] = [
+    const EVENTS: [Event; 12] = [
         Event::SetupRequested,
         Event::SandboxBuilt,
         Event::SandboxFailed,
@@ -113,6 +117,7 @@ mod tests {
         Event::RunRequested,
         Event::ServicesAnswer,
         Event::CommandRequested,
+        Event::RatesReceived,
         Event::EndRequested,
         Event::SandboxRemoved,
     ];
@@ -166,6 +171,8 @@ mod tests {
         assert!(step(State::Building, Event::SetupRequested).is_err());
         assert!(step(State::Idle, Event::KeysAsked).is_err());
         assert!(step(State::Ready, Event::RunRequested).is_err());
+        assert!(step(State::Building, Event::RatesReceived).is_err());
+        assert!(step(State::TearingDown, Event::RatesReceived).is_err());
         assert!(step(State::Joined, Event::CommandRequested).is_err());
         assert!(step(State::TearingDown, Event::CommandRequested).is_err());
         assert!(step(State::Gone, Event::SetupRequested).is_err());

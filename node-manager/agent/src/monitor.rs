@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use grant::GRANT_LEN;
+use grant::{GRANT_LEN, RATES_LEN};
 use node_manager::operation::{Notice, RECORD_BYTES_MAX, Request, Welcome};
 
 use crate::seqpacket::SeqPacket;
@@ -24,6 +24,8 @@ pub enum MonitorError {
 pub enum Said {
     /// The sandbox stands; this leads to its init.
     Built(OwnedFd),
+    /// The rates hold; this is for the counters.
+    Shaped(OwnedFd),
     Other(Notice),
 }
 
@@ -48,6 +50,11 @@ impl Monitor {
         self.send(&Request::Build { grant, signature }).await
     }
 
+    /// Asks for rates that the site signed. Repeatable, with newer ones.
+    pub async fn shape(&self, rates: [u8; RATES_LEN], signature: [u8; 64]) -> Result<(), MonitorError> {
+        self.send(&Request::Shape { rates, signature }).await
+    }
+
     /// Asks for the removal of everything. Repeatable.
     pub async fn tear_down(&self) -> Result<(), MonitorError> {
         self.send(&Request::TearDown).await
@@ -67,7 +74,8 @@ impl Monitor {
         let mut descriptors = datagram.descriptors.into_iter();
         match (notice, descriptors.next(), descriptors.next()) {
             (Notice::Built, Some(init), None) => Ok(Said::Built(init)),
-            (Notice::Built, ..) => Err(MonitorError::Malformed),
+            (Notice::Shaped, Some(counters), None) => Ok(Said::Shaped(counters)),
+            (Notice::Built | Notice::Shaped, ..) => Err(MonitorError::Malformed),
             (notice, None, None) => Ok(Said::Other(notice)),
             _ => Err(MonitorError::Malformed),
         }

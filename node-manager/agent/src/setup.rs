@@ -5,12 +5,12 @@ use std::io;
 use std::path::Path;
 
 use futures_util::future::try_join_all;
-use grant::{GRANT_LEN, Grant};
+use grant::{GRANT_LEN, Grant, RATES_LEN};
 use node_manager::init::record::FileId;
 use node_manager::operation::Step as BuildStep;
 use protocol::keys::KeyRing;
 use protocol::names::UserName;
-use protocol::node::Setup;
+use protocol::node::{Setup, SignedRates};
 use protocol::refusal::{Failure, Refusal, Step};
 
 use crate::init::{Init, InitError};
@@ -18,12 +18,33 @@ use crate::keys::{KeyError, Keys};
 use crate::render::environment::{self, Variables, fits_a_line};
 use crate::render::{hosts, ssh};
 
+/// Rates of the right size. Whether they may hold is the monitor's decision.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckedRates {
+    pub record: [u8; RATES_LEN],
+    pub signature: [u8; 64],
+}
+
+impl CheckedRates {
+    /// # Errors
+    /// `Malformed` when these are no rates at all.
+    pub fn new(rates: &SignedRates) -> Result<Self, Refusal> {
+        let malformed =
+            |_| Refusal::Malformed { why: "the rates, or their signature, have another length".into() };
+        let record = rates.record.as_slice().try_into().map_err(malformed)?;
+        let signature = rates.signature.as_slice().try_into().map_err(malformed)?;
+        Ok(Self { record, signature })
+    }
+}
+
 /// A SETUP that agrees with itself. Whether it may be built is the monitor's decision.
 #[derive(Debug)]
 pub struct CheckedSetup {
     pub setup: Setup,
     pub grant: [u8; GRANT_LEN],
     pub signature: [u8; 64],
+    /// Of a sandbox that is to be shaped.
+    pub rates: Option<CheckedRates>,
     /// The login name inside, from the grant.
     pub user: UserName,
 }
@@ -46,12 +67,16 @@ impl CheckedSetup {
         {
             return Err(malformed("the grant is for another member than the message"));
         }
+        if granted.shaped != setup.rates.is_some() {
+            return Err(malformed("a grant that is shaped comes with rates, and no other"));
+        }
+        let rates = setup.rates.as_ref().map(CheckedRates::new).transpose()?;
         let user = granted.user.as_str().parse().map_err(|_| malformed("the grant's user has no name"))?;
         if let Some((name, _)) = setup.variables.iter().find(|(_, value)| !fits_a_line(value)) {
             let why = format!("variable {name} holds a control character, which no ssh login can be given");
             return Err(malformed(&why));
         }
-        Ok(Self { setup, grant, signature, user })
+        Ok(Self { setup, grant, signature, rates, user })
     }
 }
 
@@ -93,6 +118,10 @@ pub fn build_failure(step: BuildStep, errno: i32, detail: &str) -> Failure {
         BuildStep::CreateLink | BuildStep::ConfigureNetwork => {
             "the node policy's interface and the driver in crm.toml must fit the node"
         }
+        BuildStep::CheckRates => {
+            "the CRM signs rates for one start of one pilot, each with a larger serial; its log says more"
+        }
+        BuildStep::Shape => "the node's kernel must have HTB, u32 and bfifo (modules sch_htb and cls_u32)",
         BuildStep::MakeCgroup => "ask for less, or without --memory and --cpus",
         _ => "the node's log has the NodeManager's own line",
     };

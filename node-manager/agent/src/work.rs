@@ -45,10 +45,27 @@ pub struct Joined {
 /// A piece of work came to its end.
 #[derive(Debug)]
 pub enum Done {
-    Prepared { init: Init, result: Result<Prepared, Text> },
-    Installed { correlation: u64, result: Result<Joined, (FileId, InitError)> },
-    Served { correlation: u64, result: Result<(), Failure> },
-    CommandEnded(JobId),
+    Prepared {
+        init: Init,
+        result: Result<Prepared, Text>,
+    },
+    Installed {
+        correlation: u64,
+        result: Result<Joined, (FileId, InitError)>,
+    },
+    Served {
+        correlation: u64,
+        result: Result<(), Failure>,
+    },
+    /// Its end was told; so many bytes of its output wait to be saved.
+    CommandEnded {
+        job: JobId,
+        kept_bytes: usize,
+    },
+    /// Nothing of it is kept.
+    CommandOver(JobId),
+    /// The address may be free now.
+    ShapeAgain,
     InitGone,
 }
 

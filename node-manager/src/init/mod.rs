@@ -5,6 +5,7 @@
 //! everything in its pid namespace; that is the only way in which it ends.
 
 mod file;
+pub mod filter;
 pub mod record;
 mod spawn;
 

@@ -76,7 +76,7 @@ fn serve() -> Result<Option<String>, String> {
     let mut nonce = [0; 16];
     getrandom(&mut nonce, GetRandomFlags::empty()).map_err(|errno| format!("no randomness: {errno}"))?;
     let agent = privilege::raised(|| Agent::start(&directory, invocation, uid)).map_err(unsettled)??;
-    Monitor::new(launcher, agent, policy, Expected { nonce, uid, limits }).run()
+    Monitor::new(launcher, agent, policy, Expected { nonce, uid, limits, serial: 0 }).run()
 }
 
 fn unsettled(errno: rustix::io::Errno) -> String {

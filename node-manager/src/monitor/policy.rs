@@ -31,10 +31,12 @@ pub struct Policy {
     pub shares: Vec<Share>,
     /// Lowest uid that may have a sandbox.
     pub uid_min: u32,
-    /// Ceilings of what a grant may ask; for memory and pids 0 = none.
+    /// Ceilings of what a grant may ask; for memory and pids, and for rates, 0 = none.
     pub upper_max: u64,
     pub memory_max: u64,
     pub pids_max: u64,
+    /// Sum of a sandbox's rates, kbit/s.
+    pub rate_max: u64,
 }
 
 /// Addresses with a common prefix.
@@ -95,7 +97,7 @@ impl Policy {
             }
             let (key, value) =
                 line.split_once('=').ok_or_else(|| format!("line {number}: is not `key = value`"))?;
-            if !KEYS.contains(&key.trim()) {
+            if !KEYS.split(' ').any(|known| known == key.trim()) {
                 return Err(format!("line {number}: unknown key {}", key.trim().escape_default()));
             }
             lines.0.push((number, key.trim(), value.trim()));
@@ -114,47 +116,35 @@ impl Policy {
             upper_max: lines.number("upper_max", 4 << 30)?.max(1 << 20),
             memory_max: lines.number("memory_max", 0)?,
             pids_max: lines.number("pids_max", 32768)?,
+            rate_max: lines.number("rate_max", 0)?,
         })
     }
 }
 
-const KEYS: [&str; 11] = [
-    "site",
-    "grant_key",
-    "crm_pin",
-    "interface",
-    "driver",
-    "range",
-    "share",
-    "uid_min",
-    "upper_max",
-    "memory_max",
-    "pids_max",
-];
+const KEYS: &str = "site grant_key crm_pin interface driver range share uid_min upper_max memory_max pids_max \
+    rate_max";
+
+/// Makes a value of a line's text, if it can be one.
+type Reader<T> = fn(&str) -> Option<T>;
 
 /// Number, key and value of every line that says something.
 struct Lines<'a>(Vec<(usize, &'a str, &'a str)>);
 
 impl Lines<'_> {
     /// Every value of a key; `wrong` is what is said of a value that cannot be read.
-    fn all<T>(&self, key: &str, wrong: &str, read: fn(&str) -> Option<T>) -> Result<Vec<T>, String> {
+    fn all<T>(&self, key: &str, wrong: &str, read: Reader<T>) -> Result<Vec<T>, String> {
         let values = self.0.iter().filter(|(_, name, _)| *name == key);
         values
             .map(|(number, _, value)| read(value).ok_or_else(|| format!("line {number}: {key}: {wrong}")))
             .collect()
     }
 
-    fn some<T>(&self, key: &str, wrong: &str, read: fn(&str) -> Option<T>) -> Result<Vec<T>, String> {
+    fn some<T>(&self, key: &str, wrong: &str, read: Reader<T>) -> Result<Vec<T>, String> {
         let values = self.all(key, wrong, read)?;
         if values.is_empty() { Err(format!("{key} is missing")) } else { Ok(values) }
     }
 
-    fn at_most_one<T>(
-        &self,
-        key: &str,
-        wrong: &str,
-        read: fn(&str) -> Option<T>,
-    ) -> Result<Option<T>, String> {
+    fn at_most_one<T>(&self, key: &str, wrong: &str, read: Reader<T>) -> Result<Option<T>, String> {
         let mut values = self.all(key, wrong, read)?;
         match self.0.iter().filter(|(_, name, _)| *name == key).nth(1) {
             Some((number, ..)) => Err(format!("line {number}: {key} is given twice")),
@@ -162,7 +152,7 @@ impl Lines<'_> {
         }
     }
 
-    fn one<T>(&self, key: &str, wrong: &str, read: fn(&str) -> Option<T>) -> Result<T, String> {
+    fn one<T>(&self, key: &str, wrong: &str, read: Reader<T>) -> Result<T, String> {
         self.at_most_one(key, wrong, read)?.ok_or_else(|| format!("{key} is missing"))
     }
 
@@ -177,14 +167,10 @@ fn interface(text: &str) -> Option<String> {
 }
 
 fn hex(text: &str) -> Option<[u8; 32]> {
-    if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(bytes)
+    let plain = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let half = |half: &str| u128::from_str_radix(half, 16).ok().map(u128::to_be_bytes);
+    let (first, second) = text.split_at_checked(32).filter(|_| plain)?;
+    [half(first)?, half(second)?].concat().try_into().ok()
 }
 
 fn share(value: &str) -> Option<Share> {
@@ -226,6 +212,7 @@ memory_max = 0
         assert!(!policy.ranges[0].holds(Ipv4Addr::new(10, 71, 127, 1)));
         assert_eq!(policy.shares[1], Share { path: "/opt/site apps".into(), writable: false });
         assert_eq!((policy.uid_min, policy.upper_max, policy.pids_max), (1000, 4 << 30, 32768));
+        assert_eq!(policy.rate_max, 0);
     }
 
     #[test]

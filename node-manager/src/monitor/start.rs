@@ -91,15 +91,12 @@ pub fn reset_limits() -> Result<Vec<(Resource, Rlimit)>, String> {
 
 /// The file must act with root's rights, in the namespace where they are worth something.
 pub fn check_rights() -> Result<(), String> {
-    if !geteuid().is_root() {
-        let why = match rustix::thread::no_new_privs() {
-            Ok(true) => "no_new_privs is set on the caller; start the pilot without it",
-            _ => "this file is not setuid root, or lies on a filesystem mounted nosuid",
-        };
-        return Err(format!("setuid is ineffective: {why}"));
-    }
+    let ineffective = |why| Err(format!("setuid is ineffective: {why}"));
     if rustix::thread::no_new_privs() == Ok(true) {
-        return Err("no_new_privs is set on the caller; start the pilot without it".to_owned());
+        return ineffective("no_new_privs is set on the caller; start the pilot without it");
+    }
+    if !geteuid().is_root() {
+        return ineffective("this file is not setuid root, or lies on a filesystem mounted nosuid");
     }
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let inode = std::fs::metadata("/proc/self/ns/user").map(|status| status.ino());

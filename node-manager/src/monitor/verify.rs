@@ -4,14 +4,14 @@
 use std::process;
 
 use ed25519_compact::{PublicKey, Signature};
-use grant::{GRANT_LEN, Grant};
+use grant::{GRANT_LEN, Grant, RATES_LEN, Rates};
 use rustix::process::{Resource, Rlimit};
 
 use super::policy::Policy;
 use crate::account::Account;
 use crate::failure::{At, Failure};
 use crate::net::link::Link;
-use crate::operation::Step::{CheckGrant, CheckPolicy, CreateLink};
+use crate::operation::Step::{self, CheckGrant, CheckPolicy, CheckRates, CreateLink};
 use crate::sandbox::Plan;
 use crate::sandbox::cgroup::Limit;
 
@@ -29,6 +29,8 @@ pub struct Expected {
     pub uid: u32,
     /// The limits he was under.
     pub limits: Vec<(Resource, Rlimit)>,
+    /// Of the rates that were installed last.
+    pub serial: u32,
 }
 
 /// The signature first: what nobody signed is not even decoded.
@@ -39,9 +41,7 @@ pub fn verify(
     expected: &Expected,
 ) -> Result<Grant, Failure> {
     let refuse = |reason: std::fmt::Arguments<'_>| Failure::rule(CheckGrant, reason);
-    PublicKey::new(policy.grant_key)
-        .verify(grant::signed_message(record), &Signature::new(*signature))
-        .map_err(|_| refuse(format_args!("its signature is not the CRM's")))?;
+    check_signature(CheckGrant, &grant::signed_message(record), signature, policy)?;
     let grant = Grant::decode(record).map_err(|error| refuse(format_args!("{error}")))?;
     if grant.nonce != expected.nonce {
         return Err(refuse(format_args!("it was made for another start")));
@@ -55,6 +55,31 @@ pub fn verify(
     }
     allowed(&grant, policy)?;
     Ok(grant)
+}
+
+/// Rates for this start of this monitor, newer than those that hold.
+pub fn verify_rates(
+    record: &[u8; RATES_LEN],
+    signature: &[u8; 64],
+    policy: &Policy,
+    expected: &Expected,
+) -> Result<Rates, Failure> {
+    check_signature(CheckRates, &Rates::signed_message(record), signature, policy)?;
+    let rates = Rates::decode(record).map_err(|error| Failure::rule(CheckRates, error))?;
+    if rates.nonce != expected.nonce || rates.serial <= expected.serial {
+        return Err(Failure::rule(CheckRates, "they were made for another start, or are older than these"));
+    }
+    let sum: u64 = rates.rates_kbit.iter().map(|&rate| u64::from(rate)).sum();
+    if policy.rate_max != 0 && sum > policy.rate_max {
+        let what = format_args!("rates of {sum} kbit/s are over the node's {}", policy.rate_max);
+        return Err(Failure::rule(CheckPolicy, what));
+    }
+    Ok(rates)
+}
+
+fn check_signature(step: Step, message: &[u8], signature: &[u8; 64], policy: &Policy) -> Result<(), Failure> {
+    let checked = PublicKey::new(policy.grant_key).verify(message, &Signature::new(*signature));
+    checked.map_err(|_| Failure::rule(step, "the signature is not the CRM's"))
 }
 
 fn allowed(grant: &Grant, policy: &Policy) -> Result<(), Failure> {
@@ -107,6 +132,7 @@ pub fn plan(grant: &Grant, policy: &Policy, expected: &Expected) -> Result<Plan,
             prefix_len: grant.prefix_len,
             gateway: grant.gateway,
             mtu: grant.mtu,
+            closed: grant.shaped,
         },
         limits: [
             limit("memory", grant.memory_bytes, policy.memory_max),
@@ -143,6 +169,7 @@ mod tests {
             upper_max: 1 << 30,
             memory_max: 1 << 31,
             pids_max: 100,
+            rate_max: 1000,
         }
     }
 
@@ -173,7 +200,7 @@ mod tests {
     fn judge(grant: &Grant) -> Result<Grant, Failure> {
         let record = grant.encode();
         let signature = key().sk.sign(grant::signed_message(&record), None);
-        verify(&record, &signature, &policy(), &Expected { nonce: [1; 16], uid: 1001, limits: vec![] })
+        verify(&record, &signature, &policy(), &expected())
     }
 
     #[test]
@@ -181,11 +208,15 @@ mod tests {
         assert_eq!(judge(&sample()), Ok(sample()));
     }
 
+    fn expected() -> Expected {
+        Expected { nonce: [1; 16], uid: 1001, limits: vec![], serial: 0 }
+    }
+
     #[test]
     fn any_flipped_bit_is_refused() {
         let record = sample().encode();
         let signature: [u8; 64] = *key().sk.sign(grant::signed_message(&record), None);
-        let expected = Expected { nonce: [1; 16], uid: 1001, limits: vec![] };
+        let expected = expected();
         for bit in 0..GRANT_LEN * 8 {
             let mut changed = record;
             changed[bit / 8] ^= 1 << (bit % 8);
@@ -210,6 +241,55 @@ mod tests {
             assert_eq!(failure.step, CheckGrant);
             assert!(failure.detail.contains(reason), "{failure}");
         }
+    }
+
+    fn rates(serial: u32) -> Rates {
+        Rates { nonce: [1; 16], serial, rates_kbit: [100; 8], destinations: vec![] }
+    }
+
+    fn judge_rates(rates: &Rates, expected: &Expected) -> Result<Rates, Failure> {
+        let record = rates.encode().unwrap();
+        let signature = key().sk.sign(Rates::signed_message(&record), None);
+        verify_rates(&record, &signature, &policy(), expected)
+    }
+
+    #[test]
+    fn rates_must_be_newer_than_those_that_hold() {
+        for (installed, serial, accepted) in [
+            (0, 1, true),
+            (5, 5, false),
+            (5, 4, false),
+            (5, 6, true),
+            (5, u32::MAX, true),
+            (u32::MAX, 1, false),
+        ] {
+            let judged = judge_rates(&rates(serial), &Expected { serial: installed, ..expected() });
+            assert_eq!(judged.is_ok(), accepted, "{serial} after {installed}: {judged:?}");
+        }
+    }
+
+    #[test]
+    fn rates_that_are_not_for_here_are_refused() {
+        let expected = expected();
+        let foreign = judge_rates(&Rates { nonce: [2; 16], ..rates(9) }, &expected).unwrap_err();
+        assert_eq!(foreign.step, CheckRates);
+        let mut too_much = rates(9);
+        too_much.rates_kbit[7] = 301;
+        let failure = judge_rates(&too_much, &expected).unwrap_err();
+        assert_eq!(failure.step, CheckPolicy);
+        assert!(failure.detail.contains("1001 kbit/s"), "{failure}");
+        let record = rates(9).encode().unwrap();
+        let signature: [u8; 64] = *key().sk.sign(Rates::signed_message(&record), None);
+        for bit in 0..RATES_LEN * 8 {
+            let mut changed = record;
+            changed[bit / 8] ^= 1 << (bit % 8);
+            let failure = verify_rates(&changed, &signature, &policy(), &expected).unwrap_err();
+            assert_eq!(failure.step, CheckRates, "bit {bit}");
+        }
+        // Neither is a grant's signature one of rates, nor the other way round.
+        let bare: [u8; 64] = *key().sk.sign(record, None);
+        assert!(verify_rates(&record, &bare, &policy(), &expected).is_err());
+        assert_eq!(judge_rates(&rates(1), &expected), Ok(rates(1)));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use grant::{GRANT_LEN, RATES_LEN};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,8 +24,8 @@ use super::start::Launcher;
 use super::verify::{self, Expected};
 use super::{audit, privilege};
 use crate::channel;
-use crate::failure::Failure;
-use crate::net::link::HeldLink;
+use crate::failure::{At, Failure};
+use crate::net::link::{HeldLink, INSIDE_NAME};
 use crate::operation::{EndReason, Notice, RECORD_BYTES_MAX, Request, State, Step, Welcome};
 use crate::sandbox::{Sandbox, start};
 
@@ -151,11 +152,9 @@ impl Monitor {
         }
         let said = fds.map(|fd| fd.revents());
         let [signal, tether, process, agent_dead, request, sandbox] = said.map(|events| !events.is_empty());
-        let launcher = match (tether, process || said[1].contains(PollFlags::HUP)) {
-            (_, true) => Some(EndReason::LauncherGone),
-            (true, false) => Some(EndReason::LauncherAsked),
-            (false, false) => None,
-        };
+        let gone = process || said[1].contains(PollFlags::HUP);
+        let asked = tether.then_some(EndReason::LauncherAsked);
+        let launcher = if gone { Some(EndReason::LauncherGone) } else { asked };
         Ok(Ready { signal, launcher, agent_dead, request, sandbox })
     }
 
@@ -212,6 +211,10 @@ impl Monitor {
                     Err(failure) => self.built(Err(failure)),
                 }
             }
+            (Ok(Request::Shape { rates, signature }), State::Built) => match self.shape(&rates, &signature) {
+                Ok(counters) => self.tell(&Notice::Shaped, &[counters.as_fd()]),
+                Err(failure) => self.tell(&failure.notice(), &[]),
+            },
             (Ok(Request::TearDown), _) => {
                 self.tear_down("asked by the CRM");
                 let answer = match &self.left_over {
@@ -221,7 +224,7 @@ impl Monitor {
                 self.tell(&answer, &[])
             }
             (Ok(Request::Status), state) => self.tell(&Notice::State(state), &[]),
-            (Ok(Request::Build { .. }), _) | (Err(_), _) => self.broke(),
+            (Ok(Request::Build { .. } | Request::Shape { .. }) | Err(_), _) => self.broke(),
         }
     }
 
@@ -231,7 +234,7 @@ impl Monitor {
         Turn::Over
     }
 
-    fn begin(&mut self, record: &[u8; grant::GRANT_LEN], signature: &[u8; 64]) -> Result<(), Failure> {
+    fn begin(&mut self, record: &[u8; GRANT_LEN], signature: &[u8; 64]) -> Result<(), Failure> {
         let grant = verify::verify(record, signature, &self.policy, &self.expected)?;
         let plan = verify::plan(&grant, &self.policy, &self.expected)?;
         self.lifetime = Duration::from_secs(grant.lifetime_s.into());
@@ -239,16 +242,19 @@ impl Monitor {
             self.expected.uid,
             format_args!("build {} address {} as {}", plan.tag, grant.address, grant.user),
         );
-        let started = privilege::raised(|| start(&plan));
-        let no_rights = |errno: Errno| Failure {
-            step: Step::CreateProcess,
-            errno: errno.raw_os_error(),
-            detail: "capabilities".to_owned(),
-        };
-        self.sandbox = Some(started.map_err(no_rights)??);
+        self.sandbox = Some(privilege::raised(|| start(&plan)).at(Step::CreateProcess, "capabilities")??);
         self.state = State::Building;
         self.deadline = Some(boot_time() + BUILD_TIMEOUT);
         Ok(())
+    }
+
+    fn shape(&mut self, record: &[u8; RATES_LEN], signature: &[u8; 64]) -> Result<OwnedFd, Failure> {
+        let rates = verify::verify_rates(record, signature, &self.policy, &self.expected)?;
+        let sandbox = self.sandbox.as_mut().ok_or(Errno::NODEV).at(Step::Shape, "")?;
+        let shaped = privilege::raised(|| sandbox.shape(&rates)).and_then(|shaped| shaped);
+        let counters = shaped.at(Step::Shape, INSIDE_NAME)?;
+        self.expected.serial = rates.serial;
+        Ok(counters)
     }
 
     fn sandbox_spoke(&mut self) -> Turn {

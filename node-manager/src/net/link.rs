@@ -17,6 +17,9 @@ const ROUTED_NEXT_HOP: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
 const UP: u32 = libc::IFF_UP as u32;
 const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
+// Second bytes of our MACs.
+const INSIDE: u8 = 0x47;
+const OUTSIDE: u8 = 0x48;
 const MACVLAN_MODE: u16 = 1;
 const MACVLAN_MODE_BRIDGE: u32 = 4;
 const VETH_INFO_PEER: u16 = 1;
@@ -39,25 +42,24 @@ pub struct Link {
     pub prefix_len: u8,
     pub gateway: Option<Ipv4Addr>,
     pub mtu: u16,
+    /// Stays down until [`Link::open`].
+    pub closed: bool,
 }
 
 /// MAC of the interface inside: from the address, so that everybody can compute it.
 pub fn inside_mac(address: Ipv4Addr) -> [u8; 6] {
-    mac(0x47, address)
+    mac(INSIDE, address)
 }
 
-fn outside_mac(address: Ipv4Addr) -> [u8; 6] {
-    mac(0x48, address)
-}
-
-fn mac(kind: u8, address: Ipv4Addr) -> [u8; 6] {
+fn mac(end: u8, address: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = address.octets();
-    [0x02, kind, a, b, c, d]
+    [0x02, end, a, b, c, d]
 }
 
 impl Link {
     /// Makes the interface. `node` is a socket of the node's namespace, `namespace` names
-    /// the sandbox's. `EBUSY`: the address is still in use on this node.
+    /// the sandbox's. `EBUSY`: the address is still in use on this node. (Of a closed macvlan
+    /// that is found out when it is opened.)
     pub fn create(&self, node: &Netlink, namespace: impl AsFd) -> Result<(), Errno> {
         let namespace = (namespace.as_fd().as_raw_fd() as u32).to_ne_bytes();
         let ends = |name: &str, mac: [u8; 6]| {
@@ -78,10 +80,12 @@ impl Link {
             Driver::Veth => {
                 // A pair's end cannot be up before it has its other end.
                 let peer = attribute(VETH_INFO_PEER, &[&link_header(0, 0, 0), &inside]);
-                [ends(&self.outside_name, outside_mac(self.address)), kind("veth", peer), Vec::new()]
+                [ends(&self.outside_name, mac(OUTSIDE, self.address)), kind("veth", peer), Vec::new()]
             }
         };
-        node.run(&Batch::of(libc::RTM_NEWLINK, CREATE, &link_header(0, UP, UP), &attributes))?;
+        // A macvlan is the inside by itself; of a pair this is the node's end.
+        let up = if self.closed && self.driver == Driver::Macvlan { 0 } else { UP };
+        node.run(&Batch::of(libc::RTM_NEWLINK, CREATE, &link_header(0, up, up), &attributes))?;
         if self.driver == Driver::Veth { self.route_on_node(node) } else { Ok(()) }
     }
 
@@ -99,9 +103,9 @@ impl Link {
         node.run(&batch)
     }
 
-    /// Gives the interface its address and routes; `inside` is a socket of the sandbox's
-    /// namespace. Links that are neither `lo` nor ours are removed.
-    pub fn configure(&self, inside: &Netlink) -> Result<u32, Errno> {
+    /// Gives the interface its address and, unless it is closed, opens it; `inside` is a socket of
+    /// the sandbox's namespace. Links that are neither `lo` nor ours are removed.
+    pub fn configure(&self, inside: &Netlink) -> Result<(), Errno> {
         let links = inside.links()?;
         let find = |wanted: &str| links.iter().find(|(_, name)| name == wanted).map(|&(index, _)| index);
         let index = find(INSIDE_NAME).ok_or(Errno::NODEV)?;
@@ -114,22 +118,27 @@ impl Link {
 
         let mut batch = Batch::default();
         batch.request(libc::RTM_SETLINK, 0, &link_header(find("lo").unwrap_or(1), UP, UP), &[]);
-        batch.request(libc::RTM_SETLINK, 0, &link_header(index, UP, UP), &[]);
-        let routed = self.driver == Driver::Veth;
-        let flags = if routed { libc::IFA_F_NOPREFIXROUTE } else { 0 };
+        let flags = if self.driver == Driver::Veth { libc::IFA_F_NOPREFIXROUTE } else { 0 };
         let fixed = address_header(self.prefix_len, index);
         let address =
             [libc::IFA_LOCAL, libc::IFA_ADDRESS].map(|kind| attribute(kind, &[&self.address.octets()]));
         let flags = attribute(libc::IFA_FLAGS, &[&flags.to_ne_bytes()]);
         batch.request(libc::RTM_NEWADDR, CREATE, &fixed, &[address.concat(), flags]);
-        if routed {
-            add_neighbour(&mut batch, index, ROUTED_NEXT_HOP, outside_mac(self.address));
-            add_route(&mut batch, index, (Ipv4Addr::UNSPECIFIED, 0), Some(ROUTED_NEXT_HOP), ONLINK);
-        } else if let Some(gateway) = self.gateway {
-            add_route(&mut batch, index, (Ipv4Addr::UNSPECIFIED, 0), Some(gateway), 0);
+        if !self.closed {
+            self.open(&mut batch, index);
         }
-        inside.run(&batch)?;
-        Ok(index)
+        inside.run(&batch)
+    }
+
+    /// Lets traffic through: up, and with its routes, which an interface that is down cannot have.
+    pub fn open(&self, batch: &mut Batch, index: u32) {
+        batch.request(libc::RTM_SETLINK, 0, &link_header(index, UP, UP), &[]);
+        if self.driver == Driver::Veth {
+            add_neighbour(batch, index, ROUTED_NEXT_HOP, mac(OUTSIDE, self.address));
+            add_route(batch, index, (Ipv4Addr::UNSPECIFIED, 0), Some(ROUTED_NEXT_HOP), ONLINK);
+        } else if let Some(gateway) = self.gateway {
+            add_route(batch, index, (Ipv4Addr::UNSPECIFIED, 0), Some(gateway), 0);
+        }
     }
 
     /// Takes the address away: whoever still holds the namespace can no longer speak with it.

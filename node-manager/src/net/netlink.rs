@@ -30,7 +30,7 @@ impl Netlink {
         Netlink { socket }
     }
 
-    /// Sends the batch and waits for every answer. The first refusal is returned; requests
+    /// Sends the batch, which may be empty, and waits for every answer. The first refusal is returned; requests
     /// behind it were carried out all the same.
     pub fn run(&self, batch: &Batch) -> Result<()> {
         self.run_and_read(batch, |_| {})
@@ -38,7 +38,10 @@ impl Netlink {
 
     /// The same, with every link that is told of.
     fn run_and_read(&self, batch: &Batch, mut read: impl FnMut((u32, String))) -> Result<()> {
-        retry_on_intr(|| send(&self.socket, &batch.bytes, SendFlags::empty()))?;
+        // The kernel does not take what is empty.
+        if batch.requests > 0 {
+            retry_on_intr(|| send(&self.socket, &batch.bytes, SendFlags::empty()))?;
+        }
         let mut refused = None;
         let mut answers = 0;
         let mut reply = vec![0; REPLY_BYTES];

@@ -20,9 +20,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use grant::{Driver, UserName};
+use grant::{Driver, Rates, UserName};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 pub use drop::{empty_bounding_set, for_good as drop_for_good};
@@ -31,7 +31,8 @@ use crate::account::Account;
 use crate::channel;
 use crate::failure::{At, Failure};
 use crate::net::link::{self, HeldLink, INSIDE_NAME, Link};
-use crate::net::netlink::Netlink;
+use crate::net::netlink::{Batch, Netlink};
+use crate::net::shape::Shape;
 use crate::operation::{Notice, RECORD_BYTES_MAX, Step};
 use crate::sys::process::clone_into;
 use cgroup::{Cgroups, Limit};
@@ -80,12 +81,19 @@ pub struct Sandbox {
     /// Closing it tells init to die. Its first datagram is the outcome of the build.
     lifeline: OwnedFd,
     agent_end: Option<OwnedFd>,
-    inside: Option<Netlink>,
+    inside: Option<Inside>,
     held: Option<HeldLink>,
     node: Netlink,
     link: Link,
     cgroups: Cgroups,
     reaped: bool,
+}
+
+/// Two sockets of the sandbox's network namespace: ours, and one that can only read.
+struct Inside {
+    ours: Netlink,
+    counters: OwnedFd,
+    shape: Shape,
 }
 
 /// Starts a build. For processes with one thread. The sandbox's own steps are
@@ -138,12 +146,29 @@ impl Sandbox {
             channel::receive(&self.lifeline, RECORD_BYTES_MAX).at(Step::Serve, "")?.ok_or_else(died)?;
         match Notice::decode(&report.bytes) {
             Ok(Notice::Built) => {
-                self.inside = report.descriptors.into_iter().next().map(Netlink::adopt);
+                let mut sockets = report.descriptors.into_iter();
+                let (ours, counters) = sockets.next().zip(sockets.next()).ok_or_else(died)?;
+                self.inside = Some(Inside { ours: Netlink::adopt(ours), counters, shape: Shape::default() });
                 self.agent_end.take().ok_or_else(died)
             }
             Ok(Notice::Failed { step, errno, detail }) => Err(Failure { step, errno, detail }),
             _ => Err(died()),
         }
+    }
+
+    /// Makes the rates hold and opens the link, if it was closed until now. Returns the socket
+    /// for its counters. Repeatable.
+    pub fn shape(&mut self, rates: &Rates) -> Result<OwnedFd, Errno> {
+        let inside = self.inside.as_mut().ok_or(Errno::NODEV)?;
+        let index = inside.ours.index_of(INSIDE_NAME)?.ok_or(Errno::NODEV)?;
+        inside.shape.apply(&inside.ours, index, rates)?;
+        if self.link.closed {
+            let mut batch = Batch::default();
+            self.link.open(&mut batch, index);
+            inside.ours.run(&batch)?;
+            self.link.closed = false;
+        }
+        fcntl_dupfd_cloexec(&inside.counters, 0)
     }
 
     /// Ends everything inside and waits until it is gone. Returns what is left, by name, and the
@@ -158,11 +183,11 @@ impl Sandbox {
         }
         // A namespace that somebody holds by a passed-on descriptor keeps its link; without
         // the address it is mute.
-        if let Some(inside) = self.inside.take()
-            && let Ok(Some(index)) = inside.index_of(INSIDE_NAME)
+        if let Some(Inside { ours, .. }) = self.inside.take()
+            && let Ok(Some(index)) = ours.index_of(INSIDE_NAME)
         {
-            let _ = self.link.withdraw(&inside, index);
-            self.held = (self.link.driver == Driver::Macvlan).then_some(HeldLink(inside, index));
+            let _ = self.link.withdraw(&ours, index);
+            self.held = (self.link.driver == Driver::Macvlan).then_some(HeldLink(ours, index));
         }
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
         if !wait_readable(self.pidfd.as_fd(), KILL_TIMEOUT) {

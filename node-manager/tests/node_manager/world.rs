@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ed25519_compact::{KeyPair, Seed};
-use grant::{Driver, Grant, SiteName, UserName};
+use grant::{Driver, Grant, Rates, SiteName, UserName};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use node_manager::channel;
@@ -94,6 +94,15 @@ impl World {
         Request::Build { grant: grant.encode(), signature }
     }
 
+    pub fn sign_rates(&self, rates: &Rates) -> Request {
+        sign_rates(&self.key, rates)
+    }
+
+    /// The same with the key of somebody else.
+    pub fn sign_rates_as(seed: [u8; 32], rates: &Rates) -> Request {
+        sign_rates(&KeyPair::from_seed(Seed::new(seed)), rates)
+    }
+
     /// Starts a pilot as the user and takes the agent's place in it.
     pub fn pilot(&self) -> Pilot {
         self.pilot_through(&format!("{LIB}/node-manager")).expect("the node-manager started")
@@ -144,6 +153,12 @@ impl World {
         let monitor = parent_of(agent);
         Ok(Pilot { launcher, monitor, agent, operations, welcome, invocation: text })
     }
+}
+
+fn sign_rates(key: &KeyPair, rates: &Rates) -> Request {
+    let record = rates.encode().unwrap();
+    let signature = *key.sk.sign(Rates::signed_message(&record), None);
+    Request::Shape { rates: record, signature }
 }
 
 pub fn stream() -> OwnedFd {

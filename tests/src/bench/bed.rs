@@ -89,6 +89,7 @@ impl Bed {
                 prefix_len: PREFIX_LEN,
                 gateway: None,
                 mtu: 1500,
+                closed: false,
             },
             limits: ["memory", "pids", "cpu"].map(|controller| Limit {
                 controller,

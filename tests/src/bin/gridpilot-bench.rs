@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use gridpilot_tests::bench;
 use gridpilot_tests::install;
+use gridpilot_tests::links::Links;
 use gridpilot_tests::state::{Driver, Plan};
 use gridpilot_tests::world::Grid;
 
@@ -144,6 +145,7 @@ fn start(rounds: usize) -> Result<String> {
         sites: 2,
         nodes: 2,
         driver: Driver::default(),
+        links: Links::default(),
     };
     let mut grid = Grid::up(plan, &install::programs()?, &mut |_| ())?;
     let text = bench::start::run(&grid, rounds);

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
+use gridpilot_tests::links::Links;
 use gridpilot_tests::node::{Hold, hold};
 use gridpilot_tests::state::{DEFAULT_DIRECTORY, Driver, Plan, State};
 use gridpilot_tests::world::{self, Grid};
@@ -54,11 +55,14 @@ struct Shape {
     /// How a sandbox gets its interface.
     #[arg(long, value_enum, default_value_t)]
     driver: Driver,
+    #[command(flatten)]
+    links: Links,
 }
 
 impl Shape {
     fn plan(self) -> Plan {
-        Plan { directory: self.place.dir, sites: self.sites, nodes: self.nodes, driver: self.driver }
+        let Self { place, sites, nodes, driver, links } = self;
+        Plan { directory: place.dir, sites, nodes, driver, links }
     }
 }
 

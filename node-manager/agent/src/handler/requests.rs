@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use protocol::frame::Kind;
 use protocol::ids::JobId;
-use protocol::job::Command;
+use protocol::job::{Command, Stream};
 use protocol::keys::KeyRing;
+use protocol::limits::{ENDED_BYTES_MAX, ENDED_MAX};
 use protocol::node::{Reply, Request, Setup};
 use protocol::refusal::{Refusal, Step};
 
 use super::Handler;
-use crate::command::{Saved, Start};
-use crate::lifecycle::{self, Event};
+use crate::command::{Start, Wishes};
+use crate::lifecycle::{self, Event, WrongState};
 use crate::setup::{self, CheckedSetup};
 use crate::variables::{self, Surroundings};
 use crate::work::{self, Done};
@@ -35,9 +36,7 @@ impl Handler {
         };
         // A step that is refused changes nothing, so the message may be looked at in between.
         if let Err(wrong) = lifecycle::step(self.state, event) {
-            let state = format!("{:?}", wrong.state).to_lowercase().into();
-            let refusal = Refusal::WrongState { what: name.into(), state };
-            return self.reply(correlation, &Reply::Refused(refusal));
+            return self.reply(correlation, &Reply::Refused(wrong_state(name, wrong)));
         }
         let outcome = match request {
             Request::Setup(setup) => self.begin_setup(correlation, setup).await,
@@ -110,7 +109,7 @@ impl Handler {
             self.reply(correlation, &Reply::Done);
             return Ok(());
         }
-        let saved = Saved::default();
+        let wishes = Wishes::default();
         let start = Start {
             init: sandbox.init.clone(),
             outbox: self.outbox.clone(),
@@ -119,17 +118,52 @@ impl Handler {
             host: setup.setup.host.clone(),
             environment: variables::of_command(&joined.variables, job, &command.variables),
             home: variables::home(&setup.user),
-            saved: saved.subscribe(),
+            wishes: wishes.subscribe(),
             command,
         };
-        self.commands.insert(job, saved);
+        self.commands.insert(job, wishes);
         let results = self.results.clone();
         self.tasks.spawn(async move {
             // A connection that is over is noticed by whoever reads from it.
-            let _ = start.run().await;
-            let _ = results.send(Done::CommandEnded(job));
+            if let Ok(Some(ended)) = start.run().await {
+                let _ = results.send(Done::CommandEnded { job, kept_bytes: ended.bytes() });
+                let _ = ended.keep().await;
+            } else {
+                let _ = results.send(Done::CommandOver(job));
+            }
         });
         Ok(())
+    }
+
+    pub(super) fn output_saved(&mut self, job: JobId, stream: Stream, upto: u64) {
+        if let Some(wishes) = self.commands.get(&job) {
+            wishes.save(stream, upto);
+        }
+    }
+
+    pub(super) fn resend(&mut self, job: JobId) {
+        if let Some(wishes) = self.commands.get(&job) {
+            wishes.resend();
+        }
+    }
+
+    pub(super) fn exit_saved(&mut self, job: JobId) {
+        if let Some(at) = self.ended.iter().position(|(ended, _)| *ended == job) {
+            self.ended.remove(at);
+            self.commands.remove(&job);
+        }
+    }
+
+    /// Until the CRM has saved it; but a CRM that never does must not fill the node's memory.
+    pub(super) fn keep_ended(&mut self, job: JobId, kept_bytes: usize) {
+        self.ended.push_back((job, kept_bytes));
+        let mut bytes: usize = self.ended.iter().map(|(_, bytes)| bytes).sum();
+        while self.ended.len() > ENDED_MAX || bytes > ENDED_BYTES_MAX {
+            let Some((oldest, its_bytes)) = self.ended.pop_front() else { return };
+            tracing::warn!("the end of {oldest} was never saved by the CRM; forgotten");
+            self.commands.remove(&oldest);
+            bytes -= its_bytes;
+        }
     }
 
     pub(super) fn signal(&mut self, correlation: u64, job: JobId, signal: u8) {
@@ -144,6 +178,11 @@ impl Handler {
             let _ = outbox.post_wait(Kind::Reply, correlation, &reply).await;
         });
     }
+}
+
+pub(super) fn wrong_state(what: &str, wrong: WrongState) -> Refusal {
+    let state = format!("{:?}", wrong.state).to_lowercase().into();
+    Refusal::WrongState { what: what.into(), state }
 }
 
 fn not_built() -> Refusal {

@@ -1,6 +1,8 @@
 //! The agent among a CRM, a monitor and an init that only act their parts: what it promises the
 //! CRM in every state, whatever ends it.
 
+mod kept;
+mod shaped;
 mod world;
 
 use node_agent::handler::Ending;

@@ -32,6 +32,8 @@ use tokio::task::JoinHandle;
 pub struct Seen {
     pub files: HashMap<&'static str, Vec<u8>>,
     pub builds: u32,
+    /// Rates that the monitor was asked for; a test that plays it answers them.
+    pub shaped: Vec<[u8; grant::RATES_LEN]>,
     pub tear_downs: u32,
     pub spawned: Vec<u64>,
     /// What `ssh-keyscan` prints in this world.
@@ -52,7 +54,7 @@ pub struct World {
     correlation: u64,
 }
 
-fn pair() -> (OwnedFd, OwnedFd) {
+pub fn pair() -> (OwnedFd, OwnedFd) {
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
 }
 
@@ -146,7 +148,12 @@ impl World {
         self.notices.remove(0)
     }
 
-    /// Runs a command to its end, saving all output at once.
+    /// The notices that came while replies were awaited.
+    pub fn taken(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// Runs a command to its end, saving all at once.
     pub async fn run(&mut self, job: JobId, command: Command) -> (String, String, protocol::job::ExitStatus) {
         assert_eq!(self.ask(&Request::Exec { job, command }).await, Reply::Done);
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
@@ -162,6 +169,7 @@ impl World {
                 }
                 Notice::Exited { job: of, status } => {
                     assert_eq!(of, job);
+                    self.send(&Request::ExitSaved { job }).await;
                     let text = |bytes| String::from_utf8(bytes).unwrap();
                     return (text(stdout), text(stderr), status);
                 }
@@ -259,6 +267,10 @@ async fn play_monitor(socket: Arc<SeqPacket>, seen: Arc<Mutex<Seen>>, answers: b
                 seen.tear_downs += 1;
                 seen.init = None;
                 (operation::Notice::Gone, None)
+            }
+            operation::Request::Shape { rates, .. } => {
+                seen.lock().unwrap().shaped.push(rates);
+                continue;
             }
             operation::Request::Status => (operation::Notice::State(operation::State::Idle), None),
         };

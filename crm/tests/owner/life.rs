@@ -1,41 +1,17 @@
-//! The owner of a site, whole, against a world that may fail at any point.
-
-mod common;
+//! One reservation from hold to end, and what goes wrong on its way.
 
 use std::time::Duration;
 
-use common::{E, Fault, J, R, World, account, exec, hold, part, ring};
-use crm::pilot::PilotId;
-use crm::site::{Event, LEASE_MARGIN};
-use protocol::ids::{Epoch, ReservationId};
+use crm::site::Event;
+use protocol::ids::{Epoch, ReservationId, Version};
 use protocol::job::{ExitStatus, Stream, Target};
-use protocol::node::{Notice, State};
+use protocol::node::{Notice, Request, State};
 use protocol::refusal::{Failure, Refusal, Step};
 use protocol::reservation::AddressBlock;
 use protocol::site::{FromSite, ToSite};
 
-const COMMIT: Event = Event::Grc(ToSite::Commit { reservation: R, epoch: E });
-const END: Event = Event::Grc(ToSite::End { reservation: R, epoch: E });
-
-fn join(world: &World) -> Option<Event> {
-    ring(&world.told).map(|ring| Event::Grc(ToSite::Join { reservation: R, epoch: E, ring }))
-}
-
-fn is_failed(message: &FromSite) -> bool {
-    matches!(message, FromSite::Failed { .. })
-}
-
-fn is_ended(message: &FromSite) -> bool {
-    matches!(message, FromSite::Ended { .. })
-}
-
-fn is_joined(message: &FromSite) -> bool {
-    matches!(message, FromSite::Joined { .. })
-}
-
-fn is_ready(message: &FromSite) -> bool {
-    matches!(message, FromSite::SiteReady { .. })
-}
+use crate::said::*;
+use crate::world::{E, Fault, J, R, V, World, exec, exec_in, hold, hold_of, part, ring, start};
 
 /// Hold to End as a GRC would drive it; stops driving when the part fails.
 fn whole_life(world: &mut World, members: u32) {
@@ -48,36 +24,6 @@ fn whole_life(world: &mut World, members: u32) {
     }
     world.say(END);
     world.wait(|w| w.site.is_idle());
-}
-
-fn failure(world: &World) -> &Failure {
-    let mut failures = world.told.iter().filter_map(|message| match message {
-        FromSite::Failed { failure, .. } => Some(failure),
-        _ => None,
-    });
-    failures.next().expect("no failure was told")
-}
-
-fn refusal(world: &World) -> &Refusal {
-    let mut refusals = world.told.iter().rev().filter_map(|message| match message {
-        FromSite::HoldRefused { refusal, .. } => Some(refusal),
-        _ => None,
-    });
-    refusals.next().expect("no hold was refused")
-}
-
-fn joined(members: u32) -> World {
-    let mut world = World::new(members);
-    world.say(hold(part(members)));
-    world.say(COMMIT);
-    let join = join(&world).unwrap();
-    world.say(join);
-    assert_eq!(world.heard(is_joined), 1);
-    world
-}
-
-fn pilot(member: u32) -> PilotId {
-    PilotId { reservation: R, epoch: E, member }
 }
 
 #[test]
@@ -136,21 +82,25 @@ fn every_message_may_come_twice() {
         world.say(event);
     };
     twice(&mut world, hold(part(2)));
-    assert_eq!(world.site.holdings(), (2, 2));
+    assert_eq!(world.site.holdings(), (0, 0), "nodes are bound late");
     twice(&mut world, COMMIT);
+    twice(&mut world, start(E));
     assert_eq!(world.submitted.len(), 2, "a pilot was submitted twice");
     twice(&mut world, Event::Arrived { pilot: pilot(0), nonce: [2; 16] });
     let join = join(&world).unwrap();
     twice(&mut world, join);
     twice(&mut world, exec(Target::All));
+    assert_eq!(world.started.len(), 2);
     twice(
         &mut world,
         Event::Noticed { pilot: pilot(1), notice: Notice::Exited { job: J, status: ExitStatus::Code(3) } },
     );
     twice(&mut world, END);
-    twice(&mut world, Event::Grc(ToSite::Release { reservation: R, epoch: E }));
-    assert_eq!((world.heard(is_ready), world.heard(is_joined)), (1, 1));
-    assert_eq!(world.heard(|m| matches!(m, FromSite::Exited { .. })), 1);
+    twice(&mut world, Event::Grc(ToSite::Release { reservation: R, version: V }));
+    // Every repeated order is answered by how it stands.
+    assert_eq!((world.heard(is_held), world.heard(is_committed)), (2, 2));
+    assert_eq!((world.heard(is_ready), world.heard(is_joined)), (3, 2));
+    assert_eq!(world.heard(|m| matches!(m, FromSite::Exited { .. })), 2);
     // The second End is about something that is over, and is answered all the same.
     assert_eq!(world.heard(is_ended), 2);
     assert_eq!(world.heard(is_failed), 0);
@@ -158,31 +108,45 @@ fn every_message_may_come_twice() {
 }
 
 #[test]
-fn an_epoch_that_is_over_never_comes_back() {
+fn what_is_over_never_comes_back() {
     let mut world = World::new(2);
     whole_life(&mut world, 1);
-    world.say(hold(part(1)));
-    assert!(matches!(refusal(&world), Refusal::WrongState { .. }));
+    for version in [V, Version(9)] {
+        world.say(hold_of(R, version, part(1)));
+        assert!(matches!(refusal(&world), Refusal::WrongState { .. }));
+    }
+    world.told.clear();
     world.say(COMMIT);
-    assert_eq!(failure(&world).step, Step::Commit);
-    let newer = Event::Hold { reservation: R, epoch: Epoch(2), part: part(1), account: Ok(account()) };
-    world.say(newer);
-    assert_eq!(world.site.holdings(), (1, 1));
-    // An End of the old incarnation does not touch the new one.
+    world.say(start(Epoch(2)));
+    assert_eq!(world.heard(is_lost), 2);
     world.say(END);
-    assert_eq!(world.site.holdings(), (1, 1));
+    assert_eq!(world.heard(is_ended), 1);
+    assert!(world.site.is_idle() && world.records.is_empty());
 }
 
 #[test]
 fn a_newer_epoch_waits_until_the_older_one_is_gone() {
     let mut world = joined(1);
     world.fault = Some((world.asked, Fault::Silence)); // SHUTDOWN is not answered
-    let newer = Event::Hold { reservation: R, epoch: Epoch(2), part: part(1), account: Ok(account()) };
-    world.say(newer.clone());
-    assert!(matches!(refusal(&world), Refusal::WrongState { .. }));
-    world.wait(|w| w.site.is_idle());
-    world.say(newer);
+    world.say(start(Epoch(2)));
+    world.say(start(Epoch(2)));
+    assert_eq!(world.submitted.len(), 1);
+    let progress = protocol::reservation::Progress { wanted: 1, ..Default::default() };
+    let standing = FromSite::Progress { reservation: R, epoch: Epoch(2), progress };
+    assert_eq!(world.told.last(), Some(&standing), "of the older one nothing counts");
+    world.wait(|w| w.submitted.len() == 2);
+    assert_eq!(world.submitted[1].epoch, Epoch(2));
+    assert!(!world.alive.contains(&pilot(0)));
     assert_eq!(world.site.holdings(), (1, 1));
+    // Orders to the older one are passed over.
+    world.told.clear();
+    let (submitted, started) = (world.submitted.len(), world.started.len());
+    world.say(start(E));
+    world.say(exec_in(E, J, Target::All));
+    let ring = ring(&world.told);
+    ring.into_iter().for_each(|ring| world.say(Event::Grc(ToSite::Join { reservation: R, epoch: E, ring })));
+    assert_eq!((world.submitted.len(), world.started.len()), (submitted, started));
+    assert_eq!(world.told, []);
 }
 
 #[test]
@@ -191,7 +155,10 @@ fn what_cannot_be_held_is_refused_by_its_reason_and_changes_nothing() {
     type Expect = fn(&Refusal) -> bool;
     let cases: [(Change, Expect); 6] = [
         (|p| p.members = 0, |r| matches!(r, Refusal::ZeroNodes)),
-        (|p| p.members = 3, |r| matches!(r, Refusal::MoreNodesThanExist { asked: 3, have: 2, .. })),
+        (
+            |p| (p.members, p.addresses[0].count) = (3, 3),
+            |r| matches!(r, Refusal::MoreNodesThanExist { asked: 3, have: 2, .. }),
+        ),
         (|p| p.environment = "debian".parse().unwrap(), |r| matches!(r, Refusal::UnknownEnvironment { .. })),
         (
             |p| p.addresses = vec![AddressBlock { first: [10, 72, 0, 1].into(), count: 2 }],
@@ -206,20 +173,20 @@ fn what_cannot_be_held_is_refused_by_its_reason_and_changes_nothing() {
         change(&mut wrong);
         world.say(hold(wrong));
         assert!(expect(refusal(&world)), "{}", refusal(&world));
-        assert_eq!(world.site.holdings(), (0, 0));
+        assert!(world.site.is_idle() && world.records.is_empty());
     }
     for (account, is_root) in [
         (Err(Refusal::UserNotMapped { site: "a".parse().unwrap(), user: "alice".into() }), false),
         (Ok(crm::site::Account { name: "toor".parse().unwrap(), uid: 0, gid: 0 }), true),
     ] {
         let mut world = World::new(2);
-        world.say(Event::Hold { reservation: R, epoch: E, part: part(1), account });
+        world.say(Event::Hold { reservation: R, version: V, part: part(1), account });
         match refusal(&world) {
             Refusal::AgainstPolicy { .. } => assert!(is_root),
             Refusal::UserNotMapped { .. } => assert!(!is_root),
             other => panic!("{other}"),
         }
-        assert_eq!(world.site.holdings(), (0, 0));
+        assert!(world.site.is_idle() && world.records.is_empty());
     }
 }
 
@@ -227,51 +194,25 @@ fn what_cannot_be_held_is_refused_by_its_reason_and_changes_nothing() {
 fn busy_nodes_are_said_to_be_busy_and_addresses_are_never_shared() {
     let mut world = World::new(3);
     world.say(hold(part(2)));
-    let other = |members, first: [u8; 4]| Event::Hold {
-        reservation: ReservationId(2),
-        epoch: E,
-        part: protocol::site::Part {
-            addresses: vec![AddressBlock { first: first.into(), count: members }],
-            ..part(members)
-        },
-        account: Ok(account()),
+    world.say(COMMIT);
+    let other = |members, first: [u8; 4]| {
+        let addresses = vec![AddressBlock { first: first.into(), count: members }];
+        hold_of(ReservationId(2), V, protocol::site::Part { addresses, ..part(members) })
     };
     world.say(other(2, [10, 71, 128, 100]));
-    assert!(matches!(refusal(&world), Refusal::NodesBusy { asked: 2, have: 1, .. }));
+    let refused = refusal(&world);
+    assert!(
+        matches!(refused, Refusal::NoRoom { asked: 2, have: 1, in_s, .. } if in_s == &[3600]),
+        "{refused}"
+    );
     world.say(other(1, [10, 71, 128, 10]));
     assert!(matches!(refusal(&world), Refusal::AddressesExhausted { .. }));
     world.say(other(1, [10, 71, 128, 100]));
-    assert_eq!(world.site.holdings(), (3, 3));
-    world.say(Event::Grc(ToSite::Release { reservation: ReservationId(2), epoch: E }));
-    assert_eq!(world.site.holdings(), (2, 2));
-}
-
-#[test]
-fn losing_the_grc_ends_everything_and_the_next_one_finds_a_clean_site() {
-    for ready in [false, true] {
-        let mut world = if ready { joined(2) } else { World::new(2) };
-        if !ready {
-            world.say(hold(part(2)));
-        }
-        world.say(Event::GrcLost);
-        world.wait(|w| w.site.is_idle());
-        assert_eq!(world.site.holdings(), (0, 0));
-        assert_eq!(world.heard(is_ended), 0, "told to nobody");
-        world.say(Event::GrcConnected);
-        assert_eq!(world.offer().nodes_free, 2);
-        world.say(END);
-        assert_eq!(world.heard(is_ended), 1);
-    }
-}
-
-#[test]
-fn a_lease_that_nobody_ends_is_ended_by_the_site() {
-    let mut world = joined(2);
-    world.wait(|w| w.site.is_idle());
-    assert_eq!(failure(&world).step, Step::End);
-    assert_eq!(world.heard(is_ended), 1);
-    let lease = Duration::from_secs(3600) + LEASE_MARGIN;
-    assert!(world.now >= lease && world.now < lease + Duration::from_secs(30), "{:?}", world.now);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.offer().nodes_free, 0);
+    world.say(Event::Grc(ToSite::Release { reservation: ReservationId(2), version: V }));
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.offer().nodes_free, 1);
 }
 
 #[test]
@@ -349,7 +290,10 @@ fn commands_go_to_their_members_and_agents_speak_for_their_own_only() {
     let exited = Notice::Exited { job: J, status: ExitStatus::Code(0) };
     world.say(Event::Noticed { pilot: pilot(1), notice: exited.clone() });
     world.say(Event::Noticed { pilot: pilot(0), notice: exited });
+    let saved = ToSite::ExitSaved { reservation: R, epoch: E, job: J, member: 0 };
+    world.say(Event::Grc(saved));
     world.say(output(pilot(0), "late"));
+    assert!(world.passed.contains(&(pilot(0), Request::ExitSaved { job: J })));
     let relayed: Vec<_> = world
         .told
         .iter()
@@ -393,13 +337,19 @@ fn a_ring_that_changes_what_this_site_said_is_not_installed() {
 }
 
 #[test]
-fn stopping_ends_all_parts_and_takes_no_new_ones() {
+fn stopping_ends_all_pilots_keeps_what_was_granted_and_votes_for_nothing_new() {
     let mut world = joined(2);
     world.say(Event::Stop);
-    world.wait(|w| w.site.is_idle());
-    assert_eq!(world.heard(is_ended), 1);
-    world.wait(|w| w.offer().nodes_usable == 0);
-    let next = Event::Hold { reservation: ReservationId(9), epoch: E, part: part(1), account: Ok(account()) };
-    world.say(next);
+    world.wait(|w| w.site.is_quiet());
+    assert_eq!((world.heard(is_failed), world.heard(is_ended)), (1, 0));
+    assert_eq!(world.site.holdings(), (0, 0));
+    world.say(hold_of(ReservationId(9), V, part(1)));
     assert!(matches!(refusal(&world), Refusal::WrongState { .. }));
+    world.say(start(Epoch(2)));
+    assert_eq!(world.submitted.len(), 2, "nothing begins while the CRM stops");
+    // The next one goes on from there.
+    world.restart();
+    world.say(Event::GrcConnected);
+    world.say(start(Epoch(2)));
+    assert_eq!(world.submitted.len(), 4);
 }

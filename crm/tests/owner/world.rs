@@ -1,26 +1,29 @@
 //! A world for the owner: it does what a site's batch system, nodes and agents would do, and can
 //! be told to fail once, at any point.
-#![allow(dead_code, reason = "each test program uses its own part")]
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crm::nodes::Node;
 use crm::pilot::{PilotId, Times};
+use crm::record::{Key, Record, Value};
 use crm::site::{Account, Action, Asked, Event, Settings, Site};
-use protocol::ids::{Epoch, JobId, ReservationId};
+use protocol::ids::{Epoch, JobId, ReservationId, Version};
 use protocol::job::{Command, Target};
 use protocol::keys::{KeyRing, Member, MemberKeys, PublicKey};
 use protocol::names::{EnvironmentName, HostName};
 use protocol::node::{Notice, Reply, Request};
 use protocol::refusal::{Failure, Step};
 use protocol::reservation::{AddressBlock, Limits};
-use protocol::site::{FromSite, Offer, Part, ToSite};
+use protocol::site::{FromSite, Offer, Part, Remaining, ToSite};
 use sandbox_images::Catalog;
 
 pub const R: ReservationId = ReservationId(1);
 pub const E: Epoch = Epoch(1);
+pub const V: Version = Version(1);
 pub const J: JobId = JobId(7);
+/// A window that has begun and lasts an hour.
+pub const HOUR: Remaining = Remaining { starts_in_ms: 0, ends_in_ms: 3_600_000 };
 
 /// How the one failure looks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,6 +40,7 @@ pub enum Fault {
 
 pub struct World {
     pub site: Site,
+    pub nodes: Vec<Node>,
     pub now: Duration,
     pub told: Vec<FromSite>,
     pub events: VecDeque<Event>,
@@ -47,7 +51,25 @@ pub struct World {
     pub mute: bool,
     pub submitted: Vec<PilotId>,
     pub alive: BTreeSet<PilotId>,
+    /// Those that have, or had, an agent connected.
+    pub arrived: BTreeSet<PilotId>,
+    /// Where they run and with which address, as SETUP and submission said.
+    pub where_alive: BTreeMap<PilotId, (String, std::net::Ipv4Addr)>,
     pub swept: usize,
+    /// What is durable.
+    pub records: BTreeMap<Key, Value>,
+    /// All actions so far; the site dies before this one is performed.
+    pub performed: usize,
+    pub dies_at: Option<usize>,
+    /// The connection to the GRC ended with the site that had it.
+    pub cut: bool,
+    /// Commands that agents were asked to start.
+    pub started: Vec<(PilotId, JobId)>,
+    /// Of these, those that have not ended.
+    pub running: Vec<(PilotId, JobId)>,
+    /// Rates that agents were told, and answer only when told to.
+    pub shaped: Vec<(PilotId, grant::Rates)>,
+    pub passed: Vec<(PilotId, Request)>,
 }
 
 pub fn settings() -> Settings {
@@ -61,6 +83,7 @@ pub fn settings() -> Settings {
         mtu: 1500,
         driver: grant::Driver::Macvlan,
         times: Times::default(),
+        lead: Duration::from_secs(10),
         catalog: Catalog::host_only(),
     }
 }
@@ -71,9 +94,11 @@ pub fn part(members: u32) -> Part {
         members,
         slots: 1,
         limits: Limits::default(),
-        duration_s: 3600,
+        window: HOUR,
+        layer: 0,
         environment: EnvironmentName::host(),
         addresses: vec![AddressBlock { first: [10, 71, 128, 10].into(), count: members }],
+        peers: vec![],
     }
 }
 
@@ -82,7 +107,19 @@ pub fn account() -> Account {
 }
 
 pub fn hold(part: Part) -> Event {
-    Event::Hold { reservation: R, epoch: E, part, account: Ok(account()) }
+    hold_of(R, V, part)
+}
+
+pub fn hold_of(reservation: ReservationId, version: Version, part: Part) -> Event {
+    Event::Hold { reservation, version, part, account: Ok(account()) }
+}
+
+pub fn commit(version: Version, window: Remaining) -> Event {
+    Event::Grc(ToSite::Commit { reservation: R, version, window })
+}
+
+pub fn start(epoch: Epoch) -> Event {
+    Event::Grc(ToSite::Start { reservation: R, epoch, window: HOUR })
 }
 
 pub fn keys(member: u32) -> MemberKeys {
@@ -96,7 +133,7 @@ pub fn keys(member: u32) -> MemberKeys {
 
 /// The merged view that a GRC would make of what this site said, behind a head at another site.
 pub fn ring(told: &[FromSite]) -> Option<KeyRing> {
-    let members = told.iter().find_map(|message| match message {
+    let members = told.iter().rev().find_map(|message| match message {
         FromSite::SiteReady { members, .. } => Some(members),
         _ => None,
     })?;
@@ -110,21 +147,30 @@ pub fn ring(told: &[FromSite]) -> Option<KeyRing> {
 }
 
 pub fn exec(target: Target) -> Event {
+    exec_in(E, J, target)
+}
+
+pub fn exec_in(epoch: Epoch, job: JobId, target: Target) -> Event {
     let command = Command {
         argv: vec![b"true".to_vec()],
         variables: vec![],
         directories: vec![],
         directory_required: false,
     };
-    Event::Grc(ToSite::Exec { reservation: R, epoch: E, job: J, target, command })
+    Event::Grc(ToSite::Exec { reservation: R, epoch, job, target, command })
 }
 
 impl World {
     pub fn new(nodes: u32) -> Self {
         let node = |n| Node::new(format!("a{n}").parse().unwrap(), 0, 1);
+        Self::with_nodes((1..=nodes).map(node).collect())
+    }
+
+    pub fn with_nodes(nodes: Vec<Node>) -> Self {
         let mut world = Self {
-            site: Site::new(settings(), (1..=nodes).map(node).collect()),
-            now: Duration::from_secs(1),
+            site: Site::new(settings(), nodes.clone()),
+            nodes,
+            now: Duration::from_secs(1_000_000),
             told: vec![],
             events: VecDeque::new(),
             asked: 0,
@@ -132,20 +178,77 @@ impl World {
             mute: false,
             submitted: vec![],
             alive: BTreeSet::new(),
+            arrived: BTreeSet::new(),
+            where_alive: BTreeMap::new(),
             swept: 0,
+            records: BTreeMap::new(),
+            performed: 0,
+            dies_at: None,
+            cut: false,
+            started: vec![],
+            running: vec![],
+            shaped: vec![],
+            passed: vec![],
         };
         world.say(Event::GrcConnected);
         world
     }
 
-    /// One event, and everything that follows at once.
+    /// One event, and everything that follows at once. The site may die of it, and is back then,
+    /// without a connection.
     pub fn say(&mut self, event: Event) {
         self.events.push_back(event);
         while let Some(event) = self.events.pop_front() {
-            for action in self.site.step(self.now, event) {
-                self.perform(action);
+            let actions = self.site.step(self.now, event);
+            if self.perform_all(actions) {
+                return self.restart();
             }
         }
+    }
+
+    /// Whether the site died on the way.
+    fn perform_all(&mut self, actions: Vec<Action>) -> bool {
+        for action in actions {
+            if self.dies_at == Some(self.performed) {
+                return true;
+            }
+            self.performed += 1;
+            self.perform(action);
+        }
+        false
+    }
+
+    /// The CRM dies and is started again: what was not durable is gone, agents lose it and tear
+    /// down, but their pilots are with the batch system until it is asked.
+    pub fn restart(&mut self) {
+        self.dies_at = None;
+        self.cut = true;
+        self.events.clear();
+        self.running.clear();
+        let records = self.records.clone().into_iter().map(|(key, value)| Record::Put(key, value));
+        let (site, actions) = Site::restore(settings(), self.nodes.clone(), self.now, records);
+        self.site = site;
+        self.perform_all(actions);
+        self.say(Event::Tick);
+    }
+
+    /// Every command that runs ends well.
+    pub fn run_commands(&mut self) {
+        for (pilot, job) in std::mem::take(&mut self.running) {
+            let notice = Notice::Exited { job, status: protocol::job::ExitStatus::Code(0) };
+            self.say(Event::Noticed { pilot, notice });
+        }
+    }
+
+    /// Lets so much time pass, deadline by deadline.
+    pub fn pass(&mut self, time: Duration) {
+        let until = self.now + time;
+        while let Some(at) = self.site.next_deadline().filter(|at| *at <= until) {
+            self.now = at.max(self.now);
+            self.say(Event::Tick);
+        }
+        self.now = until;
+        self.say(Event::Tick);
     }
 
     /// Lets time pass, deadline by deadline, until `done` or nothing is left to wait for.
@@ -161,6 +264,16 @@ impl World {
         panic!("after 200 deadlines the site still waits: {:?}", self.told);
     }
 
+    /// What every pilot that is alive has is held for it, and for it alone.
+    pub fn check(&self) {
+        for id in &self.alive {
+            let pilot = self.site.pilot(*id);
+            assert!(pilot.is_some(), "nobody knows of {id}, which is alive");
+        }
+        let (places, addresses) = self.site.holdings();
+        assert_eq!(places as usize, addresses);
+    }
+
     pub fn heard(&self, want: impl Fn(&FromSite) -> bool) -> usize {
         self.told.iter().filter(|message| want(message)).count()
     }
@@ -174,12 +287,28 @@ impl World {
     }
 
     fn perform(&mut self, action: Action) {
-        if let Action::Tell(message) = action {
-            return self.told.push(message);
+        match action {
+            Action::Record(Record::Put(key, value)) => {
+                // What is kept goes through its bytes, as it does in a store.
+                let value = Value::decode(&value.encode().unwrap()).unwrap();
+                self.records.insert(key, value);
+            }
+            Action::Record(Record::Forget(key)) => drop(self.records.remove(&key)),
+            Action::Tell(message) => {
+                message.check().unwrap();
+                self.told.push(message);
+            }
+            Action::Dismiss { .. } => {}
+            Action::Pass { pilot, request } => self.passed.push((pilot, request)),
+            Action::Shape { pilot, rates } => {
+                rates.check().unwrap();
+                self.shaped.push((pilot, *rates));
+            }
+            action => self.ask(action),
         }
-        if matches!(action, Action::Dismiss { .. } | Action::Pass { .. }) {
-            return;
-        }
+    }
+
+    fn ask(&mut self, action: Action) {
         let n = self.asked;
         self.asked += 1;
         let fault = self.fault.filter(|(at, _)| *at == n).map(|(_, fault)| fault);
@@ -188,6 +317,14 @@ impl World {
             Action::Submit(submit) => {
                 let pilot = submit.pilot;
                 self.submitted.push(pilot);
+                let address = self.site.pilot(pilot).unwrap().address;
+                let place = (submit.node.as_str().to_owned(), address);
+                let doubled = self.where_alive.iter().find(|(id, (node, has))| {
+                    (*node == place.0 && self.nodes_take_one() || *has == address) && self.alive.contains(id)
+                });
+                assert_eq!(doubled, None, "{pilot} was given {place:?}");
+                assert!(!self.alive.contains(&pilot), "{pilot} was submitted twice");
+                self.where_alive.insert(pilot, place);
                 match fault {
                     None => {
                         self.alive.insert(pilot);
@@ -201,7 +338,7 @@ impl World {
                 }
             }
             Action::Cancel { pilot } => {
-                if fault.is_none() && self.alive.remove(&pilot) {
+                if fault.is_none() {
                     self.gone(pilot);
                 }
             }
@@ -245,8 +382,14 @@ impl World {
                     self.lost(pilot);
                 }
             },
+            Action::Ask { pilot, asked: asked @ Asked::Exec(job), .. } => {
+                assert!(!self.started.contains(&(pilot, job)), "{job} was started twice on {pilot}");
+                self.started.push((pilot, job));
+                self.running.push((pilot, job));
+                self.answer(pilot, asked, Reply::Done, fault);
+            }
             Action::Ask { pilot, asked, .. } => self.answer(pilot, asked, Reply::Done, fault),
-            Action::Tell(_) | Action::Dismiss { .. } | Action::Pass { .. } => unreachable!(),
+            other => unreachable!("{other:?}"),
         }
     }
 
@@ -264,6 +407,10 @@ impl World {
                 self.lost(pilot);
             }
         }
+    }
+
+    fn nodes_take_one(&self) -> bool {
+        self.nodes.iter().all(|node| node.members_max == 1)
     }
 
     fn gone(&mut self, pilot: PilotId) {

@@ -1,0 +1,11 @@
+//! The owner of a site, whole, against a world that may fail at any point.
+
+mod grc;
+mod histories;
+mod life;
+mod restarts;
+mod said;
+mod shaping;
+mod votes;
+mod windows;
+mod world;

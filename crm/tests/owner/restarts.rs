@@ -1,0 +1,128 @@
+//! The CRM dies before any of its actions and is started anew from what was durable then.
+
+use std::time::Duration;
+
+use crm::record::Key;
+use crm::site::Event;
+use protocol::ids::Epoch;
+use protocol::site::{FromSite, ToSite};
+
+use crate::grc::Grc;
+use crate::said::*;
+use crate::world::{Fault, HOUR, R, V, World, commit, hold, part, start};
+
+/// A whole life with a GRC that repeats what is not answered; the CRM dies at `dies_at`.
+fn life(dies_at: Option<usize>, fault: Option<(usize, Fault)>) -> (World, Grc) {
+    let mut world = World::new(2);
+    (world.performed, world.asked) = (0, 0);
+    world.dies_at = dies_at;
+    world.fault = fault;
+    let mut grc = Grc::new(2);
+    for _ in 0..60 {
+        if grc.ended {
+            break;
+        }
+        grc.round(&mut world);
+        world.check();
+        world.pass(Duration::from_secs(2));
+        world.check();
+    }
+    (world, grc)
+}
+
+fn nothing_is_left(world: &mut World, what: &str) {
+    world.pass(Duration::from_secs(100));
+    assert!(world.site.is_idle(), "{what}");
+    assert!(world.alive.is_empty(), "{what}: {:?}", world.alive);
+    assert_eq!(world.records.len(), 0, "{what}: {:?}", world.records);
+    assert_eq!(world.site.holdings(), (0, 0), "{what}");
+    assert_eq!(world.offer().nodes_free, 2, "{what}");
+}
+
+/// That nothing is started twice, no address or node is given twice and no pilot is unknown, the
+/// world itself sees to.
+#[test]
+fn a_death_before_any_action_loses_nothing_that_was_granted_and_forgets_no_pilot() {
+    let (mut whole, _) = life(None, None);
+    nothing_is_left(&mut whole, "without a death");
+    for dies_at in 0..whole.performed {
+        let what = format!("died before action {dies_at}");
+        let (mut world, grc) = life(Some(dies_at), None);
+        assert!(grc.ended, "{what}");
+        assert_eq!(world.dies_at, None, "{what}");
+        nothing_is_left(&mut world, &what);
+        let joined = world.heard(is_joined);
+        assert!(joined > 0, "{what}: the grant was kept, but never used");
+    }
+}
+
+#[test]
+fn a_death_on_top_of_any_failure_leaves_nothing_held_either() {
+    let (whole, _) = life(None, None);
+    for fault in [Fault::Silence, Fault::Refusal, Fault::Break, Fault::Death] {
+        for at in 0..whole.asked {
+            for dies_at in (0..whole.performed).step_by(3) {
+                let what = format!("{fault:?} at {at}, died before action {dies_at}");
+                let (mut world, grc) = life(Some(dies_at), Some((at, fault)));
+                assert!(grc.ended, "{what}");
+                nothing_is_left(&mut world, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_hold_survives_and_is_asked_about() {
+    let mut world = World::new(2);
+    world.say(hold(part(2)));
+    world.restart();
+    world.told.clear();
+    world.say(Event::GrcConnected);
+    assert_eq!(world.heard(is_asking), 1);
+    world.say(commit(V, HOUR));
+    assert_eq!((world.heard(is_committed), world.submitted.len()), (1, 2));
+}
+
+#[test]
+fn the_pilots_of_before_are_taken_away_and_the_grc_orders_the_next_incarnation() {
+    let mut world = joined(2);
+    world.restart();
+    assert!(world.alive.is_empty());
+    assert_eq!((world.site.holdings(), world.swept), ((0, 0), 2));
+    world.told.clear();
+    world.say(Event::GrcConnected);
+    let failed = world.told.iter().find_map(|message| match message {
+        FromSite::Failed { epoch: Epoch(1), failure, .. } => Some(failure.to_string()),
+        _ => None,
+    });
+    assert!(failed.as_ref().is_some_and(|failed| failed.contains("restarted")), "{failed:?}");
+    // Nothing begins by itself, asked for the same one it answers the same.
+    world.say(start(Epoch(1)));
+    assert_eq!((world.heard(is_failed), world.submitted.len()), (2, 2));
+    world.say(start(Epoch(2)));
+    assert_eq!((world.submitted.len(), world.heard(is_ready)), (4, 1));
+}
+
+#[test]
+fn a_pilot_that_does_not_go_keeps_node_and_address_over_restarts() {
+    let mut world = joined(2);
+    world.mute = true;
+    world.say(Event::Grc(ToSite::End { reservation: R }));
+    world.wait(|w| w.heard(is_ended) > 0);
+    assert_eq!(world.records.keys().filter(|key| matches!(key, Key::Leftover(_))).count(), 2);
+    world.restart();
+    world.say(Event::GrcConnected);
+    assert_eq!(world.site.holdings(), (2, 2));
+    assert_eq!((world.offer().nodes_usable, world.offer().reserved.len()), (0, 2));
+    world.mute = false;
+    world.wait(|w| w.site.is_idle());
+    nothing_is_left(&mut world, "after all");
+}
+
+#[test]
+fn a_window_that_ended_meanwhile_is_over_at_once() {
+    let mut world = joined(2);
+    world.now += Duration::from_secs(3600);
+    world.restart();
+    nothing_is_left(&mut world, "too late");
+}
