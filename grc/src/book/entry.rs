@@ -5,12 +5,13 @@
 //! (nothing) ---------------> granted -------------> granted + held
 //!     ^                       | ^ ^                     | |
 //!     |  confirm (every site) | | +---- abort_change ---+ |
-//!     +---- nodes back <------+ +------ commit_change ----+
-//!              give_back
+//!     +-------- over <--------+ +------ commit_change ----+
+//!                     end
 //! ```
 
 use capacity::{Block, Profile, Use, Window, extra};
 use protocol::names::SiteName;
+use protocol::planted::{Bug, planted};
 
 use super::request::{Part, Plan};
 use super::{Book, Layer, from_wire};
@@ -32,7 +33,7 @@ pub(super) struct Held {
     pub site: u16,
     pub layer: u16,
     pub members: u32,
-    /// Empty once they are given back.
+    /// Empty once they are given back, as are the members.
     pub blocks: Box<[Block]>,
 }
 
@@ -55,7 +56,7 @@ struct Pending {
 pub(super) struct Entry {
     booking: Booking,
     held: Option<Box<Pending>>,
-    /// Its places are given back; some addresses are not confirmed.
+    /// Some sites have not confirmed the end.
     over: bool,
 }
 
@@ -90,7 +91,8 @@ impl Book {
         }
         let booking = self.booking(plan);
         let free = |block: &Block| self.calendar.is_free(*block, booking.addresses);
-        if !booking.parts.iter().flat_map(|part| &part.blocks).all(free) {
+        let all_free = booking.parts.iter().flat_map(|part| &part.blocks).all(free);
+        if !all_free && !planted(Bug::CarvePerSite) {
             return Err(NotTaken::AddressTaken);
         }
         self.charge(&booking);
@@ -260,46 +262,45 @@ impl Book {
         }
     }
 
-    /// The reservation is over, be it before its end: its places are free. Its addresses stay
-    /// taken until they are confirmed, or until their time is over. Repeating it changes nothing.
-    pub fn give_back(&mut self, reservation: u64) {
+    /// The reservation is over, be it before its end. What it has stays taken, place and address,
+    /// until a site confirms, or until its time is over. Repeating it changes nothing.
+    pub fn end(&mut self, reservation: u64) {
         self.abort_change(reservation);
-        let Some(entry) = self.entries.get_mut(&reservation).filter(|entry| !entry.over) else { return };
-        entry.over = true;
-        let window = entry.booking.window;
-        let places: Vec<_> =
-            entry.booking.parts.iter().map(|part| (part.site, part.layer, part.places(window))).collect();
-        places.into_iter().for_each(|(site, layer, places)| self.sub_places(site, layer, places));
-        self.drop_if_empty(reservation);
+        if let Some(entry) = self.entries.get_mut(&reservation) {
+            entry.over = true;
+        }
     }
 
-    /// A site has confirmed that nothing of a reservation that is over is left: its addresses are
-    /// free. The last one ends the entry. Repeating it, and confirming what nobody knows, changes
-    /// nothing.
+    /// A site has confirmed that nothing of a reservation that is over is left: its places and
+    /// addresses are free. The last one ends the entry. Repeating it, and confirming what nobody
+    /// knows, changes nothing.
     pub fn confirm(&mut self, reservation: u64, site: &SiteName) {
         let Some(&index) = self.names.get(site) else { return };
         let Some(entry) = self.entries.get_mut(&reservation).filter(|entry| entry.over) else { return };
-        let span = entry.booking.addresses;
-        for part in entry.booking.parts.iter_mut().filter(|part| part.site == index) {
+        let Booking { window, addresses, parts } = &mut entry.booking;
+        let mut freed = Vec::new();
+        for part in parts.iter_mut().filter(|part| part.site == index && part.members > 0) {
+            freed.push((part.layer, part.places(*window)));
             let blocks = std::mem::take(&mut part.blocks);
-            self.calendar.give_back(&blocks, span);
+            self.calendar.give_back(&blocks, *addresses);
+            part.members = 0;
         }
+        freed.into_iter().for_each(|(layer, places)| self.sub_places(index, layer, places));
         self.drop_if_empty(reservation);
     }
 
     fn drop_if_empty(&mut self, reservation: u64) {
-        let empty =
-            |entry: &Entry| entry.over && entry.booking.parts.iter().all(|part| part.blocks.is_empty());
+        let empty = |entry: &Entry| entry.over && entry.booking.parts.iter().all(|part| part.members == 0);
         if self.entries.get(&reservation).is_some_and(empty) {
             self.entries.remove(&reservation);
         }
     }
 
-    /// Sites of a reservation that is over whose addresses are not confirmed.
+    /// Sites of a reservation that is over which have not confirmed.
     pub fn unconfirmed(&self, reservation: u64) -> Vec<&SiteName> {
         let entry = self.entries.get(&reservation).filter(|entry| entry.over);
         let parts = entry.map_or(&[][..], |entry| entry.parts());
-        let owing = parts.iter().filter(|part| !part.blocks.is_empty());
+        let owing = parts.iter().filter(|part| part.members > 0);
         owing.map(|part| &self.sites[usize::from(part.site)].name).collect()
     }
 

@@ -9,7 +9,7 @@
 //!
 //! **Addresses.** One calendar for the whole grid, for ranges of sites may overlap. They are taken
 //! from a while before the window, when sandboxes are prepared, until a while after it, and are
-//! given back apart from the nodes: only when a site has confirmed that nothing is left.
+//! given back, as nodes are, when a site has confirmed that nothing is left.
 //!
 //! Everything here is pure: planning changes nothing, and what it proposes is taken by
 //! [`Book::take`] in the same step. Times are whole seconds since the epoch on the owner's clock.
@@ -30,6 +30,7 @@ use capacity::{AddressSet, Block, Calendar, Profile, Window};
 use ipnet::Ipv4Net;
 use protocol::limits::BLOCKS_PER_PART_MAX;
 use protocol::names::SiteName;
+use protocol::planted::{Bug, planted};
 use protocol::reservation::AddressBlock;
 
 use crate::plan::addresses;
@@ -165,14 +166,26 @@ impl Book {
             let count = parts[part].1;
             let fresh = [&self.machines, &chosen, &self.worn];
             let any = &fresh[..2];
+            let here = planted(Bug::CarvePerSite).then(|| self.calendar_of(parts[part].0));
+            let calendar = here.as_ref().unwrap_or(&self.calendar);
             let carve = |avoid: &[&AddressSet], blocks_max| {
-                self.calendar.carve(usable(part), avoid, count, window, blocks_max)
+                calendar.carve(usable(part), avoid, count, window, blocks_max)
             };
             let blocks = carve(&fresh, 1).or_else(|| carve(any, BLOCKS_PER_PART_MAX)).ok_or(part)?;
             blocks.iter().for_each(|block| chosen.insert_run(block.first.into(), block.count));
             carves[part] = blocks;
         }
         Ok(carves)
+    }
+
+    /// What is taken at one site alone, for the bug that looks at nothing else.
+    fn calendar_of(&self, site: u16) -> Calendar {
+        let mut calendar = Calendar::default();
+        for entry in self.entries.values() {
+            let here = entry.parts().iter().filter(|part| part.site == site);
+            here.for_each(|part| calendar.take(&part.blocks, entry.addresses()));
+        }
+        calendar
     }
 
     /// When, behind `after`, the first address of these sites comes back.

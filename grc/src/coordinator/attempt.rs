@@ -12,7 +12,7 @@ use protocol::reservation::{Ask, PairRate, Placement};
 use protocol::site::{Part, Peer, ToSite};
 
 use super::event::Due;
-use super::room::{Short, Wish};
+use super::room::{Found, Short, Wish};
 use super::{Action, Coordinator, Record};
 use crate::coallocate::Coallocation;
 use crate::plan::nodes::{Capacity, Sites};
@@ -58,7 +58,6 @@ impl Coordinator {
 
     /// The earliest start in the span at which everything is free.
     pub(super) fn plan(&mut self, ask: &Ask, span: Span) -> Result<Planned, Short> {
-        self.room.expire(self.now);
         let mut sites = self.capacities();
         if matches!(ask.placement, Placement::Anywhere(_)) {
             // Somebody who did not answer is not chosen while others can be.
@@ -67,14 +66,12 @@ impl Coordinator {
             sites.iter_mut().filter(|(name, _)| silent(name)).for_each(|(_, capacity)| *capacity = None);
         }
         let Span { earliest_s, latest_s } = span;
-        let wish = Wish { ask, sites: &sites, now_s: self.now.as_secs(), earliest_s, latest_s };
-        let found = self.room.plan(wish)?;
+        let wish = Wish { ask, sites: &sites, now: self.now, earliest_s, latest_s };
+        let Found { start_s, shares, rates, lead } = self.room.plan(wish, self.network.as_ref())?;
         // Seconds are whole in the book only: what begins now begins at once.
-        let start = Duration::from_secs(found.start_s).max(self.now);
-        let lead = self.room.lead(&found.shares);
+        let start = Duration::from_secs(start_s).max(self.now);
         let window = Window { start, end: start + Duration::from_secs(ask.duration_s.into()), lead };
-        let rates = super::change::rates(&ask.bandwidth, &found.shares)?;
-        Ok(Planned { window, shares: found.shares, rates })
+        Ok(Planned { window, shares, rates })
     }
 
     /// Tries every waiting reservation once, oldest first; a later one may pass an earlier one
@@ -115,7 +112,8 @@ impl Coordinator {
         }
     }
 
-    /// Begins an attempt: for the first grant of a reservation that waits, or for a change.
+    /// Begins an attempt: for the first grant of a reservation that waits, or for a change. What
+    /// was planned must be so still: nothing may have been taken since.
     pub(super) fn begin(&mut self, id: ReservationId, planned: Planned, request: Option<RequestId>) {
         let deadline = self.now + self.settings.deadlines.holding;
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
@@ -128,10 +126,11 @@ impl Coordinator {
             reservation.parts = shares.iter().map(|share| PartState::new(share, PartStage::Asked)).collect();
             reservation.deadline = Some(deadline);
         }
-        self.room.take(id, version, window, &shares);
-        if planted(Bug::ChangeFreesFirst) && !first {
-            self.room.settle(id, version);
-        }
+        let taken = match first {
+            true => self.room.take(id, window, &shares),
+            false => self.room.take_beside(id, window, &shares),
+        };
+        debug_assert!(taken || planted(Bug::CarvePerSite), "planned and taken in one step");
         let all = Coallocation::begin(sites.clone());
         reservation.attempt = Some(Attempt { version, window, shares, rates, all, deadline, request });
         for site in &sites {
@@ -222,7 +221,7 @@ impl Coordinator {
         let first = reservation.phase == Phase::Holding;
         let parts: Vec<String> = shares.iter().map(|s| format!("{}={}", s.site, s.members)).collect();
         let what = format!("version {} granted to {user}: {}", version.0, parts.join(",")).into();
-        self.room.settle(id, version);
+        self.room.settle(id);
         if planted(Bug::CommitBeforeRecord) {
             self.commit_all(id);
         }
@@ -230,6 +229,7 @@ impl Coordinator {
             self.advance(id, Happening::Granted);
         }
         self.save(id);
+        self.commit_network(id);
         if let Some(request) = request {
             let reply = if first { self.made(id) } else { Reply::Modified { reservation: id, version } };
             self.settle(&user, request, reply);
@@ -311,7 +311,11 @@ impl Coordinator {
         }
         let version = attempt.version;
         self.timers.remove(&(attempt.deadline, Due::Attempt(id)));
-        self.room.drop_version(id, version);
+        self.abort_network(id, &attempt);
+        match first {
+            true => self.room.cancel(id, &attempt.shares),
+            false => self.room.abort_change(id),
+        }
         let unanswered: Vec<SiteName> = attempt.all.unanswered().cloned().collect();
         for site in attempt.all.sites() {
             if first && let Some(site) = self.sites.get_mut(site) {

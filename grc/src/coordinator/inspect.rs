@@ -6,8 +6,9 @@ use protocol::names::{SiteName, UserName};
 use protocol::reservation::{AddressBlock, PairRate};
 
 use super::Coordinator;
-use crate::plan::addresses::AddressSet;
-use crate::reservation::{Phase, Share, Window};
+use crate::book::Book;
+use crate::network::BandwidthProvider;
+use crate::reservation::{PartStage, Phase, Share, Window};
 
 /// A reservation that its user was granted and that has not begun to end.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -24,10 +25,10 @@ pub struct LiveGrant {
 
 /// What the book has taken.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Taken<'a> {
+pub struct Taken {
     pub reservation: ReservationId,
-    pub site: &'a SiteName,
-    pub addresses: &'a [AddressBlock],
+    pub site: SiteName,
+    pub addresses: Vec<AddressBlock>,
 }
 
 impl Coordinator {
@@ -57,22 +58,34 @@ impl Coordinator {
         self.reservations.values().filter_map(attempt).collect()
     }
 
-    /// Everything for which addresses are taken, now or later, by whom and where.
-    pub fn taken(&self) -> Vec<Taken<'_>> {
-        let taken = |(reservation, site, addresses)| Taken { reservation, site, addresses };
-        self.room.addresses().map(taken).collect()
+    /// Everything that has addresses, now or later: parts that are granted, asked for, ending, or
+    /// owed.
+    pub fn taken(&self) -> Vec<Taken> {
+        let mut taken = Vec::new();
+        let mut add = |reservation, share: &Share| {
+            let Share { site, carve, .. } = share.clone();
+            taken.push(Taken { reservation, site, addresses: carve });
+        };
+        for reservation in self.reservations.values() {
+            let live = reservation.parts.iter().filter(|part| part.stage < PartStage::Ended);
+            live.for_each(|part| add(reservation.id, &part.share()));
+            let asked = reservation.attempt.iter().flat_map(|attempt| &attempt.shares);
+            asked.for_each(|share| add(reservation.id, share));
+        }
+        for (id, owed) in &self.owed {
+            owed.shares().for_each(|share| add(*id, share));
+        }
+        taken
     }
 
-    /// Every address that is taken, now or later.
-    pub fn taken_addresses(&self) -> AddressSet {
-        let mut set = AddressSet::default();
-        self.room.addresses().flat_map(|(_, _, blocks)| blocks).for_each(|block| set.insert_run(block.first, block.count));
-        set
+    /// What is booked of nodes and addresses, over time.
+    pub fn book(&self) -> &Book {
+        self.room.book()
     }
 
-    /// Members taken in one layer of a site at a second of the owner's time line.
-    pub fn nodes_taken(&self, site: &SiteName, layer: u32, at_s: u64) -> u32 {
-        self.room.nodes_taken(site, layer, at_s)
+    /// What is booked of links, over time.
+    pub fn network(&self) -> &dyn BandwidthProvider {
+        self.network.as_ref()
     }
 
     /// What a request was answered, as far as it is remembered.
@@ -82,6 +95,6 @@ impl Coordinator {
 
     /// Parts whose end no site has confirmed, though their reservation is over.
     pub fn owed(&self) -> usize {
-        self.owed.values().map(super::owed::Owed::len).sum()
+        self.owed.values().map(|owed| owed.shares().count()).sum()
     }
 }

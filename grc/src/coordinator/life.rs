@@ -153,6 +153,7 @@ impl Coordinator {
     fn end_parts(&mut self, id: ReservationId) {
         // The end stands before any site hears of it.
         self.save(id);
+        self.room.end(id);
         let Some(reservation) = self.reservations.get(&id) else { return };
         let open = reservation.parts.iter().filter(|part| part.stage < PartStage::Ended);
         let sites: Vec<SiteName> = open.map(|part| part.site.clone()).collect();

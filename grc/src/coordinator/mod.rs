@@ -12,7 +12,7 @@
 //! Where things are: [`requests`] what users ask, [`submit`] what they make, [`sites`] what sites
 //! say, [`attempt`] from waiting to granted, [`change`] changes of a grant, [`life`] from granted
 //! to over, [`epochs`] incarnations, [`resend`] what is said again, [`owed`] ends that were not
-//! confirmed, [`jobs`] commands, [`room`] what is taken when, [`users`] who owns what, [`watch`]
+//! confirmed, [`jobs`] commands, [`room`] what is taken when, [`network`] rates, [`users`] who owns what, [`watch`]
 //! who waits for news.
 
 mod attempt;
@@ -22,6 +22,7 @@ mod event;
 mod inspect;
 mod jobs;
 mod life;
+mod network;
 mod owed;
 mod requests;
 mod resend;
@@ -46,6 +47,7 @@ pub use inspect::{LiveGrant, Taken};
 pub use users::{COMMAND_BYTES_MAX, LIVE_JOBS_MAX};
 
 use crate::job::Job;
+use crate::network::BandwidthProvider;
 use crate::record::Value;
 use crate::reservation::Reservation;
 use crate::view::Wall;
@@ -91,6 +93,7 @@ pub struct Coordinator {
     /// Reservations in `Waiting`: first come, first tried; later ones may pass.
     waiting: BTreeSet<ReservationId>,
     room: Room,
+    network: Box<dyn BandwidthProvider>,
     owed: BTreeMap<ReservationId, Owed>,
     watchers: Watchers,
     timers: BTreeSet<(Duration, Due)>,
@@ -129,10 +132,12 @@ impl Coordinator {
 
     /// When `step` wants a [`Event::Tick`], if nothing else happens before.
     pub fn next_wake(&self) -> Option<Duration> {
-        self.timers.first().map(|(at, _)| *at)
+        let timer = self.timers.first().map(|(at, _)| *at);
+        [timer, self.network.next_wake()].into_iter().flatten().min()
     }
 
     fn tick(&mut self) {
+        self.network_tick();
         while let Some(&(at, due)) = self.timers.first() {
             if at > self.now {
                 break;

@@ -23,13 +23,13 @@ const END_MARGIN: Duration = Duration::from_secs(10);
 /// What is owed of one reservation, by site.
 #[derive(Debug, Default)]
 pub(super) struct Owed {
-    parts: BTreeMap<SiteName, Window>,
+    parts: BTreeMap<SiteName, (Share, Window)>,
     pause: Option<Pause>,
 }
 
 impl Owed {
-    pub fn len(&self) -> usize {
-        self.parts.len()
+    pub fn shares(&self) -> impl Iterator<Item = &Share> {
+        self.parts.values().map(|(share, _)| share)
     }
 }
 
@@ -41,14 +41,14 @@ impl Coordinator {
 
     /// Remembers that a site has not confirmed; it is asked again.
     pub(super) fn owe(&mut self, id: ReservationId, share: Share, window: Window) {
-        let site = share.site.clone();
-        self.record(Value::Owed(Box::new(SavedOwed { reservation: id, share, window })));
-        self.keep_owed(id, site, window);
+        let saved = SavedOwed { reservation: id, share: share.clone(), window };
+        self.record(Value::Owed(Box::new(saved)));
+        self.keep_owed(id, share, window);
         self.set_owed_timer(id, RESEND_FIRST);
     }
 
-    pub(super) fn keep_owed(&mut self, id: ReservationId, site: SiteName, window: Window) {
-        self.owed.entry(id).or_default().parts.insert(site, window);
+    pub(super) fn keep_owed(&mut self, id: ReservationId, share: Share, window: Window) {
+        self.owed.entry(id).or_default().parts.insert(share.site.clone(), (share, window));
     }
 
     pub(super) fn set_owed_timer(&mut self, id: ReservationId, length: Duration) {
@@ -78,7 +78,7 @@ impl Coordinator {
         let tail = Self::tail(self.settings.deadlines.quarantine);
         let Some(owed) = self.owed.get(&id) else { return };
         let Some(pause) = owed.pause.filter(|pause| pause.until <= self.now) else { return };
-        for (site, window) in owed.parts.clone() {
+        for (site, (_, window)) in owed.parts.clone() {
             if window.end + tail <= self.now {
                 self.settle_owed(id, &site);
             } else if !planted(Bug::EndNotRepeated) {

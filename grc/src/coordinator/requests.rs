@@ -133,8 +133,8 @@ impl Coordinator {
     /// One reservation with everything about it.
     pub(super) fn shown(&self, id: ReservationId) -> ReservationView {
         let mut view = view::reservation(&self.reservations[&id], self.wall(), Members::Shown);
-        for part in &mut view.parts {
-            part.proof = self.room.proof(id, &part.site);
+        for (shown, part) in view.parts.iter_mut().zip(&self.reservations[&id].parts) {
+            shown.proof = self.room.proof(id, &part.share());
         }
         view
     }

@@ -13,6 +13,7 @@ use protocol::names::SiteName;
 use protocol::planted::{Bug, planted};
 
 use super::event::Due;
+use super::network::criteria;
 use super::resend::RESEND_FIRST;
 use super::room::Room;
 use super::sites::Site;
@@ -20,6 +21,7 @@ use super::submit::command_bytes;
 use super::watch::Watchers;
 use super::{Action, Coordinator, Ids, Record, Settings};
 use crate::job::{Job, Stage};
+use crate::network::{Connection, StaticLinks};
 use crate::record::{Key, SavedAnswer, SavedJob, SavedOwed, SavedReservation, SavedRun, Standing, Value};
 use crate::reservation::{PartStage, PartState, Phase, Reservation, Share, Window};
 
@@ -81,6 +83,7 @@ impl Coordinator {
             users: BTreeMap::new(),
             waiting: BTreeSet::new(),
             room: Room::new(Self::tail(settings.deadlines.quarantine)),
+            network: Box::new(links(&settings)),
             owed: BTreeMap::new(),
             watchers: Watchers::default(),
             timers: BTreeSet::new(),
@@ -112,7 +115,14 @@ impl Coordinator {
             && let Some(grant) = &saved.grant
             && !planted(Bug::RestartForgetsBook)
         {
-            self.room.take(id, grant.version, grant.window, shares);
+            self.room.take(id, grant.window, shares);
+            let (connection, criteria) = (Connection(id.0), criteria(grant.window, &grant.rates));
+            if !grant.rates.is_empty() {
+                self.network.restore(connection, grant.version, criteria);
+            }
+            if phase == Phase::Ending {
+                self.room.end(id);
+            }
         }
         for share in shares.iter().filter(|_| phase != Phase::Over) {
             if let Some(site) = self.sites.get_mut(&share.site) {
@@ -210,11 +220,12 @@ impl Coordinator {
                 self.out.push(Action::Record(Record::Forget(key)));
                 continue;
             }
-            self.keep_owed(reservation, share.site.clone(), window);
+            self.keep_owed(reservation, share.clone(), window);
             of.entry(reservation).or_insert((window, Vec::new())).1.push(share);
         }
         for (id, (window, shares)) in of {
-            self.room.take(id, protocol::ids::Version::default(), window, &shares);
+            self.room.take(id, window, &shares);
+            self.room.end(id);
         }
     }
 
@@ -248,6 +259,18 @@ impl Coordinator {
         }
         self.replan = true;
     }
+}
+
+/// The links of the configuration, which is checked before it comes here.
+fn links(settings: &Settings) -> StaticLinks {
+    let links = settings.links.iter().map(|((a, b), kbit)| (a.clone(), b.clone(), *kbit));
+    let uplinks = settings.uplinks.iter().map(|(site, kbit)| (site.clone(), *kbit));
+    // Reserved and committed in one step; a minute is for whoever does not.
+    let hold_time = Duration::from_secs(60);
+    StaticLinks::new(links, uplinks, hold_time).unwrap_or_else(|error| {
+        tracing::error!(%error, "the links of the configuration cannot be");
+        StaticLinks::default()
+    })
 }
 
 fn job_of(saved: SavedJob, run: SavedRun) -> Job {

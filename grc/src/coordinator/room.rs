@@ -1,54 +1,32 @@
-//! What is taken when: nodes and addresses of every site over time.
+//! What is taken when: the owner's face of the book.
 //!
 //! An attempt takes before anybody is asked, a change beside what is in force, so that at every
-//! moment the larger of both is taken. What a part has comes back when its end is confirmed.
+//! moment the larger of both is taken. What a part has comes back when its end is confirmed. The
+//! book counts whole seconds: a window is taken from the second in which it begins to the one in
+//! which it ends.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
-use protocol::ids::{ReservationId, Version};
-use protocol::limits::BLOCKS_PER_PART_MAX;
+use capacity::Window as Seconds;
+use protocol::ids::ReservationId;
+use protocol::limits::{PEERS_MAX, SITES_MAX};
 use protocol::names::SiteName;
 use protocol::planted::{Bug, planted};
-use protocol::refusal::{Refusal, Resource};
-use protocol::reservation::{AddressBlock, Ask, BlockProof, Placement};
+use protocol::refusal::Refusal;
+use protocol::reservation::{Ask, Bandwidth, BlockProof, Placement};
 use protocol::site::Offer;
 
-use crate::plan::addresses::{self, AddressSet};
-use crate::plan::nodes::{self, Capacity, Sites};
+use crate::book::{Blocked, Book, Candidate, Change, NoPlan, Part, Plan, Rates, Request};
+use crate::network::{BandwidthProvider, Pair};
+use crate::plan::nodes::Sites;
 use crate::reservation::{Share, Window};
 
-/// Seconds, the end not included.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Seconds {
-    pub from: u64,
-    pub to: u64,
-}
-
-impl Seconds {
-    fn overlaps(self, other: Self) -> bool {
-        self.from < other.to && other.from < self.to
-    }
-}
-
-fn ceil_s(time: Duration) -> u64 {
-    time.as_secs() + u64::from(time.subsec_nanos() > 0)
-}
-
-/// What was found.
-#[derive(Clone, Debug)]
-pub(super) struct Found {
-    pub start_s: u64,
-    pub shares: Vec<Share>,
-}
-
-/// Why nothing was.
+/// Why there is no plan.
 #[derive(Clone, Debug)]
 pub(super) struct Short {
     pub refusal: Refusal,
-    /// The earliest second at which it could begin, as far as the book knows.
+    /// The earliest second at which it could begin, as far as anybody knows.
     pub next_s: Option<u64>,
 }
 
@@ -58,283 +36,235 @@ impl From<Refusal> for Short {
     }
 }
 
+/// A start, and who gives what.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub start_s: u64,
+    pub shares: Vec<Share>,
+    pub rates: Vec<Pair>,
+    pub lead: Duration,
+}
+
 /// What is looked for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wish<'a> {
     pub ask: &'a Ask,
-    /// Sites that are connected.
+    /// Sites that may be used; the others are away.
     pub sites: &'a Sites,
-    pub now_s: u64,
+    pub now: Duration,
     pub earliest_s: u64,
     pub latest_s: u64,
 }
 
-#[derive(Clone, Debug)]
-struct Charge {
-    version: Version,
-    share: Share,
-    nodes: Seconds,
-    addresses: Seconds,
-}
-
-#[derive(Clone, Debug, Default)]
-struct SiteRoom {
-    layers: Vec<u32>,
-    lead_s: u64,
-    /// What its ranges give to sandboxes.
-    usable: AddressSet,
-    /// Machines of the site itself.
-    reserved: AddressSet,
+/// What a grant shall be instead.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Other<'a> {
+    pub window: Window,
+    /// Other numbers of members, where they change.
+    pub members: &'a [(SiteName, u32)],
+    pub rates: &'a [Pair],
+    /// Pilots may have begun: nobody moves.
+    pub begun: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Room {
+    book: Book,
     /// After a window's end until addresses come back unconfirmed.
     tail: Duration,
-    sites: BTreeMap<SiteName, SiteRoom>,
-    charges: BTreeMap<ReservationId, Vec<Charge>>,
-    /// Given back before: carved again only when nothing fresher is left.
-    worn: AddressSet,
+    lead_s: BTreeMap<SiteName, u64>,
+}
+
+fn ceil_s(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
+pub(super) fn seconds(from: Duration, to: Duration) -> Seconds {
+    let from = from.as_secs();
+    Seconds::new(from, ceil_s(to).max(from + 1)).unwrap_or(Seconds::MAX)
+}
+
+fn share_of(part: Part) -> Share {
+    Share { site: part.site, members: part.members, layer: part.layer, carve: part.blocks }
 }
 
 impl Room {
     pub fn new(tail: Duration) -> Self {
-        Self { tail, sites: BTreeMap::new(), charges: BTreeMap::new(), worn: AddressSet::default() }
+        Self { book: Book::default(), tail, lead_s: BTreeMap::new() }
+    }
+
+    pub fn book(&self) -> &Book {
+        &self.book
     }
 
     pub fn set_site(&mut self, name: &SiteName, offer: &Offer) {
-        let mut reserved = AddressSet::default();
-        let own = |a: &&Ipv4Addr| offer.ranges.iter().any(|range: &Ipv4Net| range.contains(*a));
-        offer.reserved.iter().filter(own).for_each(|a| reserved.insert(*a, *a));
-        let room = SiteRoom {
-            layers: offer.layers.clone(),
-            lead_s: offer.lead_s.into(),
-            usable: addresses::usable(&offer.ranges),
-            reserved,
-        };
-        self.sites.insert(name.clone(), room);
+        self.book.set_capacity(name, &offer.layers);
+        self.book.set_addresses(name, &offer.ranges, &offer.reserved);
+        self.lead_s.insert(name.clone(), offer.lead_s.into());
     }
 
-    /// How many members a site could ever have: its addresses without its own machines'.
+    /// How many members a site could ever have: its addresses without any machine's.
     pub fn could_give(&self, site: &SiteName) -> u64 {
-        self.sites
-            .get(site)
-            .map_or(0, |site| site.usable.count() - site.reserved.intersection(&site.usable).count())
+        self.book.addresses_of(site)
     }
 
-    /// How long before the start the sandboxes at these sites may stand.
-    pub fn lead(&self, shares: &[Share]) -> Duration {
-        let leads = shares.iter().filter_map(|share| self.sites.get(&share.site)).map(|site| site.lead_s);
-        Duration::from_secs(leads.max().unwrap_or(0))
-    }
-
-    fn used(&self, site: &SiteName, layer: u32, at: u64, but: Option<ReservationId>) -> u32 {
-        let of = |charges: &Vec<Charge>| {
-            let here = charges.iter().filter(|charge| {
-                charge.share.site == *site
-                    && charge.share.layer == layer
-                    && charge.nodes.from <= at
-                    && at < charge.nodes.to
-            });
-            here.map(|charge| charge.share.members).max().unwrap_or(0)
+    /// The earliest start in the span at which everything is free. Nothing is taken.
+    pub fn plan(&mut self, wish: Wish<'_>, network: &dyn BandwidthProvider) -> Result<Found, Short> {
+        let Wish { ask, sites, now, earliest_s, latest_s } = wish;
+        self.book.forget_before(now.as_secs());
+        if let Placement::Sites(parts) = &ask.placement {
+            let away = |(site, _): &&(SiteName, u32)| !matches!(sites.get(site), Some(Some(_)));
+            if let Some((site, _)) = parts.iter().find(away) {
+                return Err(Refusal::SiteDown { site: site.clone() }.into());
+            }
+        }
+        let candidates: Vec<Candidate> = sites
+            .iter()
+            .filter(|(_, capacity)| {
+                capacity.as_ref().is_some_and(|capacity| capacity.environments.contains(&ask.environment))
+            })
+            .map(|(site, _)| Candidate { site: site.clone(), warm: true })
+            .collect();
+        let named = |site: &SiteName| match &ask.placement {
+            Placement::Sites(parts) => parts.iter().any(|(one, _)| one == site),
+            Placement::Anywhere(_) => true,
         };
-        self.charges.iter().filter(|(id, _)| Some(**id) != but).map(|(_, charges)| of(charges)).sum()
-    }
-
-    fn free(&self, site: &SiteName, layer: u32, window: Seconds, but: Option<ReservationId>) -> u32 {
-        let size = self.sites.get(site).and_then(|s| s.layers.get(layer as usize)).copied().unwrap_or(0);
-        let starts = self.charges.values().flatten().map(|charge| charge.nodes.from);
-        let inside = starts.filter(|at| window.from < *at && *at < window.to);
-        let used = inside.chain([window.from]).map(|at| self.used(site, layer, at, but)).max();
-        size.saturating_sub(used.unwrap_or(0))
-    }
-
-    /// The layer with most room, the lowest of equals.
-    fn roomiest(&self, site: &SiteName, window: Seconds, but: Option<ReservationId>) -> (u32, u32) {
-        let layers = self.sites.get(site).map_or(0, |site| site.layers.len() as u32);
-        let all = (0..layers).map(|layer| (self.free(site, layer, window, but), layer));
-        all.max_by_key(|(free, layer)| (*free, std::cmp::Reverse(*layer))).unwrap_or((0, 0))
-    }
-
-    fn carve(
-        &mut self,
-        site: &SiteName,
-        count: u32,
-        window: Seconds,
-        also: &[Share],
-    ) -> Option<Vec<AddressBlock>> {
-        let usable = self.sites.get(site)?.usable.clone();
-        let mut taken = AddressSet::default();
-        for charge in self.charges.values().flatten().filter(|charge| charge.addresses.overlaps(window)) {
-            if planted(Bug::CarvePerSite) && charge.share.site != *site {
-                continue;
-            }
-            charge.share.carve.iter().for_each(|block| taken.insert_run(block.first, block.count));
-        }
-        also.iter().flat_map(|share| &share.carve).for_each(|block| taken.insert_run(block.first, block.count));
-        let reserved: Vec<&AddressSet> = self.sites.values().map(|site| &site.reserved).collect();
-        let find = |worn: &AddressSet| {
-            let avoided: Vec<&AddressSet> =
-                [&taken, worn].into_iter().chain(reserved.iter().copied()).collect();
-            addresses::carve(&usable, &avoided, count, BLOCKS_PER_PART_MAX)
+        let leads = candidates.iter().filter(|one| named(&one.site)).map(|one| self.lead_s.get(&one.site));
+        let lead = leads.flatten().max().copied().unwrap_or(0);
+        let (rates, sites_max) = match &ask.bandwidth {
+            Bandwidth::Unasked => (Rates::None, SITES_MAX),
+            Bandwidth::Between(rate_kbit) => (Rates::Between(*rate_kbit), PEERS_MAX + 1),
+            Bandwidth::Pairs(pairs) => (Rates::Pairs(pairs.clone()), SITES_MAX),
         };
-        find(&self.worn).or_else(|| {
-            // Once round: begin anew.
-            usable.intervals().for_each(|(first, last)| self.worn.remove(first, last));
-            find(&self.worn)
-        })
-    }
-
-    /// The earliest start in the span at which everything is free.
-    pub fn plan(&mut self, wish: Wish<'_>) -> Result<Found, Short> {
-        let ends = self.charges.values().flatten().flat_map(|c| [c.nodes.to, c.addresses.to]);
-        let mut starts: Vec<u64> = ends.filter(|at| *at > wish.earliest_s).collect();
-        starts.push(wish.earliest_s);
-        starts.sort_unstable();
-        starts.dedup();
-        let mut why = None;
-        for start_s in starts {
-            match self.plan_at(wish, start_s) {
-                Ok(shares) if start_s <= wish.latest_s => return Ok(Found { start_s, shares }),
-                Ok(_) => {
-                    let mut short: Short = why.unwrap_or(Refusal::NothingYet.into());
-                    short.next_s = Some(start_s);
-                    if let Refusal::NoRoom { in_s, .. } = &mut short.refusal {
-                        in_s.push(start_s.saturating_sub(wish.now_s));
-                    }
-                    return Err(short);
-                }
-                Err(refusal) => {
-                    why.get_or_insert(refusal.into());
-                }
-            }
-        }
-        Err(why.unwrap_or(Refusal::NothingYet.into()))
-    }
-
-    fn plan_at(&mut self, wish: Wish<'_>, start_s: u64) -> Result<Vec<Share>, Refusal> {
-        let window = Seconds { from: start_s, to: start_s + u64::from(wish.ask.duration_s) + 1 };
-        let chosen = match &wish.ask.placement {
-            Placement::Sites(parts) => {
-                for (site, _) in
-                    parts.iter().filter(|(site, _)| !matches!(wish.sites.get(site), Some(Some(_))))
-                {
-                    return Err(Refusal::SiteDown { site: site.clone() });
-                }
-                parts.clone()
-            }
-            Placement::Anywhere(_) => {
-                let mut sites = wish.sites.clone();
-                for (name, capacity) in &mut sites {
-                    if let Some(capacity) = capacity {
-                        let (free, _) = self.roomiest(name, window, None);
-                        *capacity = Capacity { free: free.min(capacity.usable), ..capacity.clone() };
-                    }
-                }
-                nodes::choose(wish.ask, &sites).map_err(|refusal| match refusal {
-                    Refusal::NodesBusy { site, asked, have } => no_nodes(site, asked, have),
-                    other => other,
-                })?
-            }
+        let request = Request {
+            placement: &ask.placement,
+            candidates: &candidates,
+            sites_max,
+            rates: &rates,
+            now: now.as_secs(),
+            earliest: earliest_s,
+            latest: latest_s,
+            // What begins in the middle of a second ends in the middle of one.
+            duration: u64::from(ask.duration_s) + u64::from(now.subsec_nanos() > 0),
+            lead,
+            tail: ceil_s(self.tail),
         };
-        let mut shares: Vec<Share> = Vec::new();
-        for (site, members) in chosen {
-            let (free, layer) = self.roomiest(&site, window, None);
-            if free < members {
-                return Err(no_nodes(site, members, free));
+        let plan = self.book.plan(&request, network).map_err(|none| short(none, ask, now))?;
+        let Plan { window, parts, pairs, .. } = plan;
+        let shares = parts.into_iter().map(share_of).collect();
+        Ok(Found { start_s: window.start(), shares, rates: pairs, lead: Duration::from_secs(lead) })
+    }
+
+    /// What the parts would be after a change, if there is room for both it and the grant. Nothing
+    /// is taken.
+    pub fn plan_change(
+        &self,
+        id: ReservationId,
+        other: Other<'_>,
+        network: &dyn BandwidthProvider,
+    ) -> Result<Vec<Share>, Refusal> {
+        let window = seconds(other.window.start, other.window.end);
+        let change = Change {
+            duration: window.seconds(),
+            members: other.members,
+            pairs: other.rates,
+            begun: other.begun,
+            tail: ceil_s(self.tail),
+        };
+        match self.book.plan_change(id.0, &change, network) {
+            Ok(plan) => Ok(plan.parts.into_iter().map(share_of).collect()),
+            Err(NoPlan::Blocked(Blocked { resource, asked, have, .. })) => {
+                Err(Refusal::NoRoom { resource, asked, have, in_s: Vec::new() })
             }
-            let lead = self.sites.get(&site).map_or(0, |site| site.lead_s);
-            let standing =
-                Seconds { from: window.from.saturating_sub(lead), to: window.to + ceil_s(self.tail) };
-            let Some(carve) = self.carve(&site, members, standing, &shares) else {
-                let resource = Resource::Addresses { site };
-                return Err(Refusal::NoRoom { resource, asked: members.into(), have: 0, in_s: vec![] });
-            };
-            shares.push(Share { site, members, layer, carve });
+            Err(NoPlan::UnknownLink { a, b }) => Err(Refusal::UnknownLink { a, b }),
+            Err(NoPlan::NoSites | NoPlan::NotBooked) => {
+                Err(Refusal::WrongState { what: "a change".into(), state: "nothing is booked".into() })
+            }
         }
-        Ok(shares)
     }
 
-    /// Takes for a version, beside what other versions of the same reservation have.
-    pub fn take(&mut self, id: ReservationId, version: Version, window: Window, shares: &[Share]) {
-        let nodes = Seconds { from: window.start.as_secs(), to: ceil_s(window.end) };
-        let addresses = Seconds { from: window.near().as_secs(), to: ceil_s(window.end + self.tail) };
-        let charges = self.charges.entry(id).or_default();
-        charges.retain(|charge| charge.version != version);
-        let charge = |share: &Share| Charge { version, share: share.clone(), nodes, addresses };
-        charges.extend(shares.iter().map(charge));
-    }
-
-    /// Only this version counts from here on.
-    pub fn settle(&mut self, id: ReservationId, version: Version) {
-        self.drop_if(id, |charge| charge.version != version);
-    }
-
-    /// This version does not count any more.
-    pub fn drop_version(&mut self, id: ReservationId, version: Version) {
-        self.drop_if(id, |charge| charge.version == version);
-    }
-
-    fn drop_if(&mut self, id: ReservationId, gone: impl Fn(&Charge) -> bool) {
-        let Some(charges) = self.charges.get_mut(&id) else { return };
-        for charge in charges.extract_if(.., |charge| gone(charge)) {
-            charge.share.carve.iter().for_each(|block| self.worn.insert_run(block.first, block.count));
+    fn booked(&self, window: Window, shares: &[Share]) -> Plan {
+        let part = |share: &Share| Part {
+            site: share.site.clone(),
+            members: share.members,
+            layer: share.layer,
+            blocks: share.carve.clone(),
+        };
+        Plan {
+            window: seconds(window.start, window.end),
+            addresses: seconds(window.near(), window.end + self.tail),
+            parts: shares.iter().map(part).collect(),
+            // Rates are the network's to book.
+            pairs: Vec::new(),
         }
-        if charges.is_empty() {
-            self.charges.remove(&id);
+    }
+
+    /// Takes for a first grant, or for one that is there after a restart; false if somebody else
+    /// has an address of it.
+    pub fn take(&mut self, id: ReservationId, window: Window, shares: &[Share]) -> bool {
+        self.book.take(id.0, &self.booked(window, shares)).is_ok()
+    }
+
+    /// Takes for a change beside what is in force; false as above.
+    pub fn take_beside(&mut self, id: ReservationId, window: Window, shares: &[Share]) -> bool {
+        let taken = self.book.hold_change(id.0, &self.booked(window, shares)).is_ok();
+        if taken && planted(Bug::ChangeFreesFirst) {
+            self.settle(id);
         }
+        taken
+    }
+
+    /// Only the newest counts from here on: without a change beside it, nothing is different.
+    pub fn settle(&mut self, id: ReservationId) {
+        let _ = self.book.commit_change(id.0);
+    }
+
+    /// The change does not count any more.
+    pub fn abort_change(&mut self, id: ReservationId) {
+        self.book.abort_change(id.0);
+    }
+
+    /// It will end at every site; what it has stays taken until that is confirmed.
+    pub fn end(&mut self, id: ReservationId) {
+        self.book.end(id.0);
     }
 
     /// A part is gone, confirmed: what it had is free from now on.
     pub fn give_back(&mut self, id: ReservationId, site: &SiteName) {
-        self.drop_if(id, |charge| charge.share.site == *site);
+        self.book.confirm(id.0, site);
     }
 
-    /// The window of a part is over; its addresses stay taken for a while.
-    pub fn expire(&mut self, now: Duration) {
-        let now_s = now.as_secs();
-        let ids: Vec<ReservationId> = self.charges.keys().copied().collect();
-        for id in ids {
-            self.drop_if(id, |charge| charge.addresses.to <= now_s && charge.nodes.to <= now_s);
-        }
+    /// Nothing of it was ever started: all is free at once.
+    pub fn cancel(&mut self, id: ReservationId, shares: &[Share]) {
+        self.book.end(id.0);
+        shares.iter().for_each(|share| self.book.confirm(id.0, &share.site));
     }
 
-    /// All addresses that no carve may touch while this window lasts.
-    pub fn addresses(&self) -> impl Iterator<Item = (ReservationId, &SiteName, &[AddressBlock])> {
-        self.charges
-            .iter()
-            .flat_map(|(id, charges)| charges.iter().map(|c| (*id, &c.share.site, c.share.carve.as_slice())))
-    }
-
-    /// Members that are taken in a layer of a site at a second.
-    pub fn nodes_taken(&self, site: &SiteName, layer: u32, at_s: u64) -> u32 {
-        self.used(site, layer, at_s, None)
-    }
-
-    /// Why nobody else has an address of a part.
-    pub fn proof(&self, id: ReservationId, site: &SiteName) -> Vec<BlockProof> {
-        let Some(own) = self.charges.get(&id).and_then(|all| all.iter().find(|c| c.share.site == *site))
-        else {
-            return Vec::new();
+    /// Why nobody else has an address of these.
+    pub fn proof(&self, id: ReservationId, share: &Share) -> Vec<BlockProof> {
+        let proof = |block: &_| {
+            let (below, above) = self.book.neighbours(id.0, *block);
+            BlockProof { block: *block, below, above }
         };
-        let overlapping = || {
-            let all = self.charges.values().flatten();
-            all.filter(|charge| charge.addresses.overlaps(own.addresses)).flat_map(|c| &c.share.carve)
-        };
-        let last = |block: &AddressBlock| u32::from(block.first).saturating_add(block.count - 1);
-        own.share
-            .carve
-            .iter()
-            .map(|block| BlockProof {
-                block: *block,
-                below: overlapping().filter(|o| o.first < block.first).map(last).max().map(Ipv4Addr::from),
-                above: overlapping().map(|o| o.first).filter(|first| *first > block.first).min(),
-            })
-            .collect()
+        share.carve.iter().map(proof).collect()
     }
 }
 
-fn no_nodes(site: SiteName, asked: u32, have: u32) -> Refusal {
-    let resource = Resource::Nodes { site };
-    Refusal::NoRoom { resource, asked: asked.into(), have: have.into(), in_s: vec![] }
+/// Why there is no plan, in the words of a refusal.
+fn short(none: NoPlan, ask: &Ask, now: Duration) -> Short {
+    match none {
+        NoPlan::Blocked(Blocked { resource, asked, have, starts }) => {
+            let in_s = starts.iter().map(|start| start.saturating_sub(now.as_secs())).collect();
+            let refusal = Refusal::NoRoom { resource, asked, have, in_s };
+            Short { refusal, next_s: starts.first().copied() }
+        }
+        NoPlan::UnknownLink { a, b } => Refusal::UnknownLink { a, b }.into(),
+        NoPlan::NoSites | NoPlan::NotBooked => {
+            let asked = match &ask.placement {
+                Placement::Anywhere(asked) => *asked,
+                Placement::Sites(parts) => parts.iter().map(|(_, count)| *count).sum(),
+            };
+            Refusal::MoreNodesThanGrid { asked, have: 0 }.into()
+        }
+    }
 }

@@ -7,7 +7,6 @@ use protocol::job::{ExitStatus, JobState, Target};
 use protocol::refusal::{Failure, Step};
 use protocol::site::{FromSite, ToSite};
 
-use crate::fake::*;
 use crate::grid::*;
 
 fn signals(grid: &Grid, name: &str) -> Vec<u8> {

@@ -92,13 +92,13 @@ fn a_site_that_does_not_confirm_the_end_keeps_what_it_has_until_it_does() {
     grid.pass(Duration::from_secs(31));
     let failure = grid.failure(reservation);
     assert_eq!((failure.step, failure.site), (Step::End, Some(site("b"))));
-    assert_eq!((grid.owner.taken_addresses().count(), grid.owner.owed()), (4, 1));
+    assert_eq!((grid.taken().count(), grid.owner.owed()), (4, 1));
     let second = grid.reserve(ask(&[("b", 1)]));
     assert_eq!(grid.state(second), "waiting", "its nodes are not free either");
     grid.restart();
     grid.connect("a");
     grid.connect("b");
-    assert_eq!((grid.owner.taken_addresses().count(), grid.owner.owed()), (4, 1));
+    assert_eq!((grid.taken().count(), grid.owner.owed()), (4, 1));
     assert_eq!(grid.state(second), "waiting");
     grid.sites.get_mut(&site("b")).unwrap().mute.clear();
     grid.pass(Duration::from_secs(30));
@@ -119,7 +119,7 @@ fn what_was_never_confirmed_comes_back_when_the_site_must_have_ended_it_by_itsel
     grid.reserve(short);
     grid.request("u", Request::Release(Selector::Last));
     grid.pass(Duration::from_secs(600 + 29));
-    assert_eq!(grid.owner.taken_addresses().count(), 2, "quarantine and margin are 30 s together");
+    assert_eq!(grid.taken().count(), 2, "quarantine and margin are 30 s together");
     grid.sites.get_mut(&site("b")).unwrap().kept.clear();
     grid.pass(Duration::from_secs(40));
     grid.assert_nothing_left();
@@ -278,5 +278,5 @@ fn news_of_another_incarnation_or_anothers_part_change_nothing() {
     }
     grid.say("b", FromSite::Ended { reservation, dirty: vec![] });
     assert_eq!(grid.state(reservation), "ready");
-    assert_eq!(grid.owner.taken_addresses().count(), 1);
+    assert_eq!(grid.taken().count(), 1);
 }

@@ -6,15 +6,17 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use grc::coordinator::{Action, ClientId, ConnectionId, Coordinator, Deadlines, Event, Record, Settings};
+use grc::plan::addresses::AddressSet;
 use grc::record::Key;
 use protocol::client::{NewJob, Notice, Reply, Request, Selector};
-use protocol::ids::{Epoch, JobId, RequestId, ReservationId, Version};
+use protocol::ids::{Epoch, JobId, RequestId, ReservationId};
 use protocol::job::{Command, ExitStatus, JobView, Target};
-use protocol::keys::{MemberKeys, PublicKey};
 use protocol::names::{EnvironmentName, SiteName};
-use protocol::refusal::{Failure, Refusal};
-use protocol::reservation::{Ask, Bandwidth, Limits, Placement, ReservationView, Start};
-use protocol::site::{FromSite, Offer, Part, ReadyMember, ToSite};
+use protocol::refusal::Failure;
+use protocol::reservation::{Ask, Bandwidth, Limits, PairRate, Placement, ReservationView, Start};
+use protocol::site::{FromSite, ToSite};
+
+use crate::fake::{Fake, offer, take};
 
 /// When every grid of these tests begins.
 pub const BEGIN: Duration = Duration::from_secs(1_000_000);
@@ -153,7 +155,7 @@ impl Grid {
     /// No two members that may be alive anywhere hold the same address.
     fn check(&mut self) {
         let mut seen: BTreeMap<Ipv4Addr, (SiteName, ReservationId)> = BTreeMap::new();
-        let taken = self.owner.taken_addresses();
+        let taken = self.taken();
         for (name, fake) in &self.sites {
             for (id, kept) in &fake.kept {
                 // A change holds the addresses that are held already.
@@ -302,12 +304,28 @@ impl Grid {
         self.sites[&site(name)].sent.iter().filter(|message| wanted(message)).count()
     }
 
+    /// Every address that the owner has taken, now or later.
+    pub fn taken(&self) -> AddressSet {
+        let mut set = AddressSet::default();
+        for block in self.owner.taken().iter().flat_map(|taken| &taken.addresses) {
+            block.addresses().for_each(|address| set.insert(address, address));
+        }
+        set
+    }
+
     /// Nothing of any reservation is left, anywhere.
     pub fn assert_nothing_left(&self) {
         for (name, fake) in &self.sites {
             assert!(fake.kept.is_empty(), "{name} still holds {fake:?}");
         }
-        assert!(self.owner.taken_addresses().is_empty(), "{:?}", self.owner.taken());
+        assert_eq!(self.owner.taken(), []);
+        assert!(self.owner.book().is_empty(), "{:?}", self.owner.book());
+        for (a, b) in self.settings.links.keys() {
+            let pair = PairRate { a: a.clone(), b: b.clone(), rate_kbit: 1 };
+            for need in self.owner.network().needs(&[pair]).unwrap() {
+                assert!(need.demand.profile.is_empty(), "{need:?}");
+            }
+        }
         assert_eq!(self.owner.live_grants(), []);
         assert_eq!(self.owner.attempts(), []);
         assert_eq!(self.owner.owed(), 0);
