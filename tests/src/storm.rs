@@ -34,6 +34,8 @@ const CALL_TIME: Duration = Duration::from_secs(120);
 const ANSWER_TIME: Duration = Duration::from_secs(20);
 /// How long everything may take to come to rest after the last kill.
 const REST_TIME: Duration = Duration::from_secs(60);
+/// Between two looks at what sites hold.
+const SETTLE_TIME: Duration = Duration::from_secs(3);
 /// How long the filesystem stays full, and after how many kills it is filled again.
 const FULL_TIME: Duration = Duration::from_secs(3);
 const FULL_EVERY: u32 = 40;
@@ -355,7 +357,7 @@ fn is_over(view: &ReservationView) -> bool {
 }
 
 /// The ledger against the GRC's views and both kinds of stores, once all is at rest.
-async fn compare(grid: &Grid, socket: &Path, ledger: &Ledger, outcome: &mut Outcome) -> Result<()> {
+async fn compare(grid: &mut Grid, socket: &Path, ledger: &Ledger, outcome: &mut Outcome) -> Result<()> {
     let mut caller = Caller::new(socket);
     let end = Instant::now() + REST_TIME;
     loop {
@@ -396,16 +398,19 @@ async fn compare(grid: &Grid, socket: &Path, ledger: &Ledger, outcome: &mut Outc
     release_all(grid, &mut caller, ledger, outcome).await
 }
 
-/// Every site holds exactly what was granted. Its store may be a moment behind its owner.
-fn compare_sites(grid: &Grid, ledger: &Ledger, outcome: &mut Outcome) -> Result<()> {
+/// Every site holds exactly what was granted, once it has heard of everything.
+fn compare_sites(grid: &mut Grid, ledger: &Ledger, outcome: &mut Outcome) -> Result<()> {
     let wanted: BTreeSet<ReservationId> = ledger.granted.keys().copied().collect();
     for number in 0..grid.state.plan.sites {
-        let mut found = None;
-        wait_until(REST_TIME, || {
-            found = held_at(grid, number).ok();
-            found.as_ref() == Some(&wanted)
-        });
-        let found = found.context("no store could be read")?;
+        let end = Instant::now() + REST_TIME;
+        let found = loop {
+            let found = held_at(grid, number)?;
+            if found == wanted || Instant::now() >= end {
+                break found;
+            }
+            grid.wait_connected()?;
+            std::thread::sleep(SETTLE_TIME);
+        };
         let site = site_name(number);
         outcome.lost.extend(wanted.difference(&found).map(|id| format!("site {site} has nothing of {id}")));
         outcome.orphans.extend(found.difference(&wanted).map(|id| format!("site {site} still has {id}")));
@@ -413,22 +418,36 @@ fn compare_sites(grid: &Grid, ledger: &Ledger, outcome: &mut Outcome) -> Result<
     Ok(())
 }
 
-/// What one site's store holds of reservations.
-fn held_at(grid: &Grid, number: u32) -> Result<BTreeSet<ReservationId>> {
+/// What one site's store holds of reservations, read while its CRM is down: killed once more, and
+/// started again afterwards.
+fn held_at(grid: &mut Grid, number: u32) -> Result<BTreeSet<ReservationId>> {
+    let name = format!("crm-{}", site_name(number));
+    let crm = grid.state.daemon(&name)?.identity;
+    crm.signal(Signal::SIGKILL);
+    ensure!(wait_until(Duration::from_secs(10), || !crm.alive()), "{name} survives kill -9");
     let config = crate::site::crm_config_path(&grid.state, number);
-    let ids = stored(grid, "crm", &config)?
-        .into_iter()
-        .filter_map(|record| record.get("reservation").and_then(|id| id.as_str()?.parse().ok()));
+    let stored = stored(grid, "crm", &config);
+    grid.start_crm(number)?;
+    let ids = stored?.into_iter().filter_map(|record| {
+        let id = record.get("record")?.get("key")?.get("Booking")?.as_u64()?;
+        Some(ReservationId(id))
+    });
     Ok(ids.collect())
 }
 
 /// After everything is released nothing is left anywhere, and the whole grid can be had again.
-async fn release_all(grid: &Grid, caller: &mut Caller, ledger: &Ledger, outcome: &mut Outcome) -> Result<()> {
+async fn release_all(
+    grid: &mut Grid,
+    caller: &mut Caller,
+    ledger: &Ledger,
+    outcome: &mut Outcome,
+) -> Result<()> {
     for &id in ledger.granted.keys() {
         caller.ask(&Request::Release(Selector::Id(id))).await?;
     }
     let none = Ledger::default();
     compare_sites(grid, &none, outcome)?;
+    grid.wait_connected()?;
     let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
     let nodes = grid.state.plan.nodes;
     let mut whole = ask(&mut Dice(1), now_s, 0, 0)?;
