@@ -10,10 +10,9 @@ use std::time::Duration;
 use gridpilot_tests::account::Account;
 use gridpilot_tests::demo::Workplace;
 use gridpilot_tests::install;
-use gridpilot_tests::links::Links;
 use gridpilot_tests::process::{Identity, wait_until};
 use gridpilot_tests::residue::Residue;
-use gridpilot_tests::state::{Driver, Plan};
+use gridpilot_tests::state::Plan;
 use gridpilot_tests::world::{self, Grid};
 use serde_json::Value;
 

@@ -180,7 +180,8 @@ impl Trouble {
 /// The core's end of the cable to b's router.
 fn set_uplink(world: &TestGrid, state: &str) {
     let core = world.grid.state.machine("core").unwrap().holder.pid;
-    let wiring = netns::Wiring { inside: core, lines: vec![format!("link set r-b {state}")] };
+    let lines = vec![format!("link set r-b {state}")];
+    let wiring = netns::Wiring { inside: core, tool: netns::Tool::Ip, lines };
     wiring.apply().unwrap();
 }
 
