@@ -67,6 +67,16 @@ fn a_hold_ends_with_its_window() {
 }
 
 #[test]
+fn a_window_is_admitted_as_a_whole() {
+    let mut world = World::new(2);
+    world.say(hold(later(2)));
+    // Free at its beginning and at its end.
+    let around = Remaining { starts_in_ms: 0, ends_in_ms: 10_800_000 };
+    world.say(other(1, around));
+    assert!(matches!(refusal(&world), Refusal::NoRoom { have: 0, in_s, .. } if in_s == &[7200]));
+}
+
+#[test]
 fn a_release_gives_back_exactly_its_hold() {
     let mut world = World::new(2);
     world.say(hold(later(2)));
