@@ -56,8 +56,12 @@ impl Store {
             None => {
                 let (file, new) = file::beside(path)?;
                 let medium = Arc::new(file);
-                Core::make(&medium, &new, kind, owner)?;
-                file::appear(&new, path)?;
+                let made = Core::make(&medium, path, kind, owner).and_then(|()| file::appear(&new, path));
+                if let Err(error) = made {
+                    // It is ours: nothing that anybody relies on is in it yet.
+                    let _ = std::fs::remove_file(&new);
+                    return Err(error);
+                }
                 // Nobody else has it: the database was left, and nothing below was cloned.
                 Arc::into_inner(medium).ok_or_else(|| StoreError::Ended { path: path.to_owned() })?
             }
@@ -292,5 +296,29 @@ fn explain<M: Medium>(disk: &Disk<M>, doing: &'static str, path: &Path, error: r
         (Some(cause), _) => StoreError::io(doing, path, cause),
         (None, redb::Error::Io(cause)) => StoreError::io(doing, path, cause),
         (None, error) => StoreError::Damaged { path: path.to_owned(), why: error.to_string() },
+    }
+}
+
+/// What only a test does to a store.
+#[cfg(test)]
+impl<M: Medium> Core<M> {
+    pub fn set_format(&self, format: u32) {
+        let mut transaction = self.database.begin_write().unwrap();
+        transaction.set_two_phase_commit(true);
+        let mut about = transaction.open_table(ABOUT).unwrap();
+        about.insert("format", format.to_le_bytes().as_slice()).unwrap();
+        drop(about);
+        transaction.commit().unwrap();
+    }
+
+    pub fn copy_stored(&self, from: &Key, to: &Key) {
+        let ((from, from_len), (to, to_len)) = (from.encode(), to.encode());
+        let mut transaction = self.database.begin_write().unwrap();
+        transaction.set_two_phase_commit(true);
+        let mut records = transaction.open_table(RECORDS).unwrap();
+        let stored = records.get(&from[..from_len]).unwrap().unwrap().value().to_vec();
+        records.insert(&to[..to_len], stored.as_slice()).unwrap();
+        drop(records);
+        transaction.commit().unwrap();
     }
 }

@@ -38,7 +38,11 @@ impl Writer {
         let path = store.path().to_owned();
         let thread = thread::Builder::new()
             .name("journal".into())
-            .spawn(move || write_all(store, &batches, report))
+            .spawn(move || {
+                let mut store = store;
+                write_all(|writes| store.commit(writes), &batches, report);
+                store
+            })
             .map_err(|error| StoreError::io("start a thread for", &path, error))?;
         Ok(Writer { submit: Some(submit), thread: Some(thread) })
     }
@@ -77,7 +81,11 @@ impl fmt::Debug for Writer {
     }
 }
 
-fn write_all(mut store: Store, batches: &Receiver<Batch>, mut report: impl FnMut(Report)) -> Store {
+fn write_all(
+    mut commit: impl FnMut(&[Write]) -> Result<(), StoreError>,
+    batches: &Receiver<Batch>,
+    mut report: impl FnMut(Report),
+) {
     while let Ok(first) = batches.recv() {
         let mut ticket = first.ticket;
         let mut writes = first.writes;
@@ -88,15 +96,11 @@ fn write_all(mut store: Store, batches: &Receiver<Batch>, mut report: impl FnMut
             bytes += size(&batch.writes);
             writes.extend(batch.writes);
         }
-        match store.commit(&writes) {
+        match commit(&writes) {
             Ok(()) => report(Report::Durable(ticket)),
-            Err(error) => {
-                report(Report::Failed(error));
-                break;
-            }
+            Err(error) => return report(Report::Failed(error)),
         }
     }
-    store
 }
 
 fn size(writes: &[Write]) -> usize {
@@ -107,4 +111,94 @@ fn size(writes: &[Write]) -> usize {
             Write::Delete { .. } => size_of::<Write>(),
         })
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::{Key, Kind};
+
+    fn put(number: u64) -> Vec<Write> {
+        vec![Write::Put { key: Key::of(1, number), value: vec![7; 300] }]
+    }
+
+    #[test]
+    fn what_waits_becomes_one_transaction_in_the_order_of_its_submission() {
+        let (submit, batches) = mpsc::channel();
+        for ticket in 1..=100 {
+            submit.send(Batch { ticket, writes: put(ticket % 10) }).unwrap();
+        }
+        drop(submit);
+        let mut commits = Vec::new();
+        let mut reports = Vec::new();
+        let commit = |writes: &[Write]| {
+            commits.push(writes.to_vec());
+            Ok(())
+        };
+        write_all(commit, &batches, |report| reports.push(report));
+        assert_eq!(commits, [(1..=100).flat_map(|ticket| put(ticket % 10)).collect::<Vec<_>>()]);
+        assert!(matches!(reports[..], [Report::Durable(100)]), "{reports:?}");
+    }
+
+    #[test]
+    fn a_transaction_is_bounded_however_much_waits() {
+        let (submit, batches) = mpsc::channel();
+        let large = |ticket| Write::Put { key: Key::of(1, ticket), value: vec![0; GROUP_BYTES / 4] };
+        (0..10).for_each(|ticket| submit.send(Batch { ticket, writes: vec![large(ticket)] }).unwrap());
+        drop(submit);
+        let mut sizes = Vec::new();
+        let commit = |writes: &[Write]| {
+            sizes.push(writes.len());
+            Ok(())
+        };
+        write_all(commit, &batches, |_| ());
+        assert_eq!(sizes, [4, 4, 2]);
+    }
+
+    #[test]
+    fn after_a_failure_nothing_is_written_or_reported() {
+        let (submit, batches) = mpsc::channel();
+        let large = |ticket| Write::Put { key: Key::of(1, ticket), value: vec![0; GROUP_BYTES] };
+        (0..5).for_each(|ticket| submit.send(Batch { ticket, writes: vec![large(ticket)] }).unwrap());
+        let mut commits = 0;
+        let mut reports = Vec::new();
+        let commit = |_: &[Write]| {
+            commits += 1;
+            match commits {
+                3 => Err(StoreError::Full { path: PathBuf::from("grc.store") }),
+                _ => Ok(()),
+            }
+        };
+        write_all(commit, &batches, |report| reports.push(report));
+        assert_eq!(commits, 3);
+        let full = matches!(
+            reports[..],
+            [Report::Durable(0), Report::Durable(1), Report::Failed(StoreError::Full { .. })]
+        );
+        assert!(full, "{reports:?}");
+    }
+
+    #[test]
+    fn what_is_reported_durable_is_there_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("crm.store");
+        let (store, _) = Store::open(&path, Kind::Crm, "a").unwrap();
+        let reported = Arc::new(Mutex::new(Vec::new()));
+        let theirs = reported.clone();
+        let report = move |report| match report {
+            Report::Durable(ticket) => theirs.lock().unwrap().push(ticket),
+            Report::Failed(error) => panic!("{error}"),
+        };
+        let writer = Writer::start(store, report).unwrap();
+        (0..2_000).for_each(|number| writer.submit(put(number), number));
+        writer.submit(vec![], 2_000);
+        drop(writer.finish().unwrap());
+        let tickets = reported.lock().unwrap().clone();
+        assert!(tickets.is_sorted() && tickets.last() == Some(&2_000), "{tickets:?}");
+        let (_, records) = Store::open(&path, Kind::Crm, "a").unwrap();
+        assert!(records.iter().map(|(key, _)| *key).eq((0..2_000).map(|number| Key::of(1, number))));
+    }
 }

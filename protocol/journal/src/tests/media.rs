@@ -44,15 +44,22 @@ pub enum Op {
     Told,
 }
 
-/// Memory that notes everything done to it.
+/// Memory that notes everything done to it, and can refuse.
 #[derive(Debug, Default)]
 pub struct Ram {
     state: Mutex<(Vec<u8>, Vec<Op>)>,
+    /// How many operations it does, and the error number of all that follow.
+    fails: Mutex<Option<(usize, i32)>>,
 }
 
 impl Ram {
     pub fn new(bytes: Vec<u8>) -> Arc<Ram> {
-        Arc::new(Ram { state: Mutex::new((bytes, Vec::new())) })
+        Arc::new(Ram { state: Mutex::new((bytes, Vec::new())), fails: Mutex::new(None) })
+    }
+
+    /// Does this many operations, counted from its making, and refuses those behind them.
+    pub fn fail_after(&self, ops: usize, errno: i32) {
+        *self.fails.lock().unwrap() = Some((ops, errno));
     }
 
     pub fn bytes(&self) -> Vec<u8> {
@@ -109,9 +116,14 @@ impl Medium for Ram {
 impl Ram {
     fn done(&self, op: Op) -> io::Result<()> {
         let mut state = self.state.lock().unwrap();
-        apply(&mut state.0, &op);
-        state.1.push(op);
-        Ok(())
+        match *self.fails.lock().unwrap() {
+            Some((ops, errno)) if state.1.len() >= ops => Err(io::Error::from_raw_os_error(errno)),
+            _ => {
+                apply(&mut state.0, &op);
+                state.1.push(op);
+                Ok(())
+            }
+        }
     }
 }
 
