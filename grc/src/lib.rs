@@ -6,6 +6,7 @@
 //! edges (the rest: sockets, files).
 #![forbid(unsafe_code)]
 
+pub mod book;
 pub mod cli;
 pub mod coallocate;
 pub mod config;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use capacity::{Demand, Profile, Use, Window, extra};
 use protocol::names::SiteName;
 
-use super::{Criteria, Line, Need, Pair, Refused};
+use super::{Criteria, Need, Pair, Refused, Resource};
 
 /// Links that cannot be: what the configuration says wrongly.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -25,7 +25,7 @@ pub(super) type Index = u16;
 
 #[derive(Debug)]
 struct Carrier {
-    line: Line,
+    resource: Resource,
     capacity_kbit: u64,
     used: Profile,
 }
@@ -57,7 +57,7 @@ impl Carriers {
         if a == b {
             return Err(BadLinks::ToItself(a));
         }
-        let index = self.push(Line::Link { a: a.clone(), b: b.clone() }, capacity_kbit)?;
+        let index = self.push(Resource::Link { a: a.clone(), b: b.clone() }, capacity_kbit)?;
         match self.links.insert((a.clone(), b.clone()), index) {
             Some(_) => Err(BadLinks::LinkTwice(a, b)),
             None => Ok(()),
@@ -65,16 +65,16 @@ impl Carriers {
     }
 
     pub fn add_uplink(&mut self, site: SiteName, capacity_kbit: u64) -> Result<(), BadLinks> {
-        let index = self.push(Line::Uplink { site: site.clone() }, capacity_kbit)?;
+        let index = self.push(Resource::Uplink { site: site.clone() }, capacity_kbit)?;
         match self.uplinks.insert(site.clone(), index) {
             Some(_) => Err(BadLinks::UplinkTwice(site)),
             None => Ok(()),
         }
     }
 
-    fn push(&mut self, line: Line, capacity_kbit: u64) -> Result<Index, BadLinks> {
+    fn push(&mut self, resource: Resource, capacity_kbit: u64) -> Result<Index, BadLinks> {
         let index = Index::try_from(self.carriers.len()).map_err(|_| BadLinks::TooMany)?;
-        self.carriers.push(Carrier { line, capacity_kbit, used: Profile::default() });
+        self.carriers.push(Carrier { resource, capacity_kbit, used: Profile::default() });
         Ok(index)
     }
 
@@ -82,8 +82,8 @@ impl Carriers {
         &self.carriers[usize::from(index)]
     }
 
-    pub fn lines(&self) -> impl Iterator<Item = (&Line, u64, &Profile)> {
-        self.carriers.iter().map(|carrier| (&carrier.line, carrier.capacity_kbit, &carrier.used))
+    pub fn lines(&self) -> impl Iterator<Item = (&Resource, u64, &Profile)> {
+        self.carriers.iter().map(|carrier| (&carrier.resource, carrier.capacity_kbit, &carrier.used))
     }
 
     /// The link of a pair, or that there is none.
@@ -101,9 +101,9 @@ impl Carriers {
     }
 
     pub fn criteria(&self, rates: &Rates) -> Criteria {
-        let pair = |&(link, rate_kbit): &(Index, u32)| match &self.get(link).line {
-            Line::Link { a, b } => Some(Pair { a: a.clone(), b: b.clone(), rate_kbit }),
-            Line::Uplink { .. } => None,
+        let pair = |&(link, rate_kbit): &(Index, u32)| match &self.get(link).resource {
+            Resource::Link { a, b } => Some(Pair { a: a.clone(), b: b.clone(), rate_kbit }),
+            _ => None,
         };
         Criteria { window: rates.window, pairs: rates.pairs.iter().filter_map(pair).collect() }
     }
@@ -117,7 +117,7 @@ impl Carriers {
         };
         for &(link, rate) in pairs {
             add(link, rate);
-            let Line::Link { a, b } = &self.get(link).line else { continue };
+            let Resource::Link { a, b } = &self.get(link).resource else { continue };
             for uplink in [a, b].into_iter().filter_map(|site| self.uplinks.get(site)) {
                 add(*uplink, rate);
             }
@@ -137,8 +137,8 @@ impl Carriers {
     /// What of each line `pairs` would need.
     pub fn needs(&self, pairs: &[(Index, u32)]) -> Vec<Need<'_>> {
         let need = |(index, amount): (Index, u64)| {
-            let Carrier { line, capacity_kbit, used } = self.get(index);
-            Need { line, demand: Demand { profile: used, amount, capacity: *capacity_kbit } }
+            let Carrier { resource, capacity_kbit, used } = self.get(index);
+            Need { resource, demand: Demand { profile: used, amount, capacity: *capacity_kbit } }
         };
         self.charges(pairs).into_iter().map(need).collect()
     }
@@ -148,14 +148,14 @@ impl Carriers {
         let old = granted.map_or(Vec::new(), |granted| self.whole(granted));
         let mut beside = Uses::new();
         for (index, new) in self.whole(rates) {
-            let Carrier { line, capacity_kbit, used } = self.get(index);
+            let Carrier { resource, capacity_kbit, used } = self.get(index);
             let old = old.iter().find(|(one, _)| *one == index).map(|(_, old)| *old);
             for held in extra(old, Some(new)) {
                 let free = capacity_kbit.saturating_sub(used.max(held.window));
                 if held.amount > free {
                     let (from, length) = (new.window.start(), new.window.seconds());
                     return Err(Refused::NoRoom {
-                        line: line.clone(),
+                        resource: resource.clone(),
                         asked_kbit: new.amount,
                         have_kbit: new.amount - held.amount + free,
                         free_from: used.first_fit(from, u64::MAX, length, new.amount, *capacity_kbit),

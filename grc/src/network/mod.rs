@@ -83,9 +83,15 @@ pub enum Operation {
     Query,
 }
 
-/// Something that carries traffic, of which there is only so much.
+/// Something of which there is only so much at a time.
 #[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
-pub enum Line {
+pub enum Resource {
+    Nodes {
+        site: SiteName,
+    },
+    Addresses {
+        site: SiteName,
+    },
     /// The names in ascending order.
     Link {
         a: SiteName,
@@ -104,12 +110,13 @@ pub enum Refused {
         b: SiteName,
     },
     NoRoom {
-        line: Line,
-        /// Of the whole connection on this line.
+        /// A link or an uplink.
+        resource: Resource,
+        /// Of the whole connection there.
         asked_kbit: u64,
         /// What it could have there in all of the window.
         have_kbit: u64,
-        /// The earliest start from the window's on at which this line has room; `None` is never.
+        /// The earliest start from the window's on at which it has room; `None` is never.
         free_from: Option<u64>,
     },
     /// A newer version was asked before.
@@ -170,10 +177,10 @@ pub struct Summary {
     pub active: bool,
 }
 
-/// What a connection would need of one line.
+/// What a connection would need of one link or uplink.
 #[derive(Clone, Copy, Debug)]
 pub struct Need<'a> {
-    pub line: &'a Line,
+    pub resource: &'a Resource,
     pub demand: Demand<'a>,
 }
 

@@ -14,7 +14,7 @@ use protocol::names::SiteName;
 pub use super::carriers::BadLinks;
 use super::carriers::{Carriers, Rates, Uses};
 use super::{
-    Answer, BandwidthProvider, Confirmation, Connection, Criteria, Line, Need, Operation, Pair, Refused,
+    Answer, BandwidthProvider, Confirmation, Connection, Criteria, Need, Operation, Pair, Refused, Resource,
     Summary, Version,
 };
 
@@ -70,7 +70,7 @@ impl StaticLinks {
     }
 
     /// What is used of each line over time, holds included, and its capacity.
-    pub fn lines(&self) -> impl Iterator<Item = (&Line, u64, &Profile)> {
+    pub fn lines(&self) -> impl Iterator<Item = (&Resource, u64, &Profile)> {
         self.carriers.lines()
     }
 

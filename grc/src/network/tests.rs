@@ -53,16 +53,17 @@ struct Oracle {
 
 impl Oracle {
     /// What one connection's criteria take of a line in a second.
-    fn takes(criteria: Option<&Criteria>, line: &Line, second: u64) -> u64 {
+    fn takes(criteria: Option<&Criteria>, line: &Resource, second: u64) -> u64 {
         let inside = criteria.filter(|criteria| criteria.window.contains(second));
         let uses = |pair: &&Pair| match line {
-            Line::Link { a, b } => (&pair.a, &pair.b) == (a, b) || (&pair.b, &pair.a) == (a, b),
-            Line::Uplink { site } => pair.a == *site || pair.b == *site,
+            Resource::Link { a, b } => (&pair.a, &pair.b) == (a, b) || (&pair.b, &pair.a) == (a, b),
+            Resource::Uplink { site } => pair.a == *site || pair.b == *site,
+            Resource::Nodes { .. } | Resource::Addresses { .. } => false,
         };
         inside.map_or(0, |criteria| criteria.pairs.iter().filter(uses).map(|p| u64::from(p.rate_kbit)).sum())
     }
 
-    fn used(&self, line: &Line, second: u64) -> u64 {
+    fn used(&self, line: &Resource, second: u64) -> u64 {
         let mut of_each: BTreeMap<u64, u64> = BTreeMap::new();
         let granted = self.granted.iter().map(|(id, (_, criteria))| (id, criteria));
         for (id, criteria) in granted.chain(self.held.iter().map(|(id, (_, criteria, _))| (id, criteria))) {
@@ -206,7 +207,7 @@ fn an_uplink_is_charged_with_the_sum_of_its_pairs() {
     // Each link has room for 5, the uplink of a, 12, not for three of them.
     let three = criteria(10, 5, &[(0, 1, 5), (0, 2, 5), (3, 0, 5)]);
     let expected = Refused::NoRoom {
-        line: Line::Uplink { site: site(0) },
+        resource: Resource::Uplink { site: site(0) },
         asked_kbit: 15,
         have_kbit: 12,
         free_from: None,
@@ -227,14 +228,19 @@ fn a_refusal_names_the_line_what_is_left_and_from_when_it_is_free() {
     ask(&mut links, 0, 1, reserve(1, &criteria(10, 20, &[(0, 1, 7)])));
     ask(&mut links, 0, 1, Operation::Commit { version: Version(1) });
     let refused = links.blocked(Connection(2), &criteria(5, 10, &[(1, 0, 4)]));
-    let line = Line::Link { a: site(0), b: site(1) };
+    let resource = Resource::Link { a: site(0), b: site(1) };
     assert_eq!(
         refused,
-        Some(Refused::NoRoom { line: line.clone(), asked_kbit: 4, have_kbit: 3, free_from: Some(30) })
+        Some(Refused::NoRoom {
+            resource: resource.clone(),
+            asked_kbit: 4,
+            have_kbit: 3,
+            free_from: Some(30)
+        })
     );
     // For a change, what is granted counts as its own.
     let refused = links.blocked(Connection(1), &criteria(10, 25, &[(0, 1, 11)]));
-    let expected = Refused::NoRoom { line, asked_kbit: 11, have_kbit: 10, free_from: None };
+    let expected = Refused::NoRoom { resource, asked_kbit: 11, have_kbit: 10, free_from: None };
     assert_eq!(refused, Some(expected));
     assert_eq!(links.blocked(Connection(1), &criteria(10, 25, &[(0, 1, 10)])), None);
     let unknown = Refused::UnknownLink { a: site(2), b: site(3) };

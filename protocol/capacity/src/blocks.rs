@@ -155,6 +155,16 @@ impl Calendar {
         None
     }
 
+    /// How many addresses of `usable` are in none of `avoid` and that nobody takes in the window.
+    pub fn count_free(&self, usable: &AddressSet, avoid: &[&AddressSet], window: Window) -> u64 {
+        let mut count = 0;
+        let _all: ControlFlow<()> = self.each_gap(usable, avoid, window, |first, last| {
+            count += u64::from(last - first) + 1;
+            ControlFlow::Continue(())
+        });
+        count
+    }
+
     /// Every stretch of free addresses, lowest first, by its first and last address.
     fn each_gap<T>(
         &self,

@@ -10,6 +10,9 @@ pub struct Window {
 }
 
 impl Window {
+    /// All time there is.
+    pub const MAX: Self = Self { start: 0, end: u64::MAX };
+
     /// `None` if it would be empty, or end before it starts.
     pub const fn new(start: u64, end: u64) -> Option<Self> {
         if start < end { Some(Self { start, end }) } else { None }

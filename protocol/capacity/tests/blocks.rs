@@ -63,6 +63,7 @@ proptest! {
             let free: BTreeSet<u32> =
                 usable.iter().filter(|one| !avoid.contains(one) && !busy.contains(one)).copied().collect();
             let (usable, avoid) = (set_of(&usable), set_of(&avoid));
+            prop_assert_eq!(calendar.count_free(&usable, &[&avoid], window), free.len() as u64);
             match calendar.carve(&usable, &[&avoid], count, window, 64) {
                 None => {
                     prop_assert!(free.len() < count as usize);
