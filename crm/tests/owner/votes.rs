@@ -9,7 +9,7 @@ use protocol::reservation::AddressBlock;
 use protocol::site::{FromSite, Part, Remaining, ToSite};
 
 use crate::said::*;
-use crate::world::{HOUR, R, V, World, commit, hold, hold_of, part};
+use crate::world::{E, HOUR, R, V, World, commit, hold, hold_of, part, start};
 
 const V2: Version = Version(2);
 
@@ -138,7 +138,12 @@ fn what_is_not_held_is_lost() {
     let mut world = World::new(1);
     world.say(commit(V, LATER));
     assert_eq!(world.told.last(), Some(&FromSite::Lost { reservation: R, version: V }));
+    world.say(start(E));
+    assert_eq!(world.told.last(), Some(&FromSite::Lost { reservation: R, version: Version(0) }));
     world.say(hold(later(1)));
+    // Its Commit may be late.
+    world.say(start(E));
+    assert_eq!(world.told.last(), Some(&FromSite::Asks { reservation: R, version: V }));
     world.say(commit(V2, LATER));
     assert_eq!(world.told.last(), Some(&FromSite::Lost { reservation: R, version: V2 }));
 }
