@@ -213,6 +213,7 @@ impl Site {
             self.begin_anew_changed(reservation);
         }
         self.reshape(reservation);
+        self.renew_all(reservation);
         self.schedule(reservation);
         self.try_begin(reservation);
     }

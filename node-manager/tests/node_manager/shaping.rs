@@ -28,7 +28,7 @@ fn rates(pilot: &Pilot, serial: u32, first_kbit: u32, second_kbit: u32) -> Rates
     (rates_kbit[0], rates_kbit[3]) = (first_kbit, second_kbit);
     let to = |network: [u8; 4], prefix_len, class| Destination { network: network.into(), prefix_len, class };
     let destinations = vec![to([10, 72, 0, 0], 16, 0), to([10, 73, 0, 0], 24, 3)];
-    Rates { nonce: pilot.welcome.nonce, serial, rates_kbit, destinations }
+    Rates { nonce: pilot.welcome.nonce, serial, lifetime_s: 60, rates_kbit, destinations }
 }
 
 fn world() -> World {
@@ -388,4 +388,22 @@ pub fn a_counters_socket_that_is_kept_does_not_keep_the_sandbox() {
         assert_eq!(pilot.answer(), Notice::Gone);
         drop(kept);
     }
+}
+
+pub fn rates_that_name_nobody_move_the_end_of_the_lifetime_only() {
+    let world = World::new();
+    let mut pilot = world.pilot();
+    let inside = pilot.build(&world, &Grant { lifetime_s: 3600, ..pilot.grant() });
+    let none = |serial, lifetime_s| Rates {
+        rates_kbit: [0; CLASSES_MAX],
+        destinations: Vec::new(),
+        lifetime_s,
+        ..rates(&pilot, serial, 0, 0)
+    };
+    shape(&world, &pilot, &none(1, 7200));
+    let queue = tc(&inside, "qdisc show dev eth0");
+    assert!(!queue.contains("htb"), "{queue}");
+    shape(&world, &pilot, &none(2, 1));
+    assert_eq!(pilot.answer(), Notice::Ended { reason: EndReason::LifetimeOver });
+    nothing_left(&world, &[pilot.monitor, pilot.agent, inside.init], &inside.namespaces);
 }
