@@ -25,7 +25,10 @@ impl Site {
             return self.shape(reservation);
         }
         if booking.grant.as_ref().is_some_and(|grant| grant.end <= now) {
-            return self.end(reservation);
+            return match &booking.held {
+                Some(held) if held.end > now => self.outlive(reservation),
+                Some(_) | None => self.end(reservation),
+            };
         }
         match &booking.held {
             Some(held) if held.end <= now => self.drop_hold(reservation),

@@ -392,7 +392,7 @@ pub fn a_counters_socket_that_is_kept_does_not_keep_the_sandbox() {
 
 pub fn rates_that_name_nobody_move_the_end_of_the_lifetime_only() {
     let world = World::new();
-    let mut pilot = world.pilot();
+    let pilot = world.pilot();
     let inside = pilot.build(&world, &Grant { lifetime_s: 3600, ..pilot.grant() });
     let none = |serial, lifetime_s| Rates {
         rates_kbit: [0; CLASSES_MAX],
