@@ -1,7 +1,7 @@
 //! From a grant to sandboxes: when pilots begin, on which nodes, and the barriers between them.
 
 use grant::Grant;
-use protocol::ids::{Epoch, ReservationId};
+use protocol::ids::{Epoch, ReservationId, Version};
 use protocol::keys::KeyRing;
 use protocol::limits::DURATION_S_MAX;
 use protocol::planted::{Bug, planted};
@@ -25,7 +25,10 @@ impl Site {
             return self.shape(reservation);
         }
         if booking.grant.as_ref().is_some_and(|grant| grant.end <= now) {
-            return self.end(reservation);
+            return match &booking.held {
+                Some(held) if held.end > now => self.outlive(reservation),
+                Some(_) | None => self.end(reservation),
+            };
         }
         match &booking.held {
             Some(held) if held.end <= now => self.drop_hold(reservation),
@@ -179,8 +182,7 @@ impl Site {
     pub(super) fn start(&mut self, reservation: ReservationId, epoch: Epoch, window: Remaining) {
         let booking = self.bookings.get(&reservation);
         let Some(booking) = booking.filter(|booking| booking.grant.is_some()) else {
-            let version = booking.map_or(protocol::ids::Version(0), |booking| booking.newest());
-            return self.tell(FromSite::Lost { reservation, version });
+            return self.not_granted(reservation);
         };
         if booking.ending {
             return;
@@ -200,6 +202,15 @@ impl Site {
             self.submit_again(reservation);
         }
         self.tell_standing(reservation);
+    }
+
+    /// Something is asked for that only a grant allows. What is held may have been granted: its
+    /// Commit is late.
+    fn not_granted(&mut self, reservation: ReservationId) {
+        match self.bookings.contains_key(&reservation) {
+            true => self.ask(reservation),
+            false => self.tell(FromSite::Lost { reservation, version: Version(0) }),
+        }
     }
 
     fn order(&mut self, reservation: ReservationId, epoch: Epoch, before: Epoch) {
@@ -267,9 +278,12 @@ impl Site {
 
     pub(super) fn join(&mut self, reservation: ReservationId, epoch: Epoch, ring: KeyRing) {
         let Some(booking) = self.bookings.get_mut(&reservation) else {
-            return self.tell(FromSite::Lost { reservation, version: protocol::ids::Version(0) });
+            return self.not_granted(reservation);
         };
-        let Some(grant) = booking.grant.as_ref().filter(|_| !booking.ending) else { return };
+        let Some(grant) = &booking.grant else { return self.not_granted(reservation) };
+        if booking.ending {
+            return;
+        }
         let user = grant.part.user.clone();
         // What is of an older epoch is over; and the GRC joins only sites that said they are ready.
         let wrong_epoch = booking.begun != epoch && !planted(Bug::OlderEpochObeyed);
@@ -300,7 +314,7 @@ impl Site {
     }
 
     /// Seconds until the node ends a sandbox by itself, margin included; at least 1.
-    fn lifetime_s(&self, reservation: ReservationId) -> u32 {
+    pub(super) fn lifetime_s(&self, reservation: ReservationId) -> u32 {
         let grant = self.bookings.get(&reservation).and_then(|booking| booking.grant.as_ref());
         let end = grant.map_or(self.now, |grant| grant.end) + LEASE_MARGIN;
         let left = end.saturating_sub(self.now).as_secs().clamp(1, 2 * u64::from(DURATION_S_MAX));
