@@ -64,6 +64,14 @@ enum What {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
+    /// Planning over nodes, links and uplinks of a year with many live reservations.
+    Search {
+        #[arg(long, default_value_t = 1_000_000)]
+        reservations: usize,
+        /// Questions of each kind.
+        #[arg(long, default_value_t = 3000)]
+        questions: usize,
+    },
     #[command(hide = true)]
     One {
         bed: PathBuf,
@@ -84,7 +92,7 @@ enum What {
 }
 
 /// What is measured when nothing is named.
-const ALL: [&str; 5] = ["sandbox", "thousand", "network", "start", "exchange"];
+const ALL: [&str; 6] = ["sandbox", "thousand", "network", "start", "exchange", "search"];
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().what {
@@ -132,6 +140,7 @@ fn measure(what: What) -> Result<()> {
         }
         What::Network { rounds, seconds } => ("Network", bench::network::run(rounds, seconds)?),
         What::Exchange { sites, nodes, rounds } => ("Exchange", bench::exchange::run(sites, nodes, rounds)?),
+        What::Search { reservations, questions } => ("Search", bench::search::run(reservations, questions)?),
         What::Start { rounds } => ("From submit to output", start(rounds)?),
     };
     println!("## {name}\n\n{}\n\n{text}", bench::machine());
