@@ -8,6 +8,7 @@ use crate::agenda::{MS, Micros, S};
 use crate::clients::Made;
 use crate::host::Next;
 use crate::network::End;
+use crate::promises::Sent;
 use crate::scenario::{Fault, Who, Wish};
 use crate::world::{Happening, Message, World};
 
@@ -107,8 +108,12 @@ impl World {
                     self.history.broken(now, "well-formed", || format!("{message:?}: {refusal}"));
                 }
                 self.say("grc", || format!("-> {site} {message:?}"));
-                let late = self.slowest_commit();
-                self.promises.sent((now, &mut self.history), (number, late), &message);
+                let decided = match &message {
+                    ToSite::Commit { reservation, version, .. } => self.decided(*reservation, *version),
+                    _ => None,
+                };
+                let about = Sent { site: number, late: self.slowest_commit(), decided };
+                self.promises.sent((now, &mut self.history), about, &message);
                 self.books_changed |= matches!(message, ToSite::Hold { .. } | ToSite::Commit { .. });
                 self.sends_to(number, connection.0, message);
             }
@@ -132,7 +137,7 @@ impl World {
                 }
             }
             Action::Report { reservation, what } => {
-                if what.as_str().contains(": in time ") {
+                if what.as_str().contains("in time") {
                     self.promises.all.entry(reservation).or_default().released = true;
                 }
                 self.say("grc", || format!("reports {reservation}: {what}"));
@@ -219,7 +224,7 @@ impl World {
     }
 
     /// What is sent waits for its record, and that perhaps for one before it.
-    fn slowest_commit(&self) -> Micros {
+    pub fn slowest_commit(&self) -> Micros {
         let slow = self.scenario.faults.iter().map(|(_, fault)| match fault {
             Fault::DiskSlow { who: Who::Grc, commit, .. } => 4 * *commit,
             _ => 0,

@@ -14,6 +14,16 @@ use crate::history::{History, time};
 /// What the clocks of two machines and the way between them may differ after a reboot.
 const TOLERANCE: Micros = 2 * S;
 
+/// What is known of a message to a site beside its words.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    pub site: usize,
+    /// How long it may have waited for records.
+    pub late: Micros,
+    /// For a Commit: the window that is durable, in true time.
+    pub decided: Option<(Micros, Micros)>,
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Promise {
     /// Made for one job: it ends with it, however that ends.
@@ -85,43 +95,39 @@ impl Promises {
     pub fn sent(
         &mut self,
         (at, history): (Micros, &mut History),
-        (site, late): (usize, Micros),
+        about: Sent,
         message: &ToSite,
     ) {
         match message {
             ToSite::Hold { reservation, version, part } => {
                 let promise = self.all.entry(*reservation).or_default();
                 promise.touched = at;
-                promise.parts.entry((*version, site)).or_insert_with(|| part.clone());
+                promise.parts.entry((*version, about.site)).or_insert_with(|| part.clone());
             }
             ToSite::Commit { reservation, version, window } => {
                 let promise = self.all.entry(*reservation).or_default();
                 promise.granted.get_or_insert(at);
                 promise.touched = at;
+                let (begins, ends) = about
+                    .decided
+                    .unwrap_or((at + window.starts_in_ms * MS, at + window.ends_in_ms * MS));
                 if *version > promise.version {
                     promise.version = *version;
                     promise.changed = Some(at);
-                    promise.begins = at + window.starts_in_ms * MS;
-                    promise.ends = at + window.ends_in_ms * MS;
-                } else if *version == promise.version {
-                    let ends = at + window.ends_in_ms * MS;
-                    // What remained was counted before the record behind which it was sent.
-                    if ends.abs_diff(promise.ends) > TOLERANCE + late && at < promise.ends.min(ends) {
-                        let was = promise.ends;
-                        let what = || {
-                            format!("{reservation} was to end at {}, now at {}", time(was), time(ends))
-                        };
-                        history.broken(at, "window", what);
-                    }
-                    promise.ends = promise.ends.min(ends);
-                    promise.begins = promise.begins.min(at + window.starts_in_ms * MS);
+                    promise.begins = begins;
+                    promise.ends = ends;
+                } else if *version == promise.version && ends.abs_diff(promise.ends) > TOLERANCE {
+                    let was = promise.ends;
+                    let what =
+                        || format!("{reservation} was to end at {}, now at {}", time(was), time(ends));
+                    history.broken(at, "window", what);
                 }
             }
             ToSite::End { reservation } => self.ends((at, history), *reservation),
             ToSite::Exec { reservation, job, .. } => {
                 let Some(promise) = self.all.get(reservation) else { return };
                 let (begins, ends) = (promise.begins, promise.ends);
-                if (at + TOLERANCE < begins || at > ends + TOLERANCE) && self.early.insert(*job) {
+                if (at + TOLERANCE < begins || at > ends + TOLERANCE + about.late) && self.early.insert(*job) {
                     let what = || {
                         format!("{job} starts outside of its window {}..{}", time(begins), time(ends))
                     };
