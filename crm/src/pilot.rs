@@ -255,6 +255,8 @@ pub struct Pilot {
     pub keys: Option<MemberKeys>,
     /// The challenge of its monitor, once it arrived.
     pub nonce: Option<[u8; 16]>,
+    /// Rates went with its SETUP.
+    pub shaped: bool,
     /// Why it is not clean, while it is not.
     pub dirt: Option<protocol::names::Text>,
 }
@@ -271,6 +273,7 @@ impl Pilot {
             batch_gone: false,
             keys: None,
             nonce: None,
+            shaped: false,
             dirt: None,
         }
     }

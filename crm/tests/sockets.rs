@@ -40,6 +40,9 @@ struct Grid {
     dir: tempfile::TempDir,
     crm_pin: Pin,
     grc: Peer,
+    listener: TcpListener,
+    identity: Identity,
+    config: Config,
     serving: tokio::task::JoinHandle<()>,
 }
 
@@ -79,6 +82,11 @@ async fn accept(listener: &TcpListener, identity: &Identity) -> (Peer, Pin) {
     (greet(stream, Role::Grc, &[Role::Crm]).await.unwrap(), pin)
 }
 
+fn serve(config: &Config) -> tokio::task::JoinHandle<()> {
+    let config = config.clone();
+    tokio::spawn(async move { crm::serve::serve(&config).await.unwrap() })
+}
+
 impl Grid {
     async fn up() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -100,13 +108,25 @@ impl Grid {
         let identity = Identity::generate("grc").unwrap();
         let state = State::open(&config.state, "a").unwrap();
         state.set_grc_pin(identity.pin()).unwrap();
-        let serving = tokio::spawn(async move { crm::serve::serve(&config).await.unwrap() });
+        let serving = serve(&config);
         let (grc, crm_pin) = accept(&listener, &identity).await;
         assert_eq!(crm_pin, state.identity.pin());
-        let mut grid = Self { dir, crm_pin, grc, serving };
+        let mut grid = Self { dir, crm_pin, grc, listener, identity, config, serving };
         assert!(matches!(grid.hear().await, FromSite::Publish { offer, .. } if offer.nodes_free == 1));
         grid.tell(ToSite::Welcome);
         grid
+    }
+
+    /// The CRM dies, and another one is started.
+    async fn restart(&mut self) {
+        self.serving.abort();
+        while !self.serving.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        self.serving = serve(&self.config);
+        self.grc = accept(&self.listener, &self.identity).await.0;
+        assert!(matches!(self.hear().await, FromSite::Publish { .. }));
+        self.tell(ToSite::Welcome);
     }
 
     fn tell(&self, message: ToSite) {
@@ -148,9 +168,18 @@ impl Grid {
         assert_eq!(self.hear_news().await, FromSite::Held { reservation: R, version: V });
         self.tell(ToSite::Commit { reservation: R, version: V, window: WINDOW });
         assert_eq!(self.hear_news().await, FromSite::Committed { reservation: R, version: V });
+        self.invocation().await
+    }
+
+    /// What the next pilot is given.
+    async fn invocation(&self) -> Invocation {
         loop {
-            match fs::read(self.dir.path().join("invocation")) {
-                Ok(bytes) => return codec::decode(&bytes).unwrap(),
+            let path = self.dir.path().join("invocation");
+            match fs::read(&path) {
+                Ok(bytes) => {
+                    fs::remove_file(&path).unwrap();
+                    return codec::decode(&bytes).unwrap();
+                }
                 Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
             }
         }
@@ -284,6 +313,34 @@ async fn one_member_lives_from_hold_to_end() {
     agent.outbox.post(Kind::Notice, 0, &Notice::Gone { dirty: None, cause: None }).unwrap();
     grid.is_over().await;
     assert!(matches!(agent.inbox.next().await, Err(ConnectionError::Closed)), "the CRM says goodbye");
+}
+
+#[tokio::test]
+async fn the_next_crm_keeps_what_was_granted_and_ends_the_pilots_of_the_one_before() {
+    let mut grid = Grid::up().await;
+    let first = grid.start().await;
+    let pid = fs::read_to_string(grid.dir.path().join("pid")).unwrap();
+    grid.restart().await;
+    assert_eq!(grid.hear_news().await, FromSite::Committed { reservation: R, version: V });
+    let failed = grid.hear_news().await;
+    assert!(matches!(&failed, FromSite::Failed { epoch: E, .. }), "{failed:?}");
+    let epoch = Epoch(2);
+    grid.tell(ToSite::Start { reservation: R, epoch, window: WINDOW });
+    let second = grid.invocation().await;
+    assert_ne!(pid, fs::read_to_string(grid.dir.path().join("pid")).unwrap());
+    assert!(!Path::new(&format!("/proc/{}", pid.trim())).exists(), "the older pilot is there still");
+    let (_, reply) = grid.arrive(&second, first.token, nobody()).await;
+    assert!(matches!(reply, Reply::Refused(Refusal::BadToken { .. })), "of before: {reply:?}");
+    let (agent, reply) = grid.arrive(&second, second.token, nobody()).await;
+    assert_eq!(reply, Reply::Done);
+    drop(agent);
+    assert!(matches!(grid.hear_news().await, FromSite::Failed { epoch: Epoch(2), .. }));
+    grid.end().await;
+    assert_eq!(fs::read_dir(grid.dir.path().join("state/pilots")).unwrap().count(), 0);
+    // Nothing is left in the journal, and a third CRM has nothing to say.
+    grid.restart().await;
+    grid.tell(ToSite::Commit { reservation: R, version: V, window: WINDOW });
+    assert_eq!(grid.hear_news().await, FromSite::Lost { reservation: R, version: V });
 }
 
 #[tokio::test]

@@ -20,6 +20,9 @@ impl Site {
         let environment = granted.map(|grant| grant.part.environment.clone());
         if let (Some(grant), Some(environment)) = (self.grant(id, nonce), environment) {
             let rates = self.first_rates(id).map(Box::new);
+            if let Some(pilot) = self.pilot_mut(id) {
+                pilot.shaped = rates.is_some();
+            }
             self.actions.push(Action::SetUp { pilot: id, grant: Box::new(grant), rates, environment });
         }
     }

@@ -1,7 +1,7 @@
 //! From a grant to sandboxes: when pilots begin, on which nodes, and the barriers between them.
 
 use grant::Grant;
-use protocol::ids::{Epoch, ReservationId};
+use protocol::ids::{Epoch, ReservationId, Version};
 use protocol::keys::KeyRing;
 use protocol::limits::DURATION_S_MAX;
 use protocol::planted::{Bug, planted};
@@ -179,8 +179,7 @@ impl Site {
     pub(super) fn start(&mut self, reservation: ReservationId, epoch: Epoch, window: Remaining) {
         let booking = self.bookings.get(&reservation);
         let Some(booking) = booking.filter(|booking| booking.grant.is_some()) else {
-            let version = booking.map_or(protocol::ids::Version(0), |booking| booking.newest());
-            return self.tell(FromSite::Lost { reservation, version });
+            return self.not_granted(reservation);
         };
         if booking.ending {
             return;
@@ -200,6 +199,15 @@ impl Site {
             self.submit_again(reservation);
         }
         self.tell_standing(reservation);
+    }
+
+    /// Something is asked for that only a grant allows. What is held may have been granted: its
+    /// Commit is late.
+    fn not_granted(&mut self, reservation: ReservationId) {
+        match self.bookings.contains_key(&reservation) {
+            true => self.ask(reservation),
+            false => self.tell(FromSite::Lost { reservation, version: Version(0) }),
+        }
     }
 
     fn order(&mut self, reservation: ReservationId, epoch: Epoch, before: Epoch) {
@@ -267,9 +275,12 @@ impl Site {
 
     pub(super) fn join(&mut self, reservation: ReservationId, epoch: Epoch, ring: KeyRing) {
         let Some(booking) = self.bookings.get_mut(&reservation) else {
-            return self.tell(FromSite::Lost { reservation, version: protocol::ids::Version(0) });
+            return self.not_granted(reservation);
         };
-        let Some(grant) = booking.grant.as_ref().filter(|_| !booking.ending) else { return };
+        let Some(grant) = &booking.grant else { return self.not_granted(reservation) };
+        if booking.ending {
+            return;
+        }
         let user = grant.part.user.clone();
         // What is of an older epoch is over; and the GRC joins only sites that said they are ready.
         let wrong_epoch = booking.begun != epoch && !planted(Bug::OlderEpochObeyed);
@@ -341,7 +352,7 @@ impl Site {
             gateway: self.settings.gateway,
             mtu: self.settings.mtu,
             driver: self.settings.driver,
-            shaped: !part.peers.is_empty(),
+            shaped: self.incarnation(id)?.shaping.is_some(),
             lifetime_s: self.lifetime_s(id.reservation),
             memory_bytes: limits.memory_bytes,
             pids: limits.pids,

@@ -98,9 +98,6 @@ impl Site {
                 return Err(wrong("its sandboxes have begun: only its window and its rates can be changed"));
             }
         }
-        if !part.peers.is_empty() && !self.can_be_shaped(reservation) {
-            return Err(wrong("its sandboxes were built without rates, and cannot be given any now"));
-        }
         self.check_carve(reservation, &part, start, end)?;
 
         let held = Some(Terms { version, part, start, end });

@@ -13,7 +13,7 @@ use protocol::refusal::{Failure, Step};
 use protocol::site::{Flow, FromSite};
 
 use super::{Action, Site};
-use crate::pilot::PilotId;
+use crate::pilot::{PilotId, State};
 use crate::rates::Classes;
 use crate::shares::Shares;
 
@@ -75,11 +75,17 @@ impl Site {
         Some(shaping.classes.rates(nonce, order.serial, &order.rates_kbit))
     }
 
-    /// SETUP was answered well, and with it the first rates hold.
+    /// SETUP was answered well, and with it the first rates hold. One whose SETUP went out before
+    /// there were any gets them now.
     pub(super) fn first_rates_hold(&mut self, id: PilotId) {
-        if let Some(shaping) = self.shaping_mut(id) {
+        let Some(pilot) = self.pilot(id) else { return };
+        let shaped = pilot.shaped;
+        let Some(shaping) = self.shaping_mut(id) else { return };
+        if shaped {
             shaping.shares.confirmed(id.member, 1);
             self.shape(id.reservation);
+        } else if let Some(rates) = self.first_rates(id) {
+            self.actions.push(Action::Shape { pilot: id, rates: Box::new(rates) });
         }
     }
 
@@ -88,9 +94,17 @@ impl Site {
         let Some(shaping) = self.shaping_mut(id) else { return };
         match reply {
             Reply::Done => shaping.shares.confirmed(id.member, serial),
+            // Without its first rates it is not limited at all.
+            _ if serial == 1 => return self.unshapeable(id),
             _ => shaping.shares.failed(now, id.member, serial),
         }
         self.shape(id.reservation);
+    }
+
+    fn unshapeable(&mut self, id: PilotId) {
+        let hint = "the node's system log says why; the reservation's rates cannot be kept there";
+        let failure = Failure::new(Step::Running, "its node does not install the rates", hint);
+        self.give_up(id, failure);
     }
 
     pub(super) fn on_used(&mut self, id: PilotId, at_ms: u64, classes: &[ClassUse]) {
@@ -128,7 +142,9 @@ impl Site {
     pub(super) fn reshape(&mut self, reservation: ReservationId) {
         let Some(booking) = self.bookings.get_mut(&reservation) else { return };
         let (Some(grant), Some(incarnation)) = (&booking.grant, &mut booking.incarnation) else { return };
-        let Some(shaping) = &mut incarnation.shaping else { return };
+        let Some(shaping) = &mut incarnation.shaping else {
+            return self.shape_first(reservation);
+        };
         let Ok(classes) = shaping.classes.renewed(&grant.part) else { return };
         let (old, new) = (shaping.classes.grants_kbit(), classes.grants_kbit());
         for class in 0..CLASSES_MAX {
@@ -141,10 +157,25 @@ impl Site {
         self.shape(reservation);
     }
 
-    /// Whether the sandboxes that are there can be given rates.
-    pub(super) fn can_be_shaped(&self, reservation: ReservationId) -> bool {
-        let incarnation = self.bookings.get(&reservation).and_then(|booking| booking.incarnation.as_ref());
-        incarnation.is_none_or(|incarnation| incarnation.shaping.is_some())
+    /// Sandboxes that were built without rates get their first ones. Those that are not built yet
+    /// get them later: with SETUP they had none.
+    fn shape_first(&mut self, reservation: ReservationId) {
+        self.start_rates(reservation);
+        let booking = self.bookings.get(&reservation);
+        let Some(incarnation) = booking.and_then(|booking| booking.incarnation.as_ref()) else { return };
+        let pilots = incarnation.roster.pilots().iter().map(|pilot| (pilot.id, pilot.state));
+        for (pilot, state) in pilots.collect::<Vec<_>>() {
+            match state {
+                State::Held | State::Submitted | State::Building => {}
+                State::Gone => self.gone_from_rates(pilot),
+                state if !state.has_agent() => self.lost_from_rates(pilot),
+                _ => {
+                    if let Some(rates) = self.first_rates(pilot) {
+                        self.actions.push(Action::Shape { pilot, rates: Box::new(rates) });
+                    }
+                }
+            }
+        }
     }
 
     /// Sends the orders that are due, ends members whose nodes do not carry any out, and tells
@@ -181,9 +212,7 @@ impl Site {
             self.tell(FromSite::Used { reservation, epoch, over_ms, flows });
         }
         for member in hopeless {
-            let hint = "the node's system log says why; the reservation's rates cannot be kept there";
-            let failure = Failure::new(Step::Running, "its node does not install the rates", hint);
-            self.give_up(PilotId { reservation, epoch, member }, failure);
+            self.unshapeable(PilotId { reservation, epoch, member });
         }
         self.schedule(reservation);
     }

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use crm::record::Key;
 use crm::site::Event;
-use protocol::ids::Epoch;
-use protocol::site::{FromSite, ToSite};
+use protocol::ids::{Epoch, ReservationId};
+use protocol::refusal::Refusal;
+use protocol::reservation::AddressBlock;
+use protocol::site::{FromSite, Part, ToSite};
 
 use crate::grc::Grc;
 use crate::said::*;
-use crate::world::{Fault, HOUR, R, V, World, commit, hold, part, start};
+use crate::world::{Fault, HOUR, R, V, World, commit, hold, hold_of, part, start};
 
 /// A whole life with a GRC that repeats what is not answered; the CRM dies at `dies_at`.
 fn life(dies_at: Option<usize>, fault: Option<(usize, Fault)>) -> (World, Grc) {
@@ -81,6 +83,23 @@ fn a_hold_survives_and_is_asked_about() {
     assert_eq!(world.heard(is_asking), 1);
     world.say(commit(V, HOUR));
     assert_eq!((world.heard(is_committed), world.submitted.len()), (1, 2));
+}
+
+/// What is granted, and what is only held, stays charged: nobody else gets it.
+#[test]
+fn a_restart_gives_no_node_away() {
+    for committed in [false, true] {
+        let mut world = World::new(2);
+        world.say(hold(part(2)));
+        if committed {
+            world.say(commit(V, HOUR));
+        }
+        world.restart();
+        world.say(Event::GrcConnected);
+        let addresses = vec![AddressBlock { first: [10, 71, 128, 100].into(), count: 1 }];
+        world.say(hold_of(ReservationId(2), V, Part { addresses, ..part(1) }));
+        assert!(matches!(refusal(&world), Refusal::NoRoom { have: 0, .. }), "{}", refusal(&world));
+    }
 }
 
 #[test]

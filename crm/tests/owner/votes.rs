@@ -9,7 +9,7 @@ use protocol::reservation::AddressBlock;
 use protocol::site::{FromSite, Part, Remaining, ToSite};
 
 use crate::said::*;
-use crate::world::{HOUR, R, V, World, commit, hold, hold_of, part};
+use crate::world::{E, HOUR, R, V, World, commit, hold, hold_of, part, start};
 
 const V2: Version = Version(2);
 
@@ -64,6 +64,16 @@ fn a_hold_ends_with_its_window() {
     assert!(world.site.is_idle() && world.records.is_empty());
     world.say(commit(V, LATER));
     assert_eq!(world.heard(is_lost), 1);
+}
+
+#[test]
+fn a_window_is_admitted_as_a_whole() {
+    let mut world = World::new(2);
+    world.say(hold(later(2)));
+    // Free at its beginning and at its end.
+    let around = Remaining { starts_in_ms: 0, ends_in_ms: 10_800_000 };
+    world.say(other(1, around));
+    assert!(matches!(refusal(&world), Refusal::NoRoom { have: 0, in_s, .. } if in_s == &[7200]));
 }
 
 #[test]
@@ -128,7 +138,12 @@ fn what_is_not_held_is_lost() {
     let mut world = World::new(1);
     world.say(commit(V, LATER));
     assert_eq!(world.told.last(), Some(&FromSite::Lost { reservation: R, version: V }));
+    world.say(start(E));
+    assert_eq!(world.told.last(), Some(&FromSite::Lost { reservation: R, version: Version(0) }));
     world.say(hold(later(1)));
+    // Its Commit may be late.
+    world.say(start(E));
+    assert_eq!(world.told.last(), Some(&FromSite::Asks { reservation: R, version: V }));
     world.say(commit(V2, LATER));
     assert_eq!(world.told.last(), Some(&FromSite::Lost { reservation: R, version: V2 }));
 }

@@ -67,7 +67,7 @@ pub struct World {
     pub started: Vec<(PilotId, JobId)>,
     /// Of these, those that have not ended.
     pub running: Vec<(PilotId, JobId)>,
-    /// Rates that agents were told, and answer only when told to.
+    /// Rates that agents were told, with SETUP or later; for the later ones the test answers.
     pub shaped: Vec<(PilotId, grant::Rates)>,
     pub passed: Vec<(PilotId, Request)>,
 }
@@ -350,7 +350,9 @@ impl World {
                     Some(_) => self.events.push_back(Event::Swept { pilot, outcome: Err("a cgroup".into()) }),
                 }
             }
-            Action::SetUp { pilot, .. } => {
+            Action::SetUp { pilot, grant, rates, .. } => {
+                assert_eq!(grant.shaped, rates.is_some());
+                rates.into_iter().for_each(|rates| self.shaped.push((pilot, *rates)));
                 self.answer(pilot, Asked::Setup, Reply::Done, fault);
                 self.answer(pilot, Asked::GetKeys, Reply::Keys(keys(pilot.member)), None);
             }

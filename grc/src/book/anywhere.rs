@@ -73,7 +73,7 @@ impl Book {
                 if first > latest {
                     continue;
                 }
-                let parts = even(set.iter().map(|site| sites[*site].1), size, members);
+                let Some(parts) = even(set.iter().map(|site| sites[*site].1), members) else { continue };
                 let pairs = self.pairs(request, &parts);
                 let Ok(gates) = self.gates(&parts, &pairs, network) else { continue };
                 if let Ok(found) = self.find(request, &parts, &gates, first, latest) {
@@ -99,17 +99,28 @@ impl Book {
         chosen.or(best)
     }
 
-    /// Sites with the first start at which each has room for so many members, earliest first.
-    fn by_start(&self, request: &Request, members: u32, from: u64, latest: u64) -> Vec<(u64, u16)> {
+    /// Sites that could ever have a part, with the first start at which each has room for `share`
+    /// members, or for as many as it ever has; earliest first.
+    fn by_start(&self, request: &Request, share: u32, from: u64, latest: u64) -> Vec<(u64, Able)> {
         let first = request.candidates.iter().filter_map(|candidate| {
             let (index, site) = self.site(&candidate.site)?;
-            let start = earliest(&[Needed::Places { site, members }], from, latest, request.duration).ok()?;
-            Some((start, !candidate.warm, &site.name, index))
+            let most = site.layers.iter().map(|layer| layer.capacity).max()?;
+            let most = most.min(u32::try_from(site.usable.count()).unwrap_or(u32::MAX));
+            let gate = Needed::Places { site, members: share.min(most) };
+            let start = earliest(&[gate], from, latest, request.duration).ok()?;
+            (most > 0).then_some((start, !candidate.warm, &site.name, Able { index, most }))
         });
         let mut first: Vec<_> = first.collect();
-        first.sort_unstable();
-        first.into_iter().map(|(start, _, _, index)| (start, index)).collect()
+        first.sort_unstable_by_key(|(start, cold, name, _)| (*start, *cold, *name));
+        first.into_iter().map(|(start, _, _, able)| (start, able)).collect()
     }
+}
+
+/// A site, and the most members that a part could ever have there.
+#[derive(Clone, Copy)]
+struct Able {
+    index: u16,
+    most: u32,
 }
 
 /// Sets of `size` numbers below `count`, those of small numbers first.
@@ -129,8 +140,20 @@ fn sets(count: usize, size: usize) -> impl Iterator<Item = Vec<usize>> {
     })
 }
 
-/// As equal as can be, larger ones first.
-fn even(sites: impl Iterator<Item = u16>, size: usize, members: u32) -> Parts {
-    let (each, more) = (members / size as u32, members % size as u32);
-    sites.zip(0..).map(|(site, n)| (site, each + u32::from(n < more))).collect()
+/// Parts as equal as can be: who can have less leaves more to the others. The largest comes first.
+/// `None` if all together cannot have so many.
+fn even(sites: impl Iterator<Item = Able>, members: u32) -> Option<Parts> {
+    let mut sites: Vec<Able> = sites.collect();
+    sites.sort_by_key(|site| site.most);
+    let mut left = members;
+    let behind = (1..=sites.len() as u32).rev();
+    let mut parts: Parts = Vec::with_capacity(sites.len());
+    for (site, sites_left) in sites.iter().zip(behind) {
+        let share = site.most.min(left / sites_left);
+        left -= share;
+        parts.push((site.index, share));
+    }
+    parts.retain(|(_, share)| *share > 0);
+    parts.reverse();
+    (left == 0).then_some(parts)
 }

@@ -42,6 +42,8 @@ pub use request::{Blocked, Candidate, Change, NoPlan, Part, Plan, Rates, Request
 /// How far ahead a start is looked for, and how many are proposed.
 const HORIZON_S: u64 = 366 * 24 * 3600;
 const STARTS_MAX: usize = 3;
+/// How long the past is kept: dropping it looks at every page of the calendar.
+const FORGET_EVERY_S: u64 = 600;
 
 /// Places of one layer.
 #[derive(Clone, Debug, Default)]
@@ -93,6 +95,8 @@ pub struct Book {
     machines: AddressSet,
     /// By reservation. Never walked through, so its order is nobody's concern.
     entries: HashMap<u64, Entry>,
+    /// Until when the past was dropped last.
+    forgotten: u64,
 }
 
 fn to_wire(blocks: &[Block]) -> Vec<AddressBlock> {
@@ -229,9 +233,13 @@ impl Book {
         self.entries.is_empty() && self.calendar.is_empty() && layers.all(|layer| layer.used.is_empty())
     }
 
-    /// Nobody asks about what lies before this second any more; called now and then, it bounds
-    /// what the past costs.
+    /// Nobody asks about what lies before this second any more: it bounds what the past costs.
+    /// Legal as often as one likes; something is done only every few minutes.
     pub fn forget_before(&mut self, second: u64) {
+        if second < self.forgotten.saturating_add(FORGET_EVERY_S) {
+            return;
+        }
+        self.forgotten = second;
         for layer in self.sites.iter_mut().flat_map(|site| &mut site.layers) {
             layer.used.forget_before(second);
         }

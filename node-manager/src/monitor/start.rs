@@ -136,12 +136,11 @@ pub fn caller() -> Result<u32, String> {
     if getgid() != getegid() {
         return Err("this file must not be setgid".to_owned());
     }
-    match getuid() {
-        uid if uid.is_root() => {
-            Err("started by root; a pilot is started as the user of its reservation".to_owned())
-        }
-        uid => Ok(uid.as_raw()),
+    let uid = getuid();
+    if uid.is_root() {
+        return Err("started by root; a pilot is started as the user of its reservation".to_owned());
     }
+    Ok(uid.as_raw())
 }
 
 /// Only a Launcher starts this program: it made the tether, and it is our parent. The pipe

@@ -58,7 +58,7 @@ pub fn verify(
 }
 
 /// Rates for this start of this monitor, newer than those that hold.
-pub fn verify_rates(
+pub fn newer_rates(
     record: &[u8; RATES_LEN],
     signature: &[u8; 64],
     policy: &Policy,
@@ -69,10 +69,9 @@ pub fn verify_rates(
     if rates.nonce != expected.nonce || rates.serial <= expected.serial {
         return Err(Failure::rule(CheckRates, "they were made for another start, or are older than these"));
     }
-    let sum: u64 = rates.rates_kbit.iter().map(|&rate| u64::from(rate)).sum();
-    if policy.rate_max != 0 && sum > policy.rate_max {
-        let what = format_args!("rates of {sum} kbit/s are over the node's {}", policy.rate_max);
-        return Err(Failure::rule(CheckPolicy, what));
+    let (sum, max) = (rates.rates_kbit.iter().map(|&rate| u64::from(rate)).sum::<u64>(), policy.rate_max);
+    if max != 0 && sum > max {
+        return Err(Failure::rule(CheckPolicy, format_args!("rates of {sum} kbit/s are over its {max}")));
     }
     Ok(rates)
 }
@@ -250,7 +249,7 @@ mod tests {
     fn judge_rates(rates: &Rates, expected: &Expected) -> Result<Rates, Failure> {
         let record = rates.encode().unwrap();
         let signature = key().sk.sign(Rates::signed_message(&record), None);
-        verify_rates(&record, &signature, &policy(), expected)
+        newer_rates(&record, &signature, &policy(), expected)
     }
 
     #[test]
@@ -283,12 +282,12 @@ mod tests {
         for bit in 0..RATES_LEN * 8 {
             let mut changed = record;
             changed[bit / 8] ^= 1 << (bit % 8);
-            let failure = verify_rates(&changed, &signature, &policy(), &expected).unwrap_err();
+            let failure = newer_rates(&changed, &signature, &policy(), &expected).unwrap_err();
             assert_eq!(failure.step, CheckRates, "bit {bit}");
         }
         // Neither is a grant's signature one of rates, nor the other way round.
         let bare: [u8; 64] = *key().sk.sign(record, None);
-        assert!(verify_rates(&record, &bare, &policy(), &expected).is_err());
+        assert!(newer_rates(&record, &bare, &policy(), &expected).is_err());
         assert_eq!(judge_rates(&rates(1), &expected), Ok(rates(1)));
     }
 

@@ -97,9 +97,8 @@ fn limit(batch: &mut Batch, index: u32, class: u32, rate_kbit: u32) {
         attribute(HTB_RATE64, &[rate]),
         attribute(HTB_CEIL64, &[rate]),
     ];
-    let options = attribute(libc::TCA_OPTIONS, &[&options.concat()]);
-    let kind = text(libc::TCA_KIND, "htb");
-    batch.request(libc::RTM_NEWTCLASS, CREATE, &header(index, ROOT + class, ROOT, 0), &[kind, options]);
+    let options = [text(libc::TCA_KIND, "htb"), attribute(libc::TCA_OPTIONS, &[&options.concat()])];
+    batch.request(libc::RTM_NEWTCLASS, CREATE, &header(index, ROOT + class, ROOT, 0), &options);
     let queue = (bytes_per_s * QUEUE_MS / 1000).clamp(QUEUE_BYTES_MIN, QUEUE_BYTES_MAX) as u32;
     let options = [text(libc::TCA_KIND, "bfifo"), attribute(libc::TCA_OPTIONS, &[&words(&[queue])])];
     batch.request(libc::RTM_NEWQDISC, CREATE, &header(index, class << 16, ROOT + class, 0), &options);

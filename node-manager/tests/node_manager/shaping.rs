@@ -109,7 +109,9 @@ fn accept(listener: &TcpListener) -> TcpStream {
 fn take(connection: &mut TcpStream, bytes: u64) -> u64 {
     let mut taken = 0;
     let mut buffer = vec![0; 65536];
+    let deadline = Instant::now() + PATIENCE;
     while taken < bytes {
+        assert!(Instant::now() < deadline, "it stands nearly still: {taken} bytes");
         match connection.read(&mut buffer).expect("it goes on") {
             0 => break,
             read => taken += read as u64,

@@ -71,7 +71,9 @@ impl Held {
         // Beyond the medium's end there are zeroes.
         let there = medium.len()?.saturating_sub(offset).min(out.len() as u64) as usize;
         out[there..].fill(0);
-        medium.read(offset, &mut out[..there])?;
+        if there > 0 {
+            medium.read(offset, &mut out[..there])?;
+        }
         for piece in pieces(offset, out.len()) {
             if let Some(page) = self.pages.get(&piece.page) {
                 out[piece.outside].copy_from_slice(&page[piece.inside]);

@@ -15,8 +15,8 @@ pub enum StoreError {
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("cannot write state: no space left for {path}; make room and start again")]
     Full { path: PathBuf },
-    #[error("{path} is in use by process {pid}; stop that one first")]
-    InUse { path: PathBuf, pid: String },
+    #[error("{path} is in use by {holder}; stop that one first")]
+    InUse { path: PathBuf, holder: String },
     #[error("{path} is not a plain file; name a file, or a name that does not exist yet")]
     NotAFile { path: PathBuf },
     #[error("{path} is open to others (mode {mode:03o}); check what it holds, then chmod 600 it")]

@@ -1,7 +1,7 @@
 //! The file of a store: who may open it, and how it comes into being.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -103,12 +103,15 @@ fn in_use(file: &File, path: &Path) -> StoreError {
         let metadata = file.metadata().ok()?;
         let (major, minor) = (rustix::fs::major(metadata.dev()), rustix::fs::minor(metadata.dev()));
         let wanted = format!("{major:02x}:{minor:02x}:{}", metadata.ino());
-        let locks = fs::read_to_string("/proc/locks").ok()?;
-        locks.lines().find_map(|line| {
+        // One read sees one state of the list; several could miss a line that moves.
+        let mut locks = vec![0; 1 << 16];
+        let len = File::open("/proc/locks").and_then(|mut list| list.read(&mut locks)).ok()?;
+        String::from_utf8_lossy(&locks[..len]).lines().find_map(|line| {
             let mut words = line.split_whitespace().skip(1);
             let (flock, pid) = (words.next()? == "FLOCK", words.nth(2)?);
-            (flock && words.next()? == wanted).then(|| pid.to_owned())
+            (flock && words.next()? == wanted).then(|| format!("process {pid}"))
         })
     };
-    StoreError::InUse { path: path.to_owned(), pid: holder().unwrap_or_else(|| "(unknown)".into()) }
+    let holder = holder().unwrap_or_else(|| "another process".into());
+    StoreError::InUse { path: path.to_owned(), holder }
 }

@@ -298,3 +298,27 @@ fn explain<M: Medium>(disk: &Disk<M>, doing: &'static str, path: &Path, error: r
         (None, error) => StoreError::Damaged { path: path.to_owned(), why: error.to_string() },
     }
 }
+
+/// What only a test does to a store.
+#[cfg(test)]
+impl<M: Medium> Core<M> {
+    pub fn set_format(&self, format: u32) {
+        let mut transaction = self.database.begin_write().unwrap();
+        transaction.set_two_phase_commit(true);
+        let mut about = transaction.open_table(ABOUT).unwrap();
+        about.insert("format", format.to_le_bytes().as_slice()).unwrap();
+        drop(about);
+        transaction.commit().unwrap();
+    }
+
+    pub fn copy_stored(&self, from: &Key, to: &Key) {
+        let ((from, from_len), (to, to_len)) = (from.encode(), to.encode());
+        let mut transaction = self.database.begin_write().unwrap();
+        transaction.set_two_phase_commit(true);
+        let mut records = transaction.open_table(RECORDS).unwrap();
+        let stored = records.get(&from[..from_len]).unwrap().unwrap().value().to_vec();
+        records.insert(&to[..to_len], stored.as_slice()).unwrap();
+        drop(records);
+        transaction.commit().unwrap();
+    }
+}

@@ -105,7 +105,8 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// Goes on from what was saved, if anything was.
+    /// Goes on from what was saved, if anything was. Store a point of the new line before anything
+    /// is decided by it: a boot that has saved none begins anew with the next start.
     pub fn resume(saved: Option<&Saved>, boot_id: [u8; 16], boottime: Duration, wall: Duration) -> Timeline {
         let time = match saved {
             // A boot clock behind its own past is another clock: a machine restored from an image.
@@ -139,5 +140,155 @@ impl Timeline {
     pub fn ahead_of_wall_s(&self, boottime: Duration, wall: Duration) -> i64 {
         let whole = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         whole(self.now(boottime)).saturating_sub(whole(wall))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BOOT: [u8; 16] = [1; 16];
+
+    fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn times() -> impl Strategy<Value = Duration> {
+        (0u64..1 << 33, 0u32..1_000_000_000).prop_map(|(s, ns)| Duration::new(s, ns))
+    }
+
+    /// What happens to a daemon and its machine, in order; the wall clock is set to anything.
+    #[derive(Clone, Debug)]
+    enum Event {
+        Elapse(Duration),
+        Set(Duration),
+        Save,
+        Restart,
+        Reboot,
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let event = prop_oneof![
+            times().prop_map(|time| Event::Elapse(time / 1_000)),
+            times().prop_map(Event::Set),
+            Just(Event::Save),
+            Just(Event::Restart),
+            Just(Event::Reboot),
+        ];
+        prop::collection::vec(event, 0..40)
+    }
+
+    proptest! {
+        #[test]
+        fn within_a_boot_exactly_the_elapsed_time_goes_by(wall in times(), events in events()) {
+            let (mut boottime, mut wall_now, mut saved) = (s(100), wall, None);
+            let mut line = Timeline::resume(None, BOOT, boottime, wall);
+            saved = saved.or(Some(line.save(boottime)));
+            let mut expected = wall;
+            for event in events {
+                match event {
+                    Event::Elapse(time) => {
+                        boottime += time;
+                        wall_now += time;
+                        expected += time;
+                    }
+                    Event::Set(wall) => wall_now = wall,
+                    Event::Save => saved = Some(line.save(boottime)),
+                    Event::Restart | Event::Reboot => {
+                        line = Timeline::resume(saved.as_ref(), BOOT, boottime, wall_now);
+                    }
+                }
+                prop_assert_eq!(line.now(boottime), expected);
+            }
+        }
+
+        #[test]
+        fn it_never_goes_back_behind_what_was_saved(wall in times(), events in events()) {
+            let (mut boot, mut boottime, mut wall_now) = (BOOT, s(5), wall);
+            let mut line = Timeline::resume(None, boot, boottime, wall);
+            let mut saved = line.save(boottime);
+            let mut last = line.now(boottime);
+            for event in events {
+                match event {
+                    Event::Elapse(time) => {
+                        boottime += time;
+                        wall_now += time;
+                    }
+                    Event::Set(wall) => wall_now = wall,
+                    Event::Save => saved = line.save(boottime),
+                    Event::Restart => line = Timeline::resume(Some(&saved), boot, boottime, wall_now),
+                    Event::Reboot => {
+                        boot[0] = boot[0].wrapping_add(1);
+                        boottime = s(1);
+                        line = Timeline::resume(Some(&saved), boot, boottime, wall_now);
+                        // Another boot has another line: what was not saved is unknown to it.
+                        last = saved.time;
+                        prop_assert_eq!(line.now(boottime), wall_now.max(saved.time));
+                        saved = line.save(boottime);
+                    }
+                }
+                let now = line.now(boottime);
+                prop_assert!(now >= last && now >= saved.time, "{:?} after {:?}", now, last);
+                last = now;
+            }
+        }
+
+        #[test]
+        fn a_saved_point_comes_back_from_its_bytes(id: [u8; 16], boottime in times(), time in times()) {
+            let saved = Saved { boot_id: id, boottime, time };
+            prop_assert_eq!(Saved::from_bytes(&saved.to_bytes()), Some(saved));
+        }
+
+        #[test]
+        fn any_bytes_are_a_point_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..50)) {
+            if let Some(saved) = Saved::from_bytes(&bytes) {
+                prop_assert_eq!(&saved.to_bytes()[..], &bytes[..]);
+                // The farthest times do not overflow.
+                let line = Timeline::resume(Some(&saved), saved.boot_id, Duration::MAX, s(0));
+                prop_assert!(line.now(Duration::MAX) >= saved.time);
+            }
+        }
+    }
+
+    #[test]
+    fn a_boot_clock_behind_its_own_past_is_another_boot() {
+        let saved = Saved { boot_id: BOOT, boottime: s(1_000), time: s(50_000) };
+        let line = Timeline::resume(Some(&saved), BOOT, s(10), s(60_000));
+        assert_eq!(line.now(s(11)), s(60_001));
+    }
+
+    #[test]
+    fn a_reading_before_the_first_does_not_go_back() {
+        let line = Timeline::resume(None, BOOT, s(10), s(500));
+        assert_eq!((line.now(s(9)), line.save(s(9)).time), (s(500), s(500)));
+    }
+
+    #[test]
+    fn an_administrator_is_told_how_far_the_clocks_are_apart() {
+        let line = Timeline::resume(None, BOOT, s(10), s(5_000));
+        assert_eq!(line.ahead_of_wall_s(s(20), s(5_010)), 0);
+        assert_eq!(line.ahead_of_wall_s(s(20), s(1_410)), 3_600);
+        assert_eq!(line.ahead_of_wall_s(s(20), s(8_610)), -3_600);
+    }
+
+    #[test]
+    fn a_boot_id_is_thirty_two_digits() {
+        let id = parse_boot_id("65f3b4a2-0102-0304-0506-0708090a0b0c\n");
+        assert_eq!(id, Some([0x65, 0xf3, 0xb4, 0xa2, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]));
+        for wrong in
+            ["", "65f3", "65f3b4a2-0102-0304-0506-0708090a0b0g", "é5f3b4a2-0102-0304-0506-0708090a0b0"]
+        {
+            assert_eq!(parse_boot_id(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn this_machines_clocks_can_be_read() {
+        let (first, second) = (Reading::take().unwrap(), Reading::take().unwrap());
+        assert_eq!(first.boot_id, second.boot_id);
+        assert!(second.boottime >= first.boottime && first.boottime > Duration::ZERO);
+        assert_ne!(first.boot_id, [0; 16]);
     }
 }

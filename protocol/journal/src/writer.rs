@@ -150,7 +150,11 @@ mod tests {
         (0..10).for_each(|ticket| submit.send(Batch { ticket, writes: vec![large(ticket)] }).unwrap());
         drop(submit);
         let mut sizes = Vec::new();
-        write_all(|writes| Ok(sizes.push(writes.len())), &batches, |_| ());
+        let commit = |writes: &[Write]| {
+            sizes.push(writes.len());
+            Ok(())
+        };
+        write_all(commit, &batches, |_| ());
         assert_eq!(sizes, [4, 4, 2]);
     }
 
