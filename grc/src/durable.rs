@@ -78,6 +78,18 @@ pub async fn open(state: &Path, grid: Pin, stop: &CancellationToken) -> anyhow::
     Ok(Opened { durable, reports, past, rebooted })
 }
 
+/// Prints the store as lines of JSON, one for each record; how many there were. Only while no GRC
+/// serves on it.
+pub fn export(state: &Path, out: &mut dyn std::io::Write) -> Result<u64, StoreError> {
+    let decode = |key: &Key, bytes: &[u8]| match Saved::from_bytes(bytes).filter(|_| *key == clock_key()) {
+        Some(clock) => Some(serde_json::json!({
+            "clock": { "time_s": clock.time.as_secs(), "boottime_s": clock.boottime.as_secs() }
+        })),
+        None => Value::decode(bytes).ok().and_then(|value| serde_json::to_value(value).ok()),
+    };
+    journal::export(&state.join(FILE), Kind::Grc, decode, out)
+}
+
 /// One attempt: what was written, and a clock that goes on from it, durably.
 fn begin(path: &Path, grid: Pin) -> anyhow::Result<(Store, Vec<Record>, Timeline, bool)> {
     let (mut store, past) = Store::open(path, Kind::Grc, &grid.to_string())?;

@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use protocol::ids::{Epoch, JobId, MemberNumber, ReservationId};
+use protocol::ids::{Epoch, JobId, MemberNumber, RequestId, ReservationId};
 use protocol::job::{Command, ExitStatus, JobState, Target};
 use protocol::names::{HostName, Label, SiteName, Text, UserName};
 
@@ -82,6 +82,8 @@ pub struct Job {
     pub id: JobId,
     pub user: UserName,
     pub reservation: ReservationId,
+    /// The request that made it; none for one that was made with its reservation.
+    pub request: Option<RequestId>,
     pub label: Option<Label>,
     pub target: Target,
     /// Until it is over, for it may have to be sent again: afterwards only the summary is kept.
@@ -127,6 +129,7 @@ impl Job {
             id: self.id,
             user: self.user.clone(),
             reservation: self.reservation,
+            request: self.request,
             label: self.label.clone(),
             target: self.target,
             command: self.command.clone(),

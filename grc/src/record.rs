@@ -8,7 +8,7 @@
 //! | reservation, ending and why | End, the answer |
 //! | reservation, with its next epoch | Start of it |
 //! | job, and how it stands | its answer; Exec; ExitSaved |
-//! | answer to a request | the answer |
+//! | refusal of a request | the answer |
 //! | what a site did not confirm | that the reservation is over |
 //! | ids that may be in use | the first of them |
 
@@ -130,6 +130,9 @@ pub struct SavedReservation {
     pub id: ReservationId,
     pub user: UserName,
     pub ask: Ask,
+    /// The request that made it, and those that changed it: what they were answered follows.
+    pub request: RequestId,
+    pub changes: Vec<(RequestId, Version)>,
     pub own_job: Option<JobId>,
     pub made: Duration,
     pub standing: Standing,
@@ -151,7 +154,6 @@ pub struct SavedAttempt {
     pub window: Window,
     pub shares: Vec<Share>,
     pub rates: Vec<PairRate>,
-    pub request: Option<RequestId>,
 }
 
 /// What does not change of a job.
@@ -160,6 +162,8 @@ pub struct SavedJob {
     pub id: JobId,
     pub user: UserName,
     pub reservation: ReservationId,
+    /// The request that made it; none for one that was made with its reservation.
+    pub request: Option<RequestId>,
     pub label: Option<Label>,
     pub target: Target,
     /// Until it is over.
@@ -191,7 +195,8 @@ pub struct SavedOwed {
     pub window: Window,
 }
 
-/// What a request was answered, for one that comes again.
+/// What a request was refused with, for one that comes again. What one was granted stands with
+/// the thing that it made.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct SavedAnswer {
     pub user: UserName,

@@ -271,6 +271,10 @@ pub struct Reservation {
     pub id: ReservationId,
     pub user: UserName,
     pub ask: Ask,
+    /// The request that made it.
+    pub request: RequestId,
+    /// Requests that changed it, and to which version; the last ones.
+    pub changes: Vec<(RequestId, Version)>,
     /// The job that it was made for and ends with.
     pub own_job: Option<JobId>,
     /// Jobs that are not over, oldest first.
@@ -287,6 +291,8 @@ pub struct Reservation {
     pub epoch: Epoch,
     /// Everybody answered in this epoch, once.
     pub was_ready: bool,
+    /// It comes from records: what its sites reported before is to be asked again.
+    pub resumed: bool,
     pub troubles: Troubles,
     /// What everything that is over ended with, if not by itself.
     pub failure: Option<Failure>,
@@ -312,11 +318,13 @@ pub struct Reservation {
 
 impl Reservation {
     /// One that waits, of which nobody knows yet.
-    pub fn new(id: ReservationId, user: UserName, ask: Ask, made: Duration) -> Self {
+    pub fn new(id: ReservationId, user: UserName, ask: Ask, request: RequestId, made: Duration) -> Self {
         Self {
             id,
             user,
             ask,
+            request,
+            changes: Vec::new(),
             own_job: None,
             jobs: BTreeSet::new(),
             made,
@@ -327,6 +335,7 @@ impl Reservation {
             parts: Vec::new(),
             epoch: Epoch::FIRST,
             was_ready: false,
+            resumed: false,
             troubles: Troubles::default(),
             failure: None,
             deadline: None,
@@ -366,6 +375,17 @@ impl Reservation {
         self.grant.as_ref().map(|grant| grant.window).or(attempt)
     }
 
+    /// All requests that have made something of it.
+    pub fn requests(&self) -> Vec<RequestId> {
+        self.changes.iter().map(|(request, _)| *request).chain([self.request]).collect()
+    }
+
+    /// Whether an incarnation is on, or was ordered.
+    pub fn stands(&self) -> bool {
+        matches!(self.phase, Phase::Starting | Phase::Joining | Phase::Ready)
+            && self.troubles.next_try.is_none()
+    }
+
     /// Of the grant in force; 0 before there is one.
     pub fn in_force(&self) -> Version {
         self.grant.as_ref().map_or(Version::default(), |grant| grant.version)
@@ -378,12 +398,13 @@ impl Reservation {
             window: attempt.window,
             shares: attempt.shares.clone(),
             rates: attempt.rates.clone(),
-            request: attempt.request,
         });
         SavedReservation {
             id: self.id,
             user: self.user.clone(),
             ask: self.ask.clone(),
+            request: self.request,
+            changes: self.changes.clone(),
             own_job: self.own_job,
             made: self.made,
             standing: match self.phase {

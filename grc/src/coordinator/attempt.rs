@@ -27,6 +27,9 @@ const RETRY_LAST: Duration = Duration::from_secs(30);
 /// The same, when a site did not even answer.
 const SILENT_FIRST: Duration = Duration::from_secs(5);
 
+/// Requests that changed one reservation and are remembered.
+const CHANGES_MAX: usize = 256;
+
 /// The seconds in which something may begin, both included.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
@@ -209,6 +212,13 @@ impl Coordinator {
         let Some(attempt) = reservation.attempt.take() else { return };
         let Attempt { version, window, shares, rates, request, .. } = attempt;
         reservation.grant = Some(Grant { version, window, rates });
+        if let Some(request) = request.filter(|_| reservation.phase != Phase::Holding) {
+            reservation.changes.push((request, version));
+            if reservation.changes.len() > CHANGES_MAX {
+                let (forgotten, _) = reservation.changes.remove(0);
+                self.users.get_mut(&reservation.user).map(|user| user.made.remove(&forgotten));
+            }
+        }
         for share in &shares {
             if let Some(part) = reservation.part_mut(&share.site) {
                 (part.members, part.layer, part.carve) = (share.members, share.layer, share.carve.clone());

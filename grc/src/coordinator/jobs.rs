@@ -172,7 +172,8 @@ impl Coordinator {
         let owner = self.user(&user);
         owner.command_bytes = owner.command_bytes.saturating_sub(bytes);
         if let Some(forgotten) = owner.jobs.end(id) {
-            self.jobs.remove(&forgotten);
+            let request = self.jobs.remove(&forgotten).and_then(|gone| gone.request);
+            request.map(|request| self.user(&user).made.remove(&request));
             self.drop_job_records(forgotten);
         }
         let Some(reservation) = self.reservations.get_mut(&reservation) else { return };

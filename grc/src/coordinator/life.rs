@@ -198,7 +198,9 @@ impl Coordinator {
         let user = reservation.user.clone();
         self.save(id);
         if let Some(forgotten) = self.user(&user).reservations.end(id) {
-            self.reservations.remove(&forgotten);
+            let requests = self.reservations.remove(&forgotten).map(|gone| gone.requests());
+            let made = &mut self.user(&user).made;
+            requests.into_iter().flatten().for_each(|request| drop(made.remove(&request)));
             self.out.push(Action::Record(Record::Forget(Key::Reservation(forgotten))));
         }
     }

@@ -45,7 +45,7 @@ impl Coordinator {
                 self.once(user, id, asker, |owner| owner.reserve(user, id, ask, Some(job)))
             }
             Request::SubmitIn { id, reservation, job } => {
-                self.once(user, id, asker, |owner| owner.submit_in(user, reservation, job).map(Some))
+                self.once(user, id, asker, |owner| owner.submit_in(user, id, reservation, job).map(Some))
             }
             Request::Modify { id, reservation, change } => {
                 self.once(user, id, asker, |owner| owner.modify(user, id, reservation, change))
@@ -187,14 +187,17 @@ impl Coordinator {
         }
     }
 
-    /// Makes an answer durable: the same request will never hear another.
+    /// Makes an answer durable: the same request will never hear another. What a request has made
+    /// is recorded with its number already, in one piece.
     fn keep_answer(&mut self, user: &UserName, request: RequestId, reply: &Reply) {
+        if matches!(reply, Reply::Reserved(_) | Reply::Submitted { .. } | Reply::Modified { .. }) {
+            self.user(user).made.insert(request, reply.clone());
+            return;
+        }
         self.answers += 1;
         let number = self.answers;
-        if !planted(Bug::RequestForgotten) {
-            let answer = SavedAnswer { user: user.clone(), request, reply: reply.clone(), number };
-            self.record(Value::Answer(Box::new(answer)));
-        }
+        let answer = SavedAnswer { user: user.clone(), request, reply: reply.clone(), number };
+        self.record(Value::Answer(Box::new(answer)));
         if let Some(oldest) = self.user(user).remember(request, reply.clone(), number) {
             self.out.push(Action::Record(Record::Forget(Key::Answer(oldest))));
         }

@@ -84,9 +84,7 @@ impl Coordinator {
     fn say_again(&mut self, id: ReservationId, site: &SiteName, was_away: bool) {
         let Some(reservation) = self.reservations.get(&id) else { return };
         let open = open_at(reservation, site);
-        let stands = matches!(reservation.phase, Phase::Starting | Phase::Joining | Phase::Ready)
-            && reservation.troubles.next_try.is_none()
-            && reservation.part(site).is_some_and(|part| part.acknowledged);
+        let stands = reservation.stands() && reservation.part(site).is_some_and(|part| part.acknowledged);
         if was_away && stands && !open.contains(&Open::Start) {
             self.start(id, site);
         }

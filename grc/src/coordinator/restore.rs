@@ -7,10 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use protocol::client::Reply;
 use protocol::ids::{JobId, ReservationId};
 use protocol::job::{JobState, Target};
 use protocol::names::SiteName;
 use protocol::planted::{Bug, planted};
+use protocol::reservation::Start;
 
 use super::event::Due;
 use super::network::criteria;
@@ -97,9 +99,7 @@ impl Coordinator {
     fn bring_back(&mut self, saved: SavedReservation) -> bool {
         let SavedReservation { id, standing, .. } = saved;
         let waits = match standing {
-            Standing::Begun if saved.attempt.as_ref().is_some_and(|attempt| attempt.request.is_some()) => {
-                return false;
-            }
+            Standing::Begun if saved.ask.start != Start::Open => return false,
             Standing::Begun | Standing::Waiting => true,
             _ => false,
         };
@@ -132,19 +132,32 @@ impl Coordinator {
         let deadline = waits.then_some(saved.made + self.settings.deadlines.waiting);
         let reservation = Reservation {
             own_job: saved.own_job,
+            changes: saved.changes,
             phase,
             version: saved.version,
             grant: saved.grant,
             parts: shares.iter().map(|share| PartState::new(share, stage)).collect(),
             epoch: saved.epoch,
             was_ready: saved.ready,
+            resumed: true,
             failure: saved.failure,
             deadline,
             dirty: saved.dirty,
             ended: if let Standing::Over { at } = standing { Some(at) } else { None },
-            ..Reservation::new(id, saved.user.clone(), saved.ask, saved.made)
+            ..Reservation::new(id, saved.user.clone(), saved.ask, saved.request, saved.made)
         };
         self.user(&saved.user).reservations.begin(id);
+        if !planted(Bug::RequestForgotten) {
+            let made = match saved.own_job {
+                Some(job) => Reply::Submitted { job, reservation: id },
+                None => Reply::Reserved(id),
+            };
+            let changed = |(request, version): &(_, _)| {
+                (*request, Reply::Modified { reservation: id, version: *version })
+            };
+            let replies = reservation.changes.iter().map(changed).chain([(saved.request, made)]);
+            self.user(&saved.user).made.extend(replies.collect::<Vec<_>>());
+        }
         if waits {
             self.waiting.insert(id);
         }
@@ -173,6 +186,10 @@ impl Coordinator {
             let user = self.user(&user);
             user.jobs.begin(id);
             user.command_bytes += bytes;
+            if let Some(request) = job.request.filter(|_| !planted(Bug::RequestForgotten)) {
+                let reservation = job.reservation;
+                user.made.insert(request, Reply::Submitted { job: id, reservation });
+            }
             if live && let Some(reservation) = self.reservations.get_mut(&job.reservation) {
                 reservation.jobs.insert(id);
             }
@@ -284,6 +301,7 @@ fn job_of(saved: SavedJob, run: SavedRun) -> Job {
         id: saved.id,
         user: saved.user,
         reservation: saved.reservation,
+        request: saved.request,
         label: saved.label,
         target: saved.target,
         command: saved.command,

@@ -27,7 +27,7 @@ const EARLY_END: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct Site {
     pub connection: Option<ConnectionId>,
-    /// This connection and all before it are over.
+    /// The last one that was in use and ended: it and all before it are over.
     pub closed: Option<ConnectionId>,
     pub offer: Option<Offer>,
     pub last_seen: Option<Duration>,
@@ -177,12 +177,17 @@ impl Coordinator {
 
     fn committed(&mut self, site: &SiteName, id: ReservationId, version: Version) {
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
-        let in_force = reservation.in_force();
+        let (in_force, resumed) = (reservation.in_force(), reservation.resumed);
+        let stands = reservation.stands();
         let Some(part) = reservation.part_mut(site) else { return };
-        match version {
-            _ if version == in_force => part.acknowledged = true,
-            _ if version < in_force => self.commit(id, site),
-            _ => {}
+        if version < in_force {
+            self.commit(id, site);
+        } else if version == in_force {
+            let first = !std::mem::replace(&mut part.acknowledged, true);
+            let unknown = part.ready.is_empty();
+            if first && resumed && stands && unknown {
+                self.start(id, site);
+            }
         }
     }
 
@@ -233,8 +238,8 @@ impl Coordinator {
 
     pub(super) fn site_gone(&mut self, name: &SiteName, connection: ConnectionId, why: &str) {
         let Some(site) = self.sites.get_mut(name) else { return };
-        site.closed = site.closed.max(Some(connection));
         if site.connection == Some(connection) {
+            site.closed = Some(connection);
             self.site_away(name, why);
         }
     }

@@ -48,8 +48,8 @@ impl Coordinator {
             None => None,
             Some(span) => Some(self.plan(&ask, span).map_err(|short| short.refusal)?),
         };
-        let id = self.new_reservation(user, ask);
-        let job = job.map(|job| self.new_job(user, id, job));
+        let id = self.new_reservation(user, request, ask);
+        let job = job.map(|job| self.new_job(user, id, None, job));
         if let Some(reservation) = self.reservations.get_mut(&id) {
             reservation.own_job = job;
         }
@@ -77,13 +77,14 @@ impl Coordinator {
     pub(super) fn submit_in(
         &mut self,
         user: &UserName,
+        request: RequestId,
         reservation: ReservationId,
         job: NewJob,
     ) -> Result<Reply, Refusal> {
         let reservation = self.own_reservation(user, Selector::Id(reservation))?;
         self.check_job(user, &job)?;
         self.still_live(reservation)?;
-        let job = self.new_job(user, reservation, job);
+        let job = self.new_job(user, reservation, Some(request), job);
         if self.takes_commands(reservation) {
             self.advance_job(job, Happening::Start);
         }
@@ -136,9 +137,9 @@ impl Coordinator {
         Ok(())
     }
 
-    fn new_reservation(&mut self, user: &UserName, ask: Ask) -> ReservationId {
+    fn new_reservation(&mut self, user: &UserName, request: RequestId, ask: Ask) -> ReservationId {
         let id = self.new_reservation_id();
-        let mut reservation = Reservation::new(id, user.clone(), ask, self.now);
+        let mut reservation = Reservation::new(id, user.clone(), ask, request, self.now);
         reservation.deadline = Some(self.now + self.settings.deadlines.waiting);
         self.reservations.insert(id, reservation);
         self.user(user).reservations.begin(id);
@@ -147,13 +148,20 @@ impl Coordinator {
         id
     }
 
-    fn new_job(&mut self, user: &UserName, reservation: ReservationId, new: NewJob) -> JobId {
+    fn new_job(
+        &mut self,
+        user: &UserName,
+        reservation: ReservationId,
+        request: Option<RequestId>,
+        new: NewJob,
+    ) -> JobId {
         let id = self.new_job_id();
         let bytes = command_bytes(&new.command);
         let job = Job {
             id,
             user: user.clone(),
             reservation,
+            request,
             label: new.label,
             target: new.target,
             summary: job::summary(&new.command),

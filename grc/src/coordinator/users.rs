@@ -10,7 +10,7 @@ use protocol::refusal::Refusal;
 
 use super::watch::Asker;
 
-/// Requests whose answers are remembered, per user.
+/// Refused requests that are remembered, per user.
 const REQUESTS_MAX: usize = 1024;
 /// Jobs that are not over, per user.
 pub const LIVE_JOBS_MAX: usize = 1024;
@@ -79,6 +79,9 @@ pub(super) struct User {
     pub command_bytes: usize,
     /// Requests that are answered when their attempt is decided, and who asks.
     pub open: BTreeMap<RequestId, Vec<Asker>>,
+    /// What requests have made that is still remembered.
+    pub made: BTreeMap<RequestId, Reply>,
+    /// Refusals.
     answers: BTreeMap<RequestId, Reply>,
     answered: VecDeque<(RequestId, u64)>,
 }
@@ -86,7 +89,7 @@ pub(super) struct User {
 impl User {
     /// The answer given to this request before.
     pub fn answer_to(&self, request: RequestId) -> Option<&Reply> {
-        self.answers.get(&request)
+        self.made.get(&request).or_else(|| self.answers.get(&request))
     }
 
     /// Keeps an answer under a number; that of the one which is forgotten for it, if one is.

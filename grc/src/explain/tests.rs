@@ -4,7 +4,7 @@ use super::*;
 use crate::coallocate::Coallocation;
 use crate::reservation::{Grant, Share, Troubles, Window};
 use crate::usage::Series;
-use protocol::ids::{Epoch, ReservationId, Version};
+use protocol::ids::{Epoch, RequestId, ReservationId, Version};
 use protocol::names::EnvironmentName;
 use protocol::refusal::{Resource, Step};
 use protocol::reservation::{Ask, Bandwidth, Limits, Placement, Start};
@@ -35,6 +35,8 @@ pub(crate) fn example(phase: Phase) -> Reservation {
             environment: EnvironmentName::host(),
             label: None,
         },
+        request: RequestId([1; 16]),
+        changes: vec![],
         own_job: None,
         jobs: [].into(),
         made: at(0),
@@ -48,6 +50,7 @@ pub(crate) fn example(phase: Phase) -> Reservation {
         },
         epoch: Epoch(1),
         was_ready: false,
+        resumed: false,
         troubles: Troubles::default(),
         failure: None,
         deadline: None,

@@ -77,6 +77,17 @@ impl Grc {
         assert!(!self.config.socket.exists());
     }
 
+    /// Ends, which says nothing to anybody and writes nothing; then another one on the same state.
+    pub async fn restart(self) -> Self {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+        let stop = CancellationToken::new();
+        let server = Server::start(self.config.clone(), stop.clone()).await.unwrap();
+        let address = server.address;
+        let task = tokio::spawn(server.run());
+        Self { address, stop, task, ..self }
+    }
+
     pub fn secret(&self, site: &str) -> [u8; 32] {
         let ticket = pins::make_ticket(&self.config.state, &name(site), self.pin).unwrap();
         hex32(ticket.rsplit('.').next().unwrap()).unwrap()
@@ -128,6 +139,8 @@ pub fn publish(site: &str, range: &str) -> FromSite {
         reserved: vec![],
         nodes_usable: 4,
         nodes_free: 4,
+        layers: vec![4],
+        lead_s: 0,
         unusable: vec![],
         environments: vec![EnvironmentName::host()],
     };

@@ -32,6 +32,10 @@ pub struct Grid {
     /// What was made durable, in the order in which it was.
     pub store: BTreeMap<Key, Record>,
     pub settings: Settings,
+    /// The owner dies before its next action but so many.
+    pub dies_after: Option<usize>,
+    /// It died, and was not started again.
+    pub dead: bool,
     next_connection: u64,
     next_correlation: u64,
 }
@@ -74,6 +78,7 @@ impl Grid {
 
     /// Dies and starts again, with everything that was made durable and nothing else.
     pub fn restart(&mut self) {
+        self.dead = false;
         let records = self.store.values().cloned().collect();
         let (owner, first) = Coordinator::restore(self.settings.clone(), records);
         self.owner = owner;
@@ -106,6 +111,8 @@ impl Grid {
             actions: Vec::new(),
             store: BTreeMap::new(),
             settings,
+            dies_after: None,
+            dead: false,
             next_connection: 0,
             next_correlation: 0,
         };
@@ -116,7 +123,7 @@ impl Grid {
     /// One event, and everything that the sites answer to what follows from it.
     pub fn step(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
+        while let Some(event) = events.pop_front().filter(|_| !self.dead) {
             let actions = self.owner.step(self.now, event);
             events.extend(self.perform(actions));
             self.check();
@@ -127,6 +134,14 @@ impl Grid {
     pub fn perform(&mut self, actions: Vec<Action>) -> Vec<Event> {
         let mut events = Vec::new();
         for action in actions {
+            match &mut self.dies_after {
+                Some(0) => {
+                    (self.dies_after, self.dead) = (None, true);
+                    return Vec::new();
+                }
+                Some(left) => *left -= 1,
+                None => {}
+            }
             self.actions.push(action.clone());
             match action {
                 Action::Record(record) => keep(&mut self.store, record),
@@ -228,8 +243,11 @@ impl Grid {
         correlation
     }
 
+    /// A request that is answered at once; nobody dies of it.
     pub fn request(&mut self, user: &str, request: Request) -> Reply {
+        let dies_after = self.dies_after.take();
         let correlation = self.post(user, request);
+        self.dies_after = dies_after;
         self.answers.remove(&correlation).expect("answered at once")
     }
 

@@ -8,3 +8,4 @@ mod grid;
 mod histories;
 mod life;
 mod ownership;
+mod restarts;
