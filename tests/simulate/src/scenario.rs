@@ -144,7 +144,10 @@ pub struct Scenario {
     pub traffic: bool,
 }
 
+/// Ample, and so small that addresses of before are soon needed again.
 const RANGES: [&str; 3] = ["10.1.0.0/26", "10.1.0.64/26", "10.1.0.128/26"];
+const SMALL_RANGES: [&str; 3] = ["10.1.0.0/29", "10.1.0.8/29", "10.1.0.16/29"];
+const SMALL_SAME_RANGE: &str = "10.1.0.0/28";
 
 impl Scenario {
     pub fn new(seed: u64) -> Self {
@@ -182,12 +185,19 @@ impl Scenario {
 fn sites(random: &mut Random) -> Vec<SiteSpec> {
     let count = random.between(2, 3) as usize;
     let same_range = random.chance(500);
+    let small = random.chance(500);
+    let range = |n: usize| match (same_range, small) {
+        (true, true) => SMALL_SAME_RANGE,
+        (true, false) => RANGES[0],
+        (false, true) => SMALL_RANGES[n],
+        (false, false) => RANGES[n],
+    };
     let uplinks = random.chance(400);
     (0..count)
         .map(|n| SiteSpec {
             nodes: random.between(1, 3) as u32,
             members_max: if random.chance(300) { 2 } else { 1 },
-            range: RANGES[if same_range { 0 } else { n }],
+            range: range(n),
             uplink_kbit: (uplinks && random.chance(800)).then_some(300_000),
         })
         .collect()
@@ -210,7 +220,8 @@ fn want(random: &mut Random, sites: usize) -> Want {
         _ => When::Ahead(random.between(1, 50) as u32, random.between(0, 30) as u32),
     };
     let rate_kbit = if random.chance(600) { random.between(4, 16) as u32 * 10_000 } else { 0 };
-    Want { nodes, anywhere, when, duration_s: random.between(3, 50) as u32, rate_kbit }
+    let duration_s = if random.chance(120) { random.between(50, 250) } else { random.between(3, 50) } as u32;
+    Want { nodes, anywhere, when, duration_s, rate_kbit }
 }
 
 fn requests(random: &mut Random, sites: usize, calm_at: Micros, uplinks: bool) -> Vec<Asked> {
