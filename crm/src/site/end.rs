@@ -46,13 +46,6 @@ impl Site {
             self.wakes.remove(&(at, reservation));
         }
         self.waiting.remove(&reservation);
-        if planted(Bug::AddressBackUnconfirmed)
-            && let Some(incarnation) = self.bookings[&reservation].incarnation.as_ref()
-        {
-            for pilot in incarnation.roster.pilots() {
-                self.addresses.release(pilot.address, pilot.id);
-            }
-        }
         match self.bookings[&reservation].incarnation {
             Some(_) => self.wind_down(reservation),
             None => self.finish(reservation, false),
@@ -64,6 +57,11 @@ impl Site {
         let booking = self.bookings.get_mut(&reservation);
         let Some(incarnation) = booking.and_then(|booking| booking.incarnation.as_mut()) else { return };
         incarnation.phase = Phase::Ending;
+        if planted(Bug::AddressBackUnconfirmed) {
+            for pilot in incarnation.roster.pilots() {
+                self.addresses.release(pilot.address, pilot.id);
+            }
+        }
         for id in incarnation.pilot_ids() {
             self.advance(id, pilot::Event::EndAsked);
         }

@@ -88,7 +88,8 @@ impl World {
                 };
                 let theirs = blocks(other);
                 if let Some(block) = blocks(one).iter().find(|ours| theirs.iter().any(|b| overlap(ours, b))) {
-                    found = Some(("carve-once", format!("{block} is carved for {} and {}", one.id, other.id)));
+                    found =
+                        Some(("carve-once", format!("{block} is carved for {} and {}", one.id, other.id)));
                 }
             }
         }
@@ -125,9 +126,13 @@ impl World {
             }
             for ((site, layer), used) in places {
                 let used: u64 = used.into_values().sum();
-                let have = spec(site).map_or(0, |s| if layer < s.members_max { u64::from(s.nodes) } else { 0 });
+                let have =
+                    spec(site).map_or(0, |s| if layer < s.members_max { u64::from(s.nodes) } else { 0 });
                 if used > have {
-                    return Some(("node-places", format!("{used} of {have} places of {site}, layer {layer}")));
+                    return Some((
+                        "node-places",
+                        format!("{used} of {have} places of {site}, layer {layer}"),
+                    ));
                 }
             }
             for ((a, b), used) in links {
@@ -140,7 +145,10 @@ impl World {
                 let used: u64 = used.into_values().sum();
                 let have = spec(site).and_then(|s| s.uplink_kbit).unwrap_or(u64::MAX);
                 if used > have {
-                    return Some(("uplink-capacity", format!("{used} of {have} kbit/s at the uplink of {site}")));
+                    return Some((
+                        "uplink-capacity",
+                        format!("{used} of {have} kbit/s at the uplink of {site}"),
+                    ));
                 }
             }
         }

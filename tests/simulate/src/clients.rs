@@ -155,7 +155,8 @@ impl Clients {
                 latest_s: now_s + u64::from(from + span),
             },
         };
-        let bandwidth = if want.rate_kbit == 0 { Bandwidth::Unasked } else { Bandwidth::Between(want.rate_kbit) };
+        let bandwidth =
+            if want.rate_kbit == 0 { Bandwidth::Unasked } else { Bandwidth::Between(want.rate_kbit) };
         Ask {
             placement,
             slots: 1,

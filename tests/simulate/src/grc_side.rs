@@ -181,7 +181,9 @@ impl World {
         };
         let again = self.clients.all[client].request.replace(request.clone()).is_some();
         let (id, correlation) = self.clients.connect(client);
-        self.say("client", || format!("{client} as {} asks{} {request:?}", id.0, if again { " again" } else { "" }));
+        self.say("client", || {
+            format!("{client} as {} asks{} {request:?}", id.0, if again { " again" } else { "" })
+        });
         if let Some(after) = self.clients.all[client].asked.hang_up.take() {
             self.agenda.after(after, Happening::HangsUp { client, connection: id.0 });
         }

@@ -92,12 +92,7 @@ impl Promises {
     }
 
     /// The GRC says something to a site.
-    pub fn sent(
-        &mut self,
-        (at, history): (Micros, &mut History),
-        about: Sent,
-        message: &ToSite,
-    ) {
+    pub fn sent(&mut self, (at, history): (Micros, &mut History), about: Sent, message: &ToSite) {
         match message {
             ToSite::Hold { reservation, version, part } => {
                 let promise = self.all.entry(*reservation).or_default();
@@ -108,18 +103,19 @@ impl Promises {
                 let promise = self.all.entry(*reservation).or_default();
                 promise.granted.get_or_insert(at);
                 promise.touched = at;
-                let (begins, ends) = about
-                    .decided
-                    .unwrap_or((at + window.starts_in_ms * MS, at + window.ends_in_ms * MS));
+                let (begins, ends) =
+                    about.decided.unwrap_or((at + window.starts_in_ms * MS, at + window.ends_in_ms * MS));
                 if *version > promise.version {
                     promise.version = *version;
                     promise.changed = Some(at);
                     promise.begins = begins;
                     promise.ends = ends;
-                } else if *version == promise.version && ends.abs_diff(promise.ends) > TOLERANCE {
+                } else if *version == promise.version
+                    && ends.abs_diff(promise.ends) > TOLERANCE
+                    && at < promise.ends
+                {
                     let was = promise.ends;
-                    let what =
-                        || format!("{reservation} was to end at {}, now at {}", time(was), time(ends));
+                    let what = || format!("{reservation} was to end at {}, now at {}", time(was), time(ends));
                     history.broken(at, "window", what);
                 }
             }
@@ -127,10 +123,10 @@ impl Promises {
             ToSite::Exec { reservation, job, .. } => {
                 let Some(promise) = self.all.get(reservation) else { return };
                 let (begins, ends) = (promise.begins, promise.ends);
-                if (at + TOLERANCE < begins || at > ends + TOLERANCE + about.late) && self.early.insert(*job) {
-                    let what = || {
-                        format!("{job} starts outside of its window {}..{}", time(begins), time(ends))
-                    };
+                if (at + TOLERANCE < begins || at > ends + TOLERANCE + about.late) && self.early.insert(*job)
+                {
+                    let what =
+                        || format!("{job} starts outside of its window {}..{}", time(begins), time(ends));
                     history.broken(at, "window", what);
                 }
             }
@@ -164,7 +160,8 @@ impl Promises {
                 *known = (*known).max(*version);
                 if older {
                     let known = known.0;
-                    let what = || format!("site {site} says version {} of {reservation}, it had {known}", version.0);
+                    let what =
+                        || format!("site {site} says version {} of {reservation}, it had {known}", version.0);
                     history.broken(at, "grant-kept", what);
                 }
             }

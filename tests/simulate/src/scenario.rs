@@ -25,14 +25,33 @@ pub struct SiteSpec {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Wish {
     Reserve(Want),
-    Submit { want: Want, all: bool },
-    SubmitIn { of: usize, all: bool },
-    Modify { of: usize, duration_s: Option<u32>, rate_kbit: Option<u32>, nodes: Option<u32> },
-    Release { of: usize },
-    Cancel { of: usize },
+    Submit {
+        want: Want,
+        all: bool,
+    },
+    SubmitIn {
+        of: usize,
+        all: bool,
+    },
+    Modify {
+        of: usize,
+        duration_s: Option<u32>,
+        rate_kbit: Option<u32>,
+        nodes: Option<u32>,
+    },
+    Release {
+        of: usize,
+    },
+    Cancel {
+        of: usize,
+    },
     /// The same request once more, long after its answer.
-    Repeat { of: usize },
-    Show { of: usize },
+    Repeat {
+        of: usize,
+    },
+    Show {
+        of: usize,
+    },
     List,
 }
 
@@ -84,25 +103,61 @@ pub struct Asked {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Fault {
     /// The process dies after so many more actions, and is started again after `down`.
-    Crash { who: Who, actions: u32, down: Micros },
+    Crash {
+        who: Who,
+        actions: u32,
+        down: Micros,
+    },
     /// Its machine reboots: the clock of the boot begins anew, the wall clock is taken.
-    Reboot { who: Who, down: Micros },
+    Reboot {
+        who: Who,
+        down: Micros,
+    },
     /// It does nothing for a while.
-    Pause { who: Who, time: Micros },
-    DiskFull { who: Who, time: Micros },
-    DiskError { who: Who },
+    Pause {
+        who: Who,
+        time: Micros,
+    },
+    DiskFull {
+        who: Who,
+        time: Micros,
+    },
+    DiskError {
+        who: Who,
+    },
     /// Commits take so long for a while.
-    DiskSlow { who: Who, commit: Micros, time: Micros },
+    DiskSlow {
+        who: Who,
+        commit: Micros,
+        time: Micros,
+    },
     /// Somebody sets the wall clock, by so many seconds.
-    WallClock { who: Who, by_s: i64 },
+    WallClock {
+        who: Who,
+        by_s: i64,
+    },
     /// Nothing gets through; one way or both.
-    Cut { site: usize, up: bool, down: bool, time: Micros },
+    Cut {
+        site: usize,
+        up: bool,
+        down: bool,
+        time: Micros,
+    },
     /// Both ends find their connection broken.
-    Break { site: usize },
+    Break {
+        site: usize,
+    },
     /// A node's pilots die, with or without leaving something.
-    NodeDies { site: usize, node: usize, leaves: bool },
+    NodeDies {
+        site: usize,
+        node: usize,
+        leaves: bool,
+    },
     /// A connection between an agent and its CRM breaks.
-    AgentCut { site: usize, node: usize },
+    AgentCut {
+        site: usize,
+        node: usize,
+    },
 }
 
 /// How the world behaves all the time, in thousandths of cases.
@@ -337,11 +392,11 @@ fn temper(random: &mut Random) -> Temper {
         pilot_twice: some(200, 400),
         gone_twice: some(200, 500),
         gone_early: some(120, 200),
-        cancel_ignored: some(150, 400),
+        cancel_ignored: some(150, 900),
         agent_slow: some(200, 200),
         agent_fails: some(120, 100),
         agent_dies: some(150, 100),
-        agent_silent: some(100, 60),
+        agent_silent: some(120, 120),
         sweep_fails: some(120, 300),
     }
 }

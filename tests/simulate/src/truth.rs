@@ -80,13 +80,7 @@ impl Truth {
         }
     }
 
-    pub fn start(
-        &mut self,
-        (at, history): (Micros, &mut History),
-        site: usize,
-        pilot: PilotId,
-        job: JobId,
-    ) {
+    pub fn start(&mut self, (at, history): (Micros, &mut History), site: usize, pilot: PilotId, job: JobId) {
         if !self.started.insert((job, pilot.epoch, site, pilot.member)) {
             let what = || format!("{job} starts again at member {} of site {site}", pilot.member);
             history.broken(at, "start-once", what);

@@ -33,19 +33,53 @@ pub enum Message {
 /// Everything that can happen.
 #[derive(Debug)]
 pub enum Happening {
-    Wake { who: Who, life: u32 },
-    Synced { who: Who, life: u32 },
-    Start { who: Who },
-    Resume { who: Who, life: u32 },
-    Arrives { site: usize, connection: u64, message: Message },
-    Dial { site: usize, life: u32 },
+    Wake {
+        who: Who,
+        life: u32,
+    },
+    Synced {
+        who: Who,
+        life: u32,
+    },
+    Start {
+        who: Who,
+    },
+    Resume {
+        who: Who,
+        life: u32,
+    },
+    Arrives {
+        site: usize,
+        connection: u64,
+        message: Message,
+    },
+    Dial {
+        site: usize,
+        life: u32,
+    },
     /// An end of a connection notices that it is gone.
-    Notices { site: usize, end: End, connection: u64 },
-    Field { site: usize, news: News },
-    Asks { client: usize },
-    HangsUp { client: usize, connection: u64 },
-    Fault { number: usize },
-    Heals { number: usize },
+    Notices {
+        site: usize,
+        end: End,
+        connection: u64,
+    },
+    Field {
+        site: usize,
+        news: News,
+    },
+    Asks {
+        client: usize,
+    },
+    HangsUp {
+        client: usize,
+        connection: u64,
+    },
+    Fault {
+        number: usize,
+    },
+    Heals {
+        number: usize,
+    },
     /// Look whether all is as it should be.
     Look,
 }
@@ -168,12 +202,10 @@ impl World {
             Happening::Wake { who: Who::Site(site), life } if life == self.sites[site].host.life => {
                 self.wake_site(site);
             }
-            Happening::Synced { who: Who::Grc, life } if life == self.grc.life => {
-                match self.grc.synced() {
-                    Ok(()) => self.run_grc(),
-                    Err(error) => self.dies(Who::Grc, &format!("its disk says {error:?}"), S),
-                }
-            }
+            Happening::Synced { who: Who::Grc, life } if life == self.grc.life => match self.grc.synced() {
+                Ok(()) => self.run_grc(),
+                Err(error) => self.dies(Who::Grc, &format!("its disk says {error:?}"), S),
+            },
             Happening::Synced { who: Who::Site(site), life } if life == self.sites[site].host.life => {
                 match self.sites[site].host.synced() {
                     Ok(()) => self.run_site(site),
