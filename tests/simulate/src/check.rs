@@ -159,7 +159,7 @@ impl World {
     fn blur(&self) -> std::time::Duration {
         let temper = &self.scenario.temper;
         let late = if temper.out_of_order > 0 { 2 * S } else { 0 };
-        std::time::Duration::from_micros(temper.delay + late + self.slowest_commit() + 1_500 * MS)
+        std::time::Duration::from_micros(temper.delay + late + self.slowest_commit() + 2_500 * MS)
     }
 
     /// What a site has voted for and granted is never more than it has.

@@ -136,12 +136,7 @@ impl World {
                     self.heard(number, &reply);
                 }
             }
-            Action::Report { reservation, what } => {
-                if what.as_str().contains("in time") {
-                    self.promises.all.entry(reservation).or_default().released = true;
-                }
-                self.say("grc", || format!("reports {reservation}: {what}"));
-            }
+            Action::Report { reservation, what } => self.say("grc", || format!("reports {reservation}: {what}")),
             Action::Record(_)
             | Action::Notify { .. }
             | Action::ExpectOutput { .. }
