@@ -12,7 +12,7 @@ use protocol::reservation::{Ask, Bandwidth, Change, Limits, Placement, Start};
 
 use crate::agenda::Micros;
 use crate::history::History;
-use crate::scenario::{Asked, Want, When, Wish};
+use crate::scenario::{Asked, Shown, Want, When, Wish};
 
 #[derive(Debug)]
 pub struct Client {
@@ -92,7 +92,7 @@ impl Clients {
             | Wish::Modify { of, .. }
             | Wish::Release { of }
             | Wish::Cancel { of }
-            | Wish::Show { of } => {
+            | Wish::Show { of, .. } => {
                 let (reservation, made_job) = match &self.all[*of] {
                     Client { answer: Some(Reply::Reserved(id)), .. } => (*id, None),
                     Client { answer: Some(Reply::Submitted { reservation, job }), .. } => {
@@ -127,6 +127,9 @@ impl Clients {
             }
             Wish::Release { .. } => Request::Release(Selector::Id(reservation)),
             Wish::Cancel { .. } => Request::Cancel(Selector::Id(made_job?)),
+            Wish::Show { what: Shown::Job, .. } => Request::ShowJob(Selector::Id(made_job?)),
+            Wish::Show { what: Shown::Reasons, .. } => Request::ExplainReservation(Selector::Id(reservation)),
+            Wish::Show { what: Shown::Usage, .. } => Request::Usage(Selector::Id(reservation)),
             _ => Request::ShowReservation(Selector::Id(reservation)),
         })
     }

@@ -2,6 +2,7 @@
 
 use grc::coordinator::{Action, ConnectionId, Coordinator, Event};
 use protocol::client::{Reply, Request};
+use protocol::refusal::Refusal;
 use protocol::site::{FromSite, ToSite};
 
 use crate::agenda::{MS, Micros, S};
@@ -136,7 +137,9 @@ impl World {
                     self.heard(number, &reply);
                 }
             }
-            Action::Report { reservation, what } => self.say("grc", || format!("reports {reservation}: {what}")),
+            Action::Report { reservation, what } => {
+                self.say("grc", || format!("reports {reservation}: {what}"))
+            }
             Action::Record(_)
             | Action::Notify { .. }
             | Action::ExpectOutput { .. }
@@ -205,6 +208,11 @@ impl World {
         }
         match reply {
             Reply::Reservation(view) => self.promises.viewed((now, &mut self.history), view),
+            Reply::Job(view) => self.promises.viewed_job((now, &mut self.history), view),
+            Reply::Refused(Refusal::UnknownReservation { .. } | Refusal::UnknownJob { .. }) => {
+                let request = &self.clients.all[number].request;
+                self.history.broken(now, "views", || format!("{request:?} is about nothing"));
+            }
             Reply::Reservations(views) => {
                 for view in views {
                     self.promises.viewed((now, &mut self.history), view);

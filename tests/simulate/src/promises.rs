@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::client::{Reply, Request, Selector};
 use protocol::ids::{Epoch, JobId, ReservationId, Version};
+use protocol::job::{JobState, JobView};
 use protocol::reservation::{ReservationState, ReservationView};
 use protocol::site::{FromSite, Part, ToSite};
 
@@ -54,6 +55,8 @@ pub struct Promises {
     pub all: BTreeMap<ReservationId, Promise>,
     /// Reservations whose jobs these are.
     jobs: BTreeMap<JobId, ReservationId>,
+    /// How jobs ended, as their users were shown.
+    ended_jobs: BTreeMap<JobId, JobState>,
     /// Commands that are ordered before their window are told once only.
     early: BTreeSet<JobId>,
 }
@@ -191,6 +194,16 @@ impl Promises {
             history.broken(at, "views", || format!("{} was granted and is shown as {}", view.id, view.state));
         }
         promise.shown = Some((view.version, view.epoch, over));
+    }
+
+    /// A user is shown a job: how it ended does not change.
+    pub fn viewed_job(&mut self, (at, history): (Micros, &mut History), view: &JobView) {
+        if let Some(known) = self.ended_jobs.get(&view.id).filter(|known| **known != view.state) {
+            history.broken(at, "views", || format!("{} ended as {known:?}, now {:?}", view.id, view.state));
+        }
+        if view.state.is_final() {
+            self.ended_jobs.insert(view.id, view.state.clone());
+        }
     }
 
     /// Whether a site must have this grant now.

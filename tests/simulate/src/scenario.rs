@@ -51,8 +51,19 @@ pub enum Wish {
     },
     Show {
         of: usize,
+        what: Shown,
     },
     List,
+}
+
+/// What of a reservation a user looks at.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Shown {
+    Reservation,
+    /// The job that it was made for, if it was.
+    Job,
+    Reasons,
+    Usage,
 }
 
 impl Wish {
@@ -64,7 +75,7 @@ impl Wish {
             | Self::Release { of }
             | Self::Cancel { of }
             | Self::Repeat { of }
-            | Self::Show { of } => Some(*of),
+            | Self::Show { of, .. } => Some(*of),
             Self::Reserve(_) | Self::Submit { .. } | Self::List => None,
         }
     }
@@ -284,7 +295,7 @@ fn requests(random: &mut Random, sites: usize, calm_at: Micros, uplinks: bool) -
     let mut asked: Vec<Asked> = Vec::new();
     for n in 0..count {
         let earlier = |random: &mut Random| random.below(n.max(1) as u64) as usize;
-        let wish = match if n == 0 { 0 } else { random.below(20) } {
+        let wish = match if n == 0 { 0 } else { random.below(22) } {
             0..=6 => Wish::Reserve(want(random, sites)),
             7..=9 => Wish::Submit { want: want(random, sites), all: random.chance(500) },
             10 | 11 => Wish::SubmitIn { of: earlier(random), all: random.chance(500) },
@@ -297,7 +308,11 @@ fn requests(random: &mut Random, sites: usize, calm_at: Micros, uplinks: bool) -
             15 | 16 => Wish::Release { of: earlier(random) },
             17 => Wish::Cancel { of: earlier(random) },
             18 => Wish::Repeat { of: earlier(random) },
-            _ if random.chance(700) => Wish::Show { of: earlier(random) },
+            _ if random.chance(800) => {
+                use Shown::{Job, Reasons, Reservation, Usage};
+                let what = *random.pick(&[Reservation, Reservation, Job, Reasons, Usage]);
+                Wish::Show { of: earlier(random), what }
+            }
             _ => Wish::List,
         };
         // Bursts as well as lone requests.

@@ -7,7 +7,8 @@ const HISTORIES: u64 = 600;
 #[test]
 fn every_rule_holds_in_every_history() {
     let summary = simulate_many(1, HISTORIES, 2, None);
-    let finding = summary.finding.map(|finding| format!("seed {} breaks {}", finding.seed, finding.violation));
+    let finding =
+        summary.finding.map(|finding| format!("seed {} breaks {}", finding.seed, finding.violation));
     assert_eq!(finding, None);
     assert_eq!(summary.histories, HISTORIES);
 }
