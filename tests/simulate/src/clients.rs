@@ -40,7 +40,7 @@ pub struct Clients {
 
 /// What can be made of a wish now.
 pub enum Made {
-    Request(Request),
+    Request(Box<Request>),
     /// What it is about has not been answered yet.
     NotYet,
     /// It is about nothing.
@@ -71,7 +71,7 @@ impl Clients {
     pub fn make(&self, number: usize, now_s: u64) -> Made {
         let client = &self.all[number];
         if let Some(request) = &client.request {
-            return Made::Request(request.clone());
+            return Made::Request(Box::new(request.clone()));
         }
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&self.seed.to_le_bytes());
@@ -83,7 +83,9 @@ impl Clients {
             Wish::List => Request::Reservations,
             Wish::Repeat { of } => {
                 return match &self.all[*of] {
-                    Client { request: Some(request), answer: Some(_), .. } => Made::Request(request.clone()),
+                    Client { request: Some(request), answer: Some(_), .. } => {
+                        Made::Request(Box::new(request.clone()))
+                    }
                     Client { done: true, .. } => Made::Never,
                     _ => Made::NotYet,
                 };
@@ -107,7 +109,7 @@ impl Clients {
                 }
             }
         };
-        Made::Request(request)
+        Made::Request(Box::new(request))
     }
 
     fn about(

@@ -167,7 +167,7 @@ impl World {
             return;
         }
         let request = match self.clients.make(client, self.grc.now(now).as_secs()) {
-            Made::Request(request) => request,
+            Made::Request(request) => *request,
             Made::NotYet => {
                 self.agenda.after(S, Happening::Asks { client });
                 return;

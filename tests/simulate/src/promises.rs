@@ -168,11 +168,11 @@ impl Promises {
                     history.broken(at, "grant-kept", what);
                 }
             }
-            FromSite::Lost { reservation, version } if self.in_force(*reservation, at) => {
-                if self.all[reservation].version == *version {
-                    let what = || format!("site {site} has lost version {} of {reservation}", version.0);
-                    history.broken(at, "grant-kept", what);
-                }
+            FromSite::Lost { reservation, version }
+                if self.in_force(*reservation, at) && self.all[reservation].version == *version =>
+            {
+                let what = || format!("site {site} has lost version {} of {reservation}", version.0);
+                history.broken(at, "grant-kept", what);
             }
             _ => {}
         }

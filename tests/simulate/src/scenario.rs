@@ -338,7 +338,7 @@ fn requests(random: &mut Random, sites: usize, calm_at: Micros, uplinks: bool) -
 
 /// Every kind of fault is there in some histories only, so that each also meets calm.
 fn faults(random: &mut Random, sites: &[SiteSpec], calm_at: Micros) -> Vec<(Micros, Fault)> {
-    let kinds = random.next();
+    let kinds = random.draw();
     let count = if random.chance(100) { 0 } else { random.between(1, 12) };
     let mut faults = Vec::new();
     for _ in 0..count {
