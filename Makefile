@@ -39,6 +39,7 @@ demo: needs build
 # The grids of the tests share the machine: one test at a time. The other crates' tests do not.
 test: needs build
 	$(CARGO) test --locked --workspace --exclude gridpilot-tests --exclude node-manager
+	$(CARGO) test --locked -p gridpilot-simulate --features planted --test simulation planted
 	$(CARGO) test --locked -p node-manager -- --test-threads=1
 	$(CARGO) test --locked -p gridpilot-tests -- --test-threads=1
 

@@ -326,13 +326,9 @@ impl Coordinator {
             true => self.room.cancel(id, &attempt.shares),
             false => self.room.abort_change(id),
         }
-        let unanswered: Vec<SiteName> = attempt.all.unanswered().cloned().collect();
         for site in attempt.all.sites() {
             if first && let Some(site) = self.sites.get_mut(site) {
                 site.reservations.remove(&id);
-            }
-            if planted(Bug::ReleaseOnlyAnswered) && unanswered.contains(site) {
-                continue;
             }
             self.send(site, ToSite::Release { reservation: id, version });
         }

@@ -52,7 +52,7 @@ impl<T> Agenda<T> {
     }
 
     /// The next happening; the time is its time from now on.
-    pub fn next(&mut self) -> Option<T> {
+    pub fn advance(&mut self) -> Option<T> {
         let Reverse((time, _, place)) = self.order.pop()?;
         self.now = time;
         self.free.push(place);
@@ -70,9 +70,9 @@ mod tests {
         for (time, what) in [(5, 'c'), (1, 'a'), (5, 'd'), (2, 'b')] {
             agenda.at(time, what);
         }
-        assert_eq!(agenda.next(), Some('a'));
+        assert_eq!(agenda.advance(), Some('a'));
         agenda.at(0, 'x');
-        let rest: String = std::iter::from_fn(|| agenda.next()).collect();
+        let rest: String = std::iter::from_fn(|| agenda.advance()).collect();
         assert_eq!((rest.as_str(), agenda.now()), ("xbcd", 5));
     }
 }

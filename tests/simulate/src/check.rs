@@ -49,14 +49,25 @@ fn claims<'a>(saved: &'a [SavedReservation], attempts: &[(ReservationId, Version
         }
         let open = |version| attempts.contains(&(one.id, version));
         if let Some(attempt) = one.attempt.as_ref().filter(|attempt| open(attempt.version)) {
-            let (window, rates) = (attempt.window, attempt.rates.as_slice());
-            claims.push(Claim { id: one.id, window, shares: &attempt.shares, rates });
+            // The network is reserved last: until it is, several attempts may want the same of it.
+            claims.push(Claim { id: one.id, window: attempt.window, shares: &attempt.shares, rates: &[] });
         }
     }
     claims
 }
 
 impl World {
+    /// The window of a grant as it is durable, in true time.
+    pub fn decided(&self, id: ReservationId, version: Version) -> Option<(Micros, Micros)> {
+        let key = journal::Key::of(1, id.0);
+        let (_, bytes) = self.grc.disk.records().find(|(one, _)| **one == key)?;
+        let Ok(Value::Reservation(saved)) = Value::decode(bytes) else { return None };
+        let grant = saved.grant.filter(|grant| grant.version == version)?;
+        let now = self.agenda.now();
+        let when = |at| self.grc.clocks.when(now, at);
+        Some((when(grant.window.start), when(grant.window.end)))
+    }
+
     /// No place on a node, no link and no uplink above what there is, at any time; and no address
     /// in two reservations at once.
     pub fn check_books(&mut self) {
@@ -148,7 +159,7 @@ impl World {
     fn blur(&self) -> std::time::Duration {
         let temper = &self.scenario.temper;
         let late = if temper.out_of_order > 0 { 2 * S } else { 0 };
-        std::time::Duration::from_micros(temper.delay + late + 1_500 * MS)
+        std::time::Duration::from_micros(temper.delay + late + self.slowest_commit() + 2_500 * MS)
     }
 
     /// What a site has voted for and granted is never more than it has.

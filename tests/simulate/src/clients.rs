@@ -12,7 +12,7 @@ use protocol::reservation::{Ask, Bandwidth, Change, Limits, Placement, Start};
 
 use crate::agenda::Micros;
 use crate::history::History;
-use crate::scenario::{Asked, Want, When, Wish};
+use crate::scenario::{Asked, Shown, Want, When, Wish};
 
 #[derive(Debug)]
 pub struct Client {
@@ -40,7 +40,7 @@ pub struct Clients {
 
 /// What can be made of a wish now.
 pub enum Made {
-    Request(Request),
+    Request(Box<Request>),
     /// What it is about has not been answered yet.
     NotYet,
     /// It is about nothing.
@@ -71,7 +71,7 @@ impl Clients {
     pub fn make(&self, number: usize, now_s: u64) -> Made {
         let client = &self.all[number];
         if let Some(request) = &client.request {
-            return Made::Request(request.clone());
+            return Made::Request(Box::new(request.clone()));
         }
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&self.seed.to_le_bytes());
@@ -83,7 +83,9 @@ impl Clients {
             Wish::List => Request::Reservations,
             Wish::Repeat { of } => {
                 return match &self.all[*of] {
-                    Client { request: Some(request), answer: Some(_), .. } => Made::Request(request.clone()),
+                    Client { request: Some(request), answer: Some(_), .. } => {
+                        Made::Request(Box::new(request.clone()))
+                    }
                     Client { done: true, .. } => Made::Never,
                     _ => Made::NotYet,
                 };
@@ -92,7 +94,7 @@ impl Clients {
             | Wish::Modify { of, .. }
             | Wish::Release { of }
             | Wish::Cancel { of }
-            | Wish::Show { of } => {
+            | Wish::Show { of, .. } => {
                 let (reservation, made_job) = match &self.all[*of] {
                     Client { answer: Some(Reply::Reserved(id)), .. } => (*id, None),
                     Client { answer: Some(Reply::Submitted { reservation, job }), .. } => {
@@ -107,7 +109,7 @@ impl Clients {
                 }
             }
         };
-        Made::Request(request)
+        Made::Request(Box::new(request))
     }
 
     fn about(
@@ -127,6 +129,9 @@ impl Clients {
             }
             Wish::Release { .. } => Request::Release(Selector::Id(reservation)),
             Wish::Cancel { .. } => Request::Cancel(Selector::Id(made_job?)),
+            Wish::Show { what: Shown::Job, .. } => Request::ShowJob(Selector::Id(made_job?)),
+            Wish::Show { what: Shown::Reasons, .. } => Request::ExplainReservation(Selector::Id(reservation)),
+            Wish::Show { what: Shown::Usage, .. } => Request::Usage(Selector::Id(reservation)),
             _ => Request::ShowReservation(Selector::Id(reservation)),
         })
     }

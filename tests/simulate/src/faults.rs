@@ -99,10 +99,8 @@ impl World {
 
     pub fn heals(&mut self, number: usize) {
         match self.scenario.faults[number].1.clone() {
-            Fault::Crash { who, actions: _, down } => {
-                if self.fuse(who).is_some_and(|fuse| fuse.is_some()) {
-                    self.dies(who, "it is killed", down);
-                }
+            Fault::Crash { who, actions: _, down } if self.fuse(who).is_some_and(|fuse| fuse.is_some()) => {
+                self.dies(who, "it is killed", down);
             }
             Fault::DiskFull { who, .. } => self.disk(who).full = false,
             Fault::DiskError { who } => self.disk(who).broken = false,

@@ -186,7 +186,7 @@ impl Field {
             none = false;
             let ignored = self.random.chance(around.temper.cancel_ignored);
             let delay =
-                if ignored { self.random.between(5, 60) * S } else { self.random.between(20, 2_000) * MS };
+                if ignored { self.random.between(5, 100) * S } else { self.random.between(20, 2_000) * MS };
             around.follows.push((delay, News::Dies(number, false)));
         }
         if none {

@@ -43,7 +43,7 @@ impl<A> Gate<A> {
     }
 
     /// The next action that may be performed now.
-    pub fn next(&mut self) -> Option<A> {
+    pub fn release(&mut self) -> Option<A> {
         while let Some(first) = self.waiting.pop_front() {
             match first {
                 Behind::Action(action) => return Some(action),
@@ -70,10 +70,10 @@ mod tests {
         gate.action('b');
         gate.commit(1);
         gate.action('c');
-        assert_eq!((gate.next(), gate.next()), (Some('a'), None));
+        assert_eq!((gate.release(), gate.release()), (Some('a'), None));
         gate.durable(0);
-        assert_eq!((gate.next(), gate.next()), (Some('b'), None));
+        assert_eq!((gate.release(), gate.release()), (Some('b'), None));
         gate.durable(1);
-        assert_eq!((gate.next(), gate.next()), (Some('c'), None));
+        assert_eq!((gate.release(), gate.release()), (Some('c'), None));
     }
 }

@@ -2,12 +2,14 @@
 
 use grc::coordinator::{Action, ConnectionId, Coordinator, Event};
 use protocol::client::{Reply, Request};
+use protocol::refusal::Refusal;
 use protocol::site::{FromSite, ToSite};
 
 use crate::agenda::{MS, Micros, S};
 use crate::clients::Made;
 use crate::host::Next;
 use crate::network::End;
+use crate::promises::Sent;
 use crate::scenario::{Fault, Who, Wish};
 use crate::world::{Happening, Message, World};
 
@@ -107,8 +109,12 @@ impl World {
                     self.history.broken(now, "well-formed", || format!("{message:?}: {refusal}"));
                 }
                 self.say("grc", || format!("-> {site} {message:?}"));
-                let late = self.slowest_commit();
-                self.promises.sent((now, &mut self.history), (number, late), &message);
+                let decided = match &message {
+                    ToSite::Commit { reservation, version, .. } => self.decided(*reservation, *version),
+                    _ => None,
+                };
+                let about = Sent { site: number, late: self.slowest_commit(), decided };
+                self.promises.sent((now, &mut self.history), about, &message);
                 self.books_changed |= matches!(message, ToSite::Hold { .. } | ToSite::Commit { .. });
                 self.sends_to(number, connection.0, message);
             }
@@ -132,10 +138,7 @@ impl World {
                 }
             }
             Action::Report { reservation, what } => {
-                if what.as_str().contains(": in time ") {
-                    self.promises.all.entry(reservation).or_default().released = true;
-                }
-                self.say("grc", || format!("reports {reservation}: {what}"));
+                self.say("grc", || format!("reports {reservation}: {what}"))
             }
             Action::Record(_)
             | Action::Notify { .. }
@@ -164,7 +167,7 @@ impl World {
             return;
         }
         let request = match self.clients.make(client, self.grc.now(now).as_secs()) {
-            Made::Request(request) => request,
+            Made::Request(request) => *request,
             Made::NotYet => {
                 self.agenda.after(S, Happening::Asks { client });
                 return;
@@ -205,6 +208,11 @@ impl World {
         }
         match reply {
             Reply::Reservation(view) => self.promises.viewed((now, &mut self.history), view),
+            Reply::Job(view) => self.promises.viewed_job((now, &mut self.history), view),
+            Reply::Refused(Refusal::UnknownReservation { .. } | Refusal::UnknownJob { .. }) => {
+                let request = &self.clients.all[number].request;
+                self.history.broken(now, "views", || format!("{request:?} is about nothing"));
+            }
             Reply::Reservations(views) => {
                 for view in views {
                     self.promises.viewed((now, &mut self.history), view);
@@ -221,7 +229,7 @@ impl World {
     }
 
     /// What is sent waits for its record, and that perhaps for one before it.
-    fn slowest_commit(&self) -> Micros {
+    pub fn slowest_commit(&self) -> Micros {
         let slow = self.scenario.faults.iter().map(|(_, fault)| match fault {
             Fault::DiskSlow { who: Who::Grc, commit, .. } => 4 * *commit,
             _ => 0,

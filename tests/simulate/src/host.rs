@@ -139,7 +139,7 @@ impl<O: Owner> Host<O> {
         if self.paused || self.owner.is_none() {
             return Next::Nothing;
         }
-        match self.gate.next() {
+        match self.gate.release() {
             None => Next::Nothing,
             Some(action) => match &mut self.fuse {
                 Some(0) => Next::Crash,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::client::{Reply, Request, Selector};
 use protocol::ids::{Epoch, JobId, ReservationId, Version};
+use protocol::job::{JobState, JobView};
 use protocol::reservation::{ReservationState, ReservationView};
 use protocol::site::{FromSite, Part, ToSite};
 
@@ -13,6 +14,16 @@ use crate::history::{History, time};
 
 /// What the clocks of two machines and the way between them may differ after a reboot.
 const TOLERANCE: Micros = 2 * S;
+
+/// What is known of a message to a site beside its words.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    pub site: usize,
+    /// How long it may have waited for records.
+    pub late: Micros,
+    /// For a Commit: the window that is durable, in true time.
+    pub decided: Option<(Micros, Micros)>,
+}
 
 #[derive(Clone, Debug, Default)]
 pub struct Promise {
@@ -44,6 +55,8 @@ pub struct Promises {
     pub all: BTreeMap<ReservationId, Promise>,
     /// Reservations whose jobs these are.
     jobs: BTreeMap<JobId, ReservationId>,
+    /// How jobs ended, as their users were shown.
+    ended_jobs: BTreeMap<JobId, JobState>,
     /// Commands that are ordered before their window are told once only.
     early: BTreeSet<JobId>,
 }
@@ -82,45 +95,39 @@ impl Promises {
     }
 
     /// The GRC says something to a site.
-    pub fn sent(
-        &mut self,
-        (at, history): (Micros, &mut History),
-        (site, late): (usize, Micros),
-        message: &ToSite,
-    ) {
+    pub fn sent(&mut self, (at, history): (Micros, &mut History), about: Sent, message: &ToSite) {
         match message {
             ToSite::Hold { reservation, version, part } => {
                 let promise = self.all.entry(*reservation).or_default();
                 promise.touched = at;
-                promise.parts.entry((*version, site)).or_insert_with(|| part.clone());
+                promise.parts.entry((*version, about.site)).or_insert_with(|| part.clone());
             }
             ToSite::Commit { reservation, version, window } => {
                 let promise = self.all.entry(*reservation).or_default();
                 promise.granted.get_or_insert(at);
                 promise.touched = at;
+                let (begins, ends) =
+                    about.decided.unwrap_or((at + window.starts_in_ms * MS, at + window.ends_in_ms * MS));
                 if *version > promise.version {
                     promise.version = *version;
                     promise.changed = Some(at);
-                    promise.begins = at + window.starts_in_ms * MS;
-                    promise.ends = at + window.ends_in_ms * MS;
-                } else if *version == promise.version {
-                    let ends = at + window.ends_in_ms * MS;
-                    // What remained was counted before the record behind which it was sent.
-                    if ends.abs_diff(promise.ends) > TOLERANCE + late && at < promise.ends.min(ends) {
-                        let was = promise.ends;
-                        let what =
-                            || format!("{reservation} was to end at {}, now at {}", time(was), time(ends));
-                        history.broken(at, "window", what);
-                    }
-                    promise.ends = promise.ends.min(ends);
-                    promise.begins = promise.begins.min(at + window.starts_in_ms * MS);
+                    promise.begins = begins;
+                    promise.ends = ends;
+                } else if *version == promise.version
+                    && ends.abs_diff(promise.ends) > TOLERANCE
+                    && at < promise.ends
+                {
+                    let was = promise.ends;
+                    let what = || format!("{reservation} was to end at {}, now at {}", time(was), time(ends));
+                    history.broken(at, "window", what);
                 }
             }
             ToSite::End { reservation } => self.ends((at, history), *reservation),
             ToSite::Exec { reservation, job, .. } => {
                 let Some(promise) = self.all.get(reservation) else { return };
                 let (begins, ends) = (promise.begins, promise.ends);
-                if (at + TOLERANCE < begins || at > ends + TOLERANCE) && self.early.insert(*job) {
+                if (at + TOLERANCE < begins || at > ends + TOLERANCE + about.late) && self.early.insert(*job)
+                {
                     let what =
                         || format!("{job} starts outside of its window {}..{}", time(begins), time(ends));
                     history.broken(at, "window", what);
@@ -161,11 +168,11 @@ impl Promises {
                     history.broken(at, "grant-kept", what);
                 }
             }
-            FromSite::Lost { reservation, version } if self.in_force(*reservation, at) => {
-                if self.all[reservation].version == *version {
-                    let what = || format!("site {site} has lost version {} of {reservation}", version.0);
-                    history.broken(at, "grant-kept", what);
-                }
+            FromSite::Lost { reservation, version }
+                if self.in_force(*reservation, at) && self.all[reservation].version == *version =>
+            {
+                let what = || format!("site {site} has lost version {} of {reservation}", version.0);
+                history.broken(at, "grant-kept", what);
             }
             _ => {}
         }
@@ -187,6 +194,16 @@ impl Promises {
             history.broken(at, "views", || format!("{} was granted and is shown as {}", view.id, view.state));
         }
         promise.shown = Some((view.version, view.epoch, over));
+    }
+
+    /// A user is shown a job: how it ended does not change.
+    pub fn viewed_job(&mut self, (at, history): (Micros, &mut History), view: &JobView) {
+        if let Some(known) = self.ended_jobs.get(&view.id).filter(|known| **known != view.state) {
+            history.broken(at, "views", || format!("{} ended as {known:?}, now {:?}", view.id, view.state));
+        }
+        if view.state.is_final() {
+            self.ended_jobs.insert(view.id, view.state.clone());
+        }
     }
 
     /// Whether a site must have this grant now.

@@ -51,8 +51,19 @@ pub enum Wish {
     },
     Show {
         of: usize,
+        what: Shown,
     },
     List,
+}
+
+/// What of a reservation a user looks at.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Shown {
+    Reservation,
+    /// The job that it was made for, if it was.
+    Job,
+    Reasons,
+    Usage,
 }
 
 impl Wish {
@@ -64,7 +75,7 @@ impl Wish {
             | Self::Release { of }
             | Self::Cancel { of }
             | Self::Repeat { of }
-            | Self::Show { of } => Some(*of),
+            | Self::Show { of, .. } => Some(*of),
             Self::Reserve(_) | Self::Submit { .. } | Self::List => None,
         }
     }
@@ -199,7 +210,10 @@ pub struct Scenario {
     pub traffic: bool,
 }
 
+/// Ample, and so small that addresses of before are soon needed again.
 const RANGES: [&str; 3] = ["10.1.0.0/26", "10.1.0.64/26", "10.1.0.128/26"];
+const SMALL_RANGES: [&str; 3] = ["10.1.0.0/29", "10.1.0.8/29", "10.1.0.16/29"];
+const SMALL_SAME_RANGE: &str = "10.1.0.0/28";
 
 impl Scenario {
     pub fn new(seed: u64) -> Self {
@@ -237,12 +251,19 @@ impl Scenario {
 fn sites(random: &mut Random) -> Vec<SiteSpec> {
     let count = random.between(2, 3) as usize;
     let same_range = random.chance(500);
+    let small = random.chance(500);
+    let range = |n: usize| match (same_range, small) {
+        (true, true) => SMALL_SAME_RANGE,
+        (true, false) => RANGES[0],
+        (false, true) => SMALL_RANGES[n],
+        (false, false) => RANGES[n],
+    };
     let uplinks = random.chance(400);
     (0..count)
         .map(|n| SiteSpec {
             nodes: random.between(1, 3) as u32,
             members_max: if random.chance(300) { 2 } else { 1 },
-            range: RANGES[if same_range { 0 } else { n }],
+            range: range(n),
             uplink_kbit: (uplinks && random.chance(800)).then_some(300_000),
         })
         .collect()
@@ -265,7 +286,8 @@ fn want(random: &mut Random, sites: usize) -> Want {
         _ => When::Ahead(random.between(1, 50) as u32, random.between(0, 30) as u32),
     };
     let rate_kbit = if random.chance(600) { random.between(4, 16) as u32 * 10_000 } else { 0 };
-    Want { nodes, anywhere, when, duration_s: random.between(3, 50) as u32, rate_kbit }
+    let duration_s = if random.chance(120) { random.between(50, 250) } else { random.between(3, 50) } as u32;
+    Want { nodes, anywhere, when, duration_s, rate_kbit }
 }
 
 fn requests(random: &mut Random, sites: usize, calm_at: Micros, uplinks: bool) -> Vec<Asked> {
@@ -273,7 +295,7 @@ fn requests(random: &mut Random, sites: usize, calm_at: Micros, uplinks: bool) -
     let mut asked: Vec<Asked> = Vec::new();
     for n in 0..count {
         let earlier = |random: &mut Random| random.below(n.max(1) as u64) as usize;
-        let wish = match if n == 0 { 0 } else { random.below(20) } {
+        let wish = match if n == 0 { 0 } else { random.below(22) } {
             0..=6 => Wish::Reserve(want(random, sites)),
             7..=9 => Wish::Submit { want: want(random, sites), all: random.chance(500) },
             10 | 11 => Wish::SubmitIn { of: earlier(random), all: random.chance(500) },
@@ -286,7 +308,11 @@ fn requests(random: &mut Random, sites: usize, calm_at: Micros, uplinks: bool) -
             15 | 16 => Wish::Release { of: earlier(random) },
             17 => Wish::Cancel { of: earlier(random) },
             18 => Wish::Repeat { of: earlier(random) },
-            _ if random.chance(700) => Wish::Show { of: earlier(random) },
+            _ if random.chance(800) => {
+                use Shown::{Job, Reasons, Reservation, Usage};
+                let what = *random.pick(&[Reservation, Reservation, Job, Reasons, Usage]);
+                Wish::Show { of: earlier(random), what }
+            }
             _ => Wish::List,
         };
         // Bursts as well as lone requests.
@@ -312,7 +338,7 @@ fn requests(random: &mut Random, sites: usize, calm_at: Micros, uplinks: bool) -
 
 /// Every kind of fault is there in some histories only, so that each also meets calm.
 fn faults(random: &mut Random, sites: &[SiteSpec], calm_at: Micros) -> Vec<(Micros, Fault)> {
-    let kinds = random.next();
+    let kinds = random.draw();
     let count = if random.chance(100) { 0 } else { random.between(1, 12) };
     let mut faults = Vec::new();
     for _ in 0..count {
@@ -381,11 +407,11 @@ fn temper(random: &mut Random) -> Temper {
         pilot_twice: some(200, 400),
         gone_twice: some(200, 500),
         gone_early: some(120, 200),
-        cancel_ignored: some(150, 400),
+        cancel_ignored: some(150, 900),
         agent_slow: some(200, 200),
         agent_fails: some(120, 100),
         agent_dies: some(150, 100),
-        agent_silent: some(100, 60),
+        agent_silent: some(120, 120),
         sweep_fails: some(120, 300),
     }
 }

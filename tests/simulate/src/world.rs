@@ -182,7 +182,7 @@ impl World {
     /// The whole history, up to the first broken rule.
     pub fn run(&mut self) {
         while self.history.violation.is_none() && !self.over {
-            let Some(happening) = self.agenda.next() else { break };
+            let Some(happening) = self.agenda.advance() else { break };
             let now = self.agenda.now();
             self.history.count(now, kind(&happening));
             self.happen(happening);
