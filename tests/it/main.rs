@@ -4,6 +4,7 @@
 
 mod common;
 mod death;
+mod full_disk;
 mod grid;
 mod hostile;
 mod house;
