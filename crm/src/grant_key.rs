@@ -137,7 +137,7 @@ mod tests {
 
         let mut rates_kbit = [0; grant::CLASSES_MAX];
         rates_kbit[0] = 1000;
-        let rates = Rates { nonce: [7; 16], serial: 1, rates_kbit, destinations: vec![] };
+        let rates = Rates { nonce: [7; 16], serial: 1, lifetime_s: 9, rates_kbit, destinations: vec![] };
         let signed = key.rates(&rates).unwrap();
         let record: [u8; grant::RATES_LEN] = signed.record.clone().try_into().unwrap();
         assert_eq!(Rates::decode(&record), Ok(rates.clone()));

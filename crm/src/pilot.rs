@@ -21,10 +21,12 @@
 //! changes nothing. The node and the address are given back exactly once, on the way into `Gone`.
 //! After a restart of the CRM the pilots of before begin at `Cancelling`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use grant::Rates;
 use protocol::ids::{Epoch, MemberNumber, ReservationId};
 use protocol::keys::MemberKeys;
 use protocol::names::NodeName;
@@ -255,8 +257,12 @@ pub struct Pilot {
     pub keys: Option<MemberKeys>,
     /// The challenge of its monitor, once it arrived.
     pub nonce: Option<[u8; 16]>,
-    /// Rates went with its SETUP.
-    pub shaped: bool,
+    /// What its node was told last of rates and lifetime.
+    pub told: Option<Box<Rates>>,
+    /// Orders of its part's shares that its node has not answered, by the serial it was told.
+    pub orders: BTreeMap<u32, u32>,
+    /// When its node ends it by itself, margin included.
+    pub lease_end: Duration,
     /// Why it is not clean, while it is not.
     pub dirt: Option<protocol::names::Text>,
 }
@@ -273,7 +279,9 @@ impl Pilot {
             batch_gone: false,
             keys: None,
             nonce: None,
-            shaped: false,
+            told: None,
+            orders: BTreeMap::new(),
+            lease_end: Duration::ZERO,
             dirt: None,
         }
     }

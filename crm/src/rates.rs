@@ -106,15 +106,20 @@ impl Classes {
     }
 
     /// What one member's node is told: its rate in each class, of which those that are not used
-    /// are left out.
-    pub fn rates(&self, nonce: [u8; 16], serial: u32, member_kbit: &[u32]) -> Rates {
+    /// are left out. Nonce, serial and lifetime are the caller's to set.
+    pub fn rates(&self, member_kbit: &[u32]) -> Rates {
         let rate = |class: usize| match &self.peers[class] {
             // A class that is used must have a rate, be it the smallest.
             Some(_) => member_kbit.get(class).copied().unwrap_or(0).max(1),
             None => 0,
         };
-        let destinations = self.destinations.clone();
-        Rates { nonce, serial, rates_kbit: std::array::from_fn(rate), destinations }
+        Rates {
+            nonce: [0; 16],
+            serial: 0,
+            lifetime_s: 0,
+            rates_kbit: std::array::from_fn(rate),
+            destinations: self.destinations.clone(),
+        }
     }
 }
 

@@ -37,7 +37,7 @@ fn every_byte_of_a_class_is_reported_and_no_other() {
         // One is so slow that its second packet finds no room in the queue; one is not used.
         (rates_kbit[0], rates_kbit[5], rates_kbit[7]) = (100_000_000, 1, 100);
         let destinations = vec![to([10, 72, 0, 0], 0), to([10, 72, 9, 0], 5)];
-        let rates = Rates { nonce: [0; 16], serial: 1, rates_kbit, destinations };
+        let rates = Rates { nonce: [0; 16], serial: 1, lifetime_s: 60, rates_kbit, destinations };
         Shape::default().apply(&netlink, index, &rates).unwrap();
 
         let mut counters = Counters::new(netlink.as_fd().try_clone_to_owned().unwrap()).unwrap();

@@ -45,8 +45,8 @@ fn whoever_has_a_class_keeps_its_number() {
     assert_eq!(second.grants_kbit()[..3], [3000, 2000, 0]);
     assert_eq!(second.renewed(&part(vec![c(), b(), d()])).unwrap().grants_kbit()[..3], [3000, 2000, 1000]);
     assert!(first.renewed(&part(vec![])).unwrap().is_empty());
-    let rates = second.rates([7; 16], 4, &[10, 0]);
-    assert_eq!((rates.serial, &rates.rates_kbit[..3]), (4, &[10, 1, 0][..]));
+    let rates = Rates { serial: 4, lifetime_s: 9, ..second.rates(&[10, 0]) };
+    assert_eq!(rates.rates_kbit[..3], [10, 1, 0]);
     rates.check().unwrap();
 }
 
@@ -93,7 +93,7 @@ proptest! {
         let Ok(classes) = Classes::new(&part) else { return Ok(()) };
         let destinations = &classes.destinations;
         prop_assert!(destinations.len() <= DESTINATIONS_MAX);
-        classes.rates([0; 16], 1, &[1, 1]).check().unwrap();
+        Rates { serial: 1, lifetime_s: 1, ..classes.rates(&[1, 1]) }.check().unwrap();
         let has = |blocks: &[AddressBlock], address: u32| {
             blocks.iter().any(|block| address.wrapping_sub(block.first.into()) < block.count)
         };

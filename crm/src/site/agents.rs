@@ -1,5 +1,7 @@
 //! What pilots do: arrive, answer, report, die.
 
+use std::time::Duration;
+
 use protocol::names::Text;
 use protocol::node::{self, Notice, Reply};
 use protocol::refusal::{Failure, Step};
@@ -19,10 +21,11 @@ impl Site {
         let granted = self.bookings.get(&id.reservation).and_then(|booking| booking.grant.as_ref());
         let environment = granted.map(|grant| grant.part.environment.clone());
         if let (Some(grant), Some(environment)) = (self.grant(id, nonce), environment) {
-            let rates = self.first_rates(id).map(Box::new);
+            let lease_end = self.now + Duration::from_secs(grant.lifetime_s.into());
             if let Some(pilot) = self.pilot_mut(id) {
-                pilot.shaped = rates.is_some();
+                pilot.lease_end = lease_end;
             }
+            let rates = self.first_rates(id).map(Box::new);
             self.actions.push(Action::SetUp { pilot: id, grant: Box::new(grant), rates, environment });
         }
     }
@@ -42,8 +45,10 @@ impl Site {
         };
         match (asked, reply) {
             (Asked::Setup, Reply::Done) => {
-                self.first_rates_hold(id);
-                self.advance(id, Event::SandboxBuilt)
+                self.set_up(id);
+                let moved = self.advance(id, Event::SandboxBuilt);
+                self.renew(id);
+                moved
             }
             (Asked::GetKeys, Reply::Keys(keys)) => {
                 if let Some(pilot) = self.pilot_mut(id).filter(|pilot| pilot.state == State::Built) {

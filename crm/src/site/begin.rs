@@ -25,7 +25,10 @@ impl Site {
             return self.shape(reservation);
         }
         if booking.grant.as_ref().is_some_and(|grant| grant.end <= now) {
-            return self.end(reservation);
+            return match &booking.held {
+                Some(held) if held.end > now => self.outlive(reservation),
+                Some(_) | None => self.end(reservation),
+            };
         }
         match &booking.held {
             Some(held) if held.end <= now => self.drop_hold(reservation),
@@ -311,7 +314,7 @@ impl Site {
     }
 
     /// Seconds until the node ends a sandbox by itself, margin included; at least 1.
-    fn lifetime_s(&self, reservation: ReservationId) -> u32 {
+    pub(super) fn lifetime_s(&self, reservation: ReservationId) -> u32 {
         let grant = self.bookings.get(&reservation).and_then(|booking| booking.grant.as_ref());
         let end = grant.map_or(self.now, |grant| grant.end) + LEASE_MARGIN;
         let left = end.saturating_sub(self.now).as_secs().clamp(1, 2 * u64::from(DURATION_S_MAX));

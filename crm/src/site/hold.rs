@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use protocol::ids::{ReservationId, Version};
 use protocol::planted::{Bug, planted};
-use protocol::refusal::Refusal;
+use protocol::refusal::{Failure, Refusal, Step};
 use protocol::reservation::AddressBlock;
 use protocol::site::{FromSite, Part, Remaining};
 
@@ -82,6 +82,9 @@ impl Site {
             // A newer attempt says that the older one was given up.
             Some(booking) if booking.held.is_some() => self.drop_hold(reservation),
             Some(_) | None => {}
+        }
+        if self.bookings.get(&reservation).is_some_and(|booking| booking.ending) {
+            return Err(wrong("the reservation is ending here"));
         }
         let (start, end) = window_of(self.now, part.window);
         if end <= self.now {
@@ -213,6 +216,7 @@ impl Site {
             self.begin_anew_changed(reservation);
         }
         self.reshape(reservation);
+        self.renew_all(reservation);
         self.schedule(reservation);
         self.try_begin(reservation);
     }
@@ -236,22 +240,43 @@ impl Site {
         self.schedule(reservation);
     }
 
-    /// Gives back what is held and not granted; a grant stays as it was before.
+    /// Gives back what is held and not granted; a grant stays as it was before. Where the window
+    /// of a grant was over, and only its change was left, all of it is.
     pub(super) fn drop_hold(&mut self, reservation: ReservationId) {
         let Some(booking) = self.bookings.get_mut(&reservation) else { return };
         let Some(held) = booking.held.take() else { return };
-        let gone = booking.grant.is_none();
+        let (has_grant, has_begun) = (booking.grant.is_some(), booking.begun.0 > 0);
         self.fence(reservation, held.version);
         self.rebook(reservation);
-        if gone && let Some(booking) = self.bookings.remove(&reservation) {
-            if let Some(at) = booking.wake {
-                self.wakes.remove(&(at, reservation));
-            }
-            self.waiting.remove(&reservation);
-            self.record(Record::Forget(Key::Booking(reservation)));
-        } else {
-            self.record_booking(reservation);
+        if has_grant {
+            return self.record_booking(reservation);
         }
+        if has_begun {
+            return self.end(reservation);
+        }
+        let Some(booking) = self.bookings.remove(&reservation) else { return };
+        if let Some(at) = booking.wake {
+            self.wakes.remove(&(at, reservation));
+        }
+        self.waiting.remove(&reservation);
+        self.record(Record::Forget(Key::Booking(reservation)));
+    }
+
+    /// The window of the grant is over while a change of it, with a later end, is not decided: its
+    /// sandboxes end with it, the hold stays until the GRC says what of it.
+    pub(super) fn outlive(&mut self, reservation: ReservationId) {
+        let Some(booking) = self.bookings.get_mut(&reservation) else { return };
+        booking.grant = None;
+        let begun = booking.begun;
+        self.rebook(reservation);
+        let cause = "its window was over before a longer one was decided";
+        self.fail(reservation, begun, Failure::new(Step::Running, cause, "it is begun anew"));
+        self.record_booking(reservation);
+        self.wind_down(reservation);
+        if self.connected {
+            self.ask(reservation);
+        }
+        self.schedule(reservation);
     }
 
     /// Charges what the booking is now, without asking: it was admitted before.

@@ -15,8 +15,10 @@ use protocol::site::{Flow, FromSite};
 use super::{Action, Site};
 use crate::pilot::{PilotId, State};
 use crate::rates::Classes;
-use crate::shares::Shares;
+use crate::shares::{ROUND, Shares};
 
+/// Nodes may end a sandbox by themselves so much earlier or later than they would if they knew.
+const LEASE_TOLERANCE: Duration = Duration::from_secs(2);
 /// What was used is told the GRC this often.
 const USED_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -31,13 +33,17 @@ pub(super) struct Shaping {
     sent: [u64; CLASSES_MAX],
     told_at: Duration,
     news: bool,
+    /// When it was looked at, and when it must be because of samples since then: thousands of
+    /// members are not to be gone through at each other's samples.
+    looked_at: Duration,
+    look_at: Option<Duration>,
 }
 
 impl Shaping {
     /// When it must be looked at again.
     pub fn next_deadline(&self, connected: bool) -> Option<Duration> {
         let told = (connected && self.news).then(|| self.told_at + USED_INTERVAL);
-        self.shares.next_deadline().into_iter().chain(told).min()
+        self.shares.next_deadline().into_iter().chain(told).chain(self.look_at).min()
     }
 }
 
@@ -64,47 +70,98 @@ impl Site {
             sent: [0; CLASSES_MAX],
             told_at: now,
             news: false,
+            looked_at: now,
+            look_at: None,
         });
     }
 
     /// The rates that go with a member's SETUP.
     pub(super) fn first_rates(&mut self, id: PilotId) -> Option<Rates> {
-        let nonce = self.pilot(id)?.nonce?;
         let shaping = self.shaping_mut(id)?;
         let order = shaping.shares.setup(id.member)?;
-        Some(shaping.classes.rates(nonce, order.serial, &order.rates_kbit))
+        let rates = shaping.classes.rates(&order.rates_kbit);
+        self.completed(id, rates, Some(order.serial))
     }
 
-    /// SETUP was answered well, and with it the first rates hold. One whose SETUP went out before
-    /// there were any gets them now.
-    pub(super) fn first_rates_hold(&mut self, id: PilotId) {
-        let Some(pilot) = self.pilot(id) else { return };
-        let shaped = pilot.shaped;
-        let Some(shaping) = self.shaping_mut(id) else { return };
-        if shaped {
-            shaping.shares.confirmed(id.member, 1);
-            self.shape(id.reservation);
-        } else if let Some(rates) = self.first_rates(id) {
-            self.actions.push(Action::Shape { pilot: id, rates: Box::new(rates) });
+    /// Completes rates for a member's node, and notes that it is told them.
+    fn completed(&mut self, id: PilotId, rates: Rates, order: Option<u32>) -> Option<Rates> {
+        let lifetime_s = self.lifetime_s(id.reservation);
+        let lease_end = self.now + Duration::from_secs(lifetime_s.into());
+        let pilot = self.pilot_mut(id)?;
+        let serial = pilot.told.as_ref().map_or(0, |told| told.serial) + 1;
+        let rates = Rates { nonce: pilot.nonce?, serial, lifetime_s, ..rates };
+        pilot.told = Some(Box::new(rates.clone()));
+        pilot.lease_end = lease_end;
+        pilot.orders.extend(order.map(|order| (serial, order)));
+        Some(rates)
+    }
+
+    /// SETUP was answered well, and with it the first rates hold. Whose SETUP went out before
+    /// there were any, or before the window was changed, is told now.
+    pub(super) fn set_up(&mut self, id: PilotId) {
+        let with_setup = self.pilot_mut(id).and_then(|pilot| pilot.orders.pop_first());
+        match with_setup {
+            Some((_, order)) => {
+                if let Some(shaping) = self.shaping_mut(id) {
+                    shaping.shares.confirmed(id.member, order);
+                    self.shape(id.reservation);
+                }
+            }
+            None => {
+                let rates = self.first_rates(id).map(Box::new);
+                self.actions.extend(rates.map(|rates| Action::Shape { pilot: id, rates }));
+            }
         }
     }
 
     pub(super) fn on_shaped(&mut self, id: PilotId, serial: u32, reply: &Reply) {
         let now = self.now;
-        let Some(shaping) = self.shaping_mut(id) else { return };
-        match reply {
-            Reply::Done => shaping.shares.confirmed(id.member, serial),
-            // Without its first rates it is not limited at all.
-            _ if serial == 1 => return self.unshapeable(id),
-            _ => shaping.shares.failed(now, id.member, serial),
+        let Some(pilot) = self.pilot_mut(id) else { return };
+        let order = pilot.orders.remove(&serial);
+        let done = *reply == Reply::Done;
+        match (order, self.shaping_mut(id)) {
+            (Some(order), Some(shaping)) if done => shaping.shares.confirmed(id.member, order),
+            // Its first rates are not among these: without them it is not limited at all.
+            (Some(order), Some(shaping)) if order > 1 => shaping.shares.failed(now, id.member, order),
+            _ if done => {}
+            _ => return self.unshapeable(id),
         }
         self.shape(id.reservation);
     }
 
     fn unshapeable(&mut self, id: PilotId) {
-        let hint = "the node's system log says why; the reservation's rates cannot be kept there";
-        let failure = Failure::new(Step::Running, "its node does not install the rates", hint);
+        let hint = "the node's system log says why; what was granted cannot be kept there";
+        let failure = Failure::new(Step::Running, "its node does not take its rates or its new end", hint);
         self.give_up(id, failure);
+    }
+
+    /// Tells the nodes of a reservation when its window ends, as far as they know otherwise.
+    pub(super) fn renew_all(&mut self, reservation: ReservationId) {
+        let incarnation = self.bookings.get(&reservation).and_then(|booking| booking.incarnation.as_ref());
+        for id in incarnation.map(|incarnation| incarnation.pilot_ids()).unwrap_or_default() {
+            self.renew(id);
+        }
+    }
+
+    /// Tells a node when its sandbox's window ends, if it knows otherwise.
+    pub(super) fn renew(&mut self, id: PilotId) {
+        let end = self.now + Duration::from_secs(self.lifetime_s(id.reservation).into());
+        let Some(pilot) = self.pilot(id) else { return };
+        let built = pilot.state.has_agent() && pilot.state > State::Building;
+        if !built || pilot.lease_end.abs_diff(end) <= LEASE_TOLERANCE {
+            return;
+        }
+        let none = || Rates {
+            nonce: [0; 16],
+            serial: 0,
+            lifetime_s: 0,
+            rates_kbit: [0; CLASSES_MAX],
+            destinations: Vec::new(),
+        };
+        let rates = pilot.told.as_deref().cloned().unwrap_or_else(none);
+        if let Some(rates) = self.completed(id, rates, None) {
+            self.actions.push(Action::Shape { pilot: id, rates: Box::new(rates) });
+        }
     }
 
     pub(super) fn on_used(&mut self, id: PilotId, at_ms: u64, classes: &[ClassUse]) {
@@ -118,7 +175,12 @@ impl Site {
             *sent = sent.saturating_add(more);
             shaping.news = true;
         }
-        self.shape(id.reservation);
+        let next = shaping.looked_at + ROUND;
+        if now >= next {
+            self.shape(id.reservation);
+        } else if shaping.look_at.replace(next).is_none() {
+            self.schedule(id.reservation);
+        }
     }
 
     /// A member can be told nothing any more; what it may send stays its own until it is gone.
@@ -186,6 +248,7 @@ impl Site {
         let Some(incarnation) = booking.and_then(|booking| booking.incarnation.as_mut()) else { return };
         let epoch = incarnation.epoch;
         let Some(shaping) = &mut incarnation.shaping else { return };
+        (shaping.looked_at, shaping.look_at) = (now, None);
         let orders = shaping.shares.plan(now);
         let hopeless: Vec<u32> = shaping.shares.hopeless().collect();
         let mut flows = Vec::new();
@@ -200,13 +263,15 @@ impl Site {
             flows = shaping.classes.used().map(flow).collect();
             (shaping.told_at, shaping.news) = (now, false);
         }
-        let shapes = orders.into_iter().filter_map(|order| {
-            let nonce = incarnation.roster.get(order.member)?.nonce?;
-            let pilot = PilotId { reservation, epoch, member: order.member };
-            let rates = shaping.classes.rates(nonce, order.serial, &order.rates_kbit);
-            Some(Action::Shape { pilot, rates: Box::new(rates) })
-        });
-        self.actions.extend(shapes.collect::<Vec<_>>());
+        let orders: Vec<_> = orders
+            .into_iter()
+            .map(|order| (order.member, order.serial, shaping.classes.rates(&order.rates_kbit)))
+            .collect();
+        for (member, order, rates) in orders {
+            let pilot = PilotId { reservation, epoch, member };
+            let rates = self.completed(pilot, rates, Some(order)).map(Box::new);
+            self.actions.extend(rates.map(|rates| Action::Shape { pilot, rates }));
+        }
         if !flows.is_empty() {
             let over_ms = u32::try_from(over.as_millis()).unwrap_or(u32::MAX);
             self.tell(FromSite::Used { reservation, epoch, over_ms, flows });

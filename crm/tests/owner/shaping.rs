@@ -10,10 +10,10 @@ use protocol::ids::{ReservationId, Version};
 use protocol::node::{ClassUse, Notice, Reply};
 use protocol::refusal::Failure;
 use protocol::reservation::AddressBlock;
-use protocol::site::{FromSite, Part, Peer};
+use protocol::site::{FromSite, Part, Peer, Remaining};
 
 use crate::said::*;
-use crate::world::{HOUR, V, World, commit, hold, hold_of, part};
+use crate::world::{HOUR, R, V, World, commit, hold, hold_of, part};
 
 fn peer(site: &str, rate_kbit: u32, net: u8) -> Peer {
     let addresses = vec![AddressBlock { first: [10, net, 0, 8].into(), count: 8 }];
@@ -36,9 +36,10 @@ fn joined_with(members: u32, peers: Vec<Peer>) -> World {
 
 fn change(world: &mut World, version: u32, part: Part) {
     let version = Version(version);
-    world.say(hold_of(crate::world::R, version, part));
-    world.say(commit(version, HOUR));
-    assert!(world.told.contains(&FromSite::Committed { reservation: crate::world::R, version }));
+    let window = part.window;
+    world.say(hold_of(R, version, part));
+    world.say(commit(version, window));
+    assert!(world.told.contains(&FromSite::Committed { reservation: R, version }));
 }
 
 /// Nodes that carry out what they are told when `work` says so, and count what they send.
@@ -204,6 +205,33 @@ fn sandboxes_built_without_rates_get_their_first_ones_in_place() {
     let failed = Reply::Failed(Failure::new(protocol::refusal::Step::Running, "no memory", ""));
     world.say(Event::Answered { pilot: pilot(1), asked: Asked::Shape(1), reply: failed });
     assert_eq!(failure(&world).node.as_ref().unwrap().as_str(), "a2");
+}
+
+#[test]
+fn nodes_are_told_when_the_window_is_changed() {
+    for peers in [vec![], vec![peer("b", 1000, 2)]] {
+        let mut world = joined_with(2, peers.clone());
+        let before = world.shaped.len();
+        let longer = Remaining { starts_in_ms: 0, ends_in_ms: 2 * HOUR.ends_in_ms };
+        world.say(hold_of(R, Version(2), Part { window: longer, ..with_peers(2, peers.clone()) }));
+        assert_eq!(world.shaped.len(), before, "only held");
+        world.say(commit(Version(2), longer));
+        assert_eq!(world.shaped.len(), before + 2);
+        for (pilot, rates) in world.shaped.split_off(before) {
+            assert_eq!(rates.lifetime_s, 7210);
+            assert_eq!(rates.destinations.len(), peers.len(), "the rates are the same");
+            world.say(Event::Answered { pilot, asked: Asked::Shape(rates.serial), reply: Reply::Done });
+        }
+        // Repeated, it changes nothing; rates go on from there.
+        world.say(commit(Version(2), longer));
+        assert_eq!(world.shaped.len(), before);
+        change(&mut world, 3, Part { window: longer, ..with_peers(2, vec![peer("b", 500, 2)]) });
+        world.pass(Duration::from_secs(1));
+        let told = &world.shaped[before..];
+        assert_eq!(told.len(), 2);
+        assert!(told.iter().all(|(_, rates)| rates.serial > 1 && rates.rates_kbit[0] == 250), "{told:?}");
+        assert_eq!(world.heard(is_failed), 0);
+    }
 }
 
 #[test]

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crm::nodes::Node;
 use crm::site::Event;
-use protocol::ids::{Epoch, ReservationId};
+use protocol::ids::{Epoch, ReservationId, Version};
 use protocol::refusal::Step;
 use protocol::reservation::AddressBlock;
-use protocol::site::{FromSite, Part, Remaining};
+use protocol::site::{FromSite, Part, Remaining, ToSite};
 
 use crate::said::*;
 use crate::world::{Fault, HOUR, R, V, World, commit, hold_of, part, start};
@@ -27,7 +27,7 @@ fn booked(world: &mut World, n: u64, members: u32, window: Remaining) {
     let addresses = vec![AddressBlock { first, count: members }];
     world.say(hold_of(reservation, V, Part { window, addresses, ..part(members) }));
     let version = V;
-    world.say(Event::Grc(protocol::site::ToSite::Commit { reservation, version, window }));
+    world.say(Event::Grc(ToSite::Commit { reservation, version, window }));
     assert!(world.told.contains(&FromSite::Committed { reservation, version }));
 }
 
@@ -97,7 +97,7 @@ fn a_part_whose_nodes_do_not_come_free_fails_by_name_and_may_be_begun_anew() {
     world.mute = false;
     world.wait(|w| w.alive.is_empty());
     let reservation = ReservationId(2);
-    let order = protocol::site::ToSite::Start { reservation, epoch: Epoch(2), window: window(0, 500) };
+    let order = ToSite::Start { reservation, epoch: Epoch(2), window: window(0, 500) };
     world.say(Event::Grc(order));
     world.wait(|w| w.submitted.len() == 2);
     assert_eq!(world.submitted[1].epoch, Epoch(2));
@@ -111,11 +111,7 @@ fn words_that_come_late_do_not_make_a_window_longer() {
     world.pass(s(50));
     // Sent at the beginning, they arrive now.
     world.say(commit(V, window(0, 100)));
-    world.say(Event::Grc(protocol::site::ToSite::Start {
-        reservation: R,
-        epoch: Epoch(1),
-        window: window(0, 100),
-    }));
+    world.say(Event::Grc(ToSite::Start { reservation: R, epoch: Epoch(1), window: window(0, 100) }));
     world.pass(s(50));
     assert!(world.site.is_idle());
     // After a restart the first word is taken as it is.
@@ -123,11 +119,7 @@ fn words_that_come_late_do_not_make_a_window_longer() {
     world.restart();
     world.say(Event::GrcConnected);
     let reservation = ReservationId(2);
-    world.say(Event::Grc(protocol::site::ToSite::Commit {
-        reservation,
-        version: V,
-        window: window(10, 300),
-    }));
+    world.say(Event::Grc(ToSite::Commit { reservation, version: V, window: window(10, 300) }));
     world.pass(s(200));
     assert!(!world.site.is_idle());
     world.pass(s(100));
@@ -158,7 +150,7 @@ fn members_of_a_layer_find_distinct_nodes_whatever_stands_in_the_others() {
     };
     world.say(hold_of(ReservationId(2), V, above));
     let second = ReservationId(2);
-    world.say(Event::Grc(protocol::site::ToSite::Commit { reservation: second, version: V, window: HOUR }));
+    world.say(Event::Grc(ToSite::Commit { reservation: second, version: V, window: HOUR }));
     assert_eq!(world.submitted.len(), 5);
     let addresses = vec![AddressBlock { first: [10, 71, 128, 90].into(), count: 1 }];
     world.say(hold_of(ReservationId(3), V, Part { layer: 2, addresses, ..part(1) }));
@@ -172,11 +164,7 @@ fn members_of_a_layer_find_distinct_nodes_whatever_stands_in_the_others() {
 fn the_first_epoch_begins_by_itself_and_an_ordered_one_with_its_order() {
     let mut world = World::new(1);
     booked(&mut world, 1, 1, window(100, 200));
-    world.say(Event::Grc(protocol::site::ToSite::Start {
-        reservation: R,
-        epoch: Epoch(3),
-        window: window(100, 200),
-    }));
+    world.say(Event::Grc(ToSite::Start { reservation: R, epoch: Epoch(3), window: window(100, 200) }));
     world.say(Event::GrcLost);
     world.pass(s(90));
     assert_eq!(world.submitted.iter().map(|pilot| pilot.epoch).collect::<Vec<_>>(), [Epoch(3)]);
@@ -184,4 +172,46 @@ fn the_first_epoch_begins_by_itself_and_an_ordered_one_with_its_order() {
     world.say(start(Epoch(1)));
     world.say(start(Epoch(2)));
     assert_eq!(world.submitted.len(), 1);
+}
+
+/// The site has voted for a longer window: no timer of its own takes that back.
+#[test]
+fn a_change_that_is_held_outlives_the_window_of_the_grant() {
+    let longer = window(0, 500);
+    for (begun, committed, restarted) in [true, false].into_iter().flat_map(|begun| {
+        [true, false].into_iter().flat_map(move |c| [true, false].map(move |r| (begun, c, r)))
+    }) {
+        let what = format!("begun {begun}, committed {committed}, restarted {restarted}");
+        let mut world = World::new(1);
+        world.mute = !begun;
+        booked(&mut world, 1, 1, window(0, 100));
+        world.pass(s(50));
+        let addresses = vec![AddressBlock { first: [10, 71, 128, 10].into(), count: 1 }];
+        world.say(hold_of(R, Version(2), Part { window: longer, addresses, ..part(1) }));
+        assert_eq!(
+            world.told.last(),
+            Some(&FromSite::Held { reservation: R, version: Version(2) }),
+            "{what}"
+        );
+        world.mute = false;
+        world.pass(s(51));
+        assert!(world.alive.is_empty() && !world.site.is_idle(), "{what}: the window of the grant was kept");
+        assert!(world.told.contains(&FromSite::Asks { reservation: R, version: Version(2) }), "{what}");
+        if restarted {
+            world.restart();
+            world.say(Event::GrcConnected);
+        }
+        if committed {
+            world.say(commit(Version(2), window(0, 399)));
+            world.say(Event::Grc(ToSite::Start { reservation: R, epoch: Epoch(2), window: window(0, 399) }));
+            assert_eq!(world.submitted.last().unwrap().epoch, Epoch(2), "{what}");
+            world.pass(s(398));
+            assert!(!world.site.is_idle(), "{what}");
+            world.pass(s(20));
+        } else {
+            world.say(Event::Grc(ToSite::Release { reservation: R, version: Version(2) }));
+        }
+        world.pass(s(1));
+        assert!(world.site.is_idle() && world.records.is_empty() && world.alive.is_empty(), "{what}");
+    }
 }

@@ -243,7 +243,7 @@ mod tests {
     }
 
     fn rates(serial: u32) -> Rates {
-        Rates { nonce: [1; 16], serial, rates_kbit: [100; 8], destinations: vec![] }
+        Rates { nonce: [1; 16], serial, lifetime_s: 60, rates_kbit: [100; 8], destinations: vec![] }
     }
 
     fn judge_rates(rates: &Rates, expected: &Expected) -> Result<Rates, Failure> {

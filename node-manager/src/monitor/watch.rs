@@ -258,6 +258,7 @@ impl Monitor {
         let shaped = privilege::raised(|| sandbox.shape(&rates)).and_then(|shaped| shaped);
         let counters = shaped.at(Step::Shape, INSIDE_NAME)?;
         self.expected.serial = rates.serial;
+        self.deadline = Some(boot_time() + Duration::from_secs(rates.lifetime_s.into()));
         Ok(counters)
     }
 

@@ -56,6 +56,10 @@ impl Shape {
     /// Makes these rates hold. `inside` is a socket of the interface's namespace. When something
     /// fails, what was limited before is limited still, and the next attempt begins anew.
     pub fn apply(&mut self, inside: &Netlink, index: u32, rates: &Rates) -> Result<()> {
+        // Only the lifetime is new: who was never limited pays for nothing.
+        if self.priority == 0 && rates.destinations.is_empty() {
+            return Ok(());
+        }
         if self.priority == 0 {
             let init = attribute(HTB_INIT, &[&words(&[HTB_VERSION, RATE_TO_QUANTUM, 0, 0, 0])]);
             let options = [text(libc::TCA_KIND, "htb"), attribute(libc::TCA_OPTIONS, &[&init])];

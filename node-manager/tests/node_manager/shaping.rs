@@ -28,7 +28,7 @@ fn rates(pilot: &Pilot, serial: u32, first_kbit: u32, second_kbit: u32) -> Rates
     (rates_kbit[0], rates_kbit[3]) = (first_kbit, second_kbit);
     let to = |network: [u8; 4], prefix_len, class| Destination { network: network.into(), prefix_len, class };
     let destinations = vec![to([10, 72, 0, 0], 16, 0), to([10, 73, 0, 0], 24, 3)];
-    Rates { nonce: pilot.welcome.nonce, serial, rates_kbit, destinations }
+    Rates { nonce: pilot.welcome.nonce, serial, lifetime_s: 60, rates_kbit, destinations }
 }
 
 fn world() -> World {
@@ -84,17 +84,31 @@ fn counters(inside: &Inside, class: u32) -> (u64, u64) {
 
 /// Sends so many bytes over one connection with the named congestion control, which only root may
 /// choose freely.
-fn tcp_sender(inside: &Inside, to: &str, congestion_control: &str, bytes: u64) -> Child {
+fn tcp_sender(inside: &Inside, to: &str, congestion_control: &str, bytes: u64) -> Sender {
     let script = "use Socket; my ($to, $cc, $left) = @ARGV; my $block = 'x' x 65536;
         socket(S, PF_INET, SOCK_STREAM, 6) or die; setsockopt(S, 6, 13, $cc) or die \"$cc: $!\";
         connect(S, sockaddr_in(7000, inet_aton($to))) or die \"connect: $!\";
         while ($left > 0) {
             $left -= syswrite(S, $block, $left < 65536 ? $left : 65536) // die \"write: $!\";
         }";
-    in_network(inside, &["perl", "-e", script, to, congestion_control, &bytes.to_string()])
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap()
+    let mut perl = in_network(inside, &["perl", "-e", script, to, congestion_control, &bytes.to_string()]);
+    Sender(perl.stdin(Stdio::null()).spawn().unwrap())
+}
+
+/// Not of the sandbox, so it would outlive a test that fails.
+struct Sender(Child);
+
+impl Sender {
+    fn finish(mut self) {
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn accept(listener: &TcpListener) -> TcpStream {
@@ -179,14 +193,14 @@ pub fn nothing_is_sent_faster_than_the_rate_of_its_class() {
         for congestion_control in ["cubic", "bbr"] {
             let before = counters(&inside, class).0;
             let start = Instant::now();
-            let mut sender = tcp_sender(&inside, to, congestion_control, bytes);
+            let sender = tcp_sender(&inside, to, congestion_control, bytes);
             let received = take(&mut accept(&listener), u64::MAX);
             let took = start.elapsed();
             assert_eq!(received, bytes);
             assert!(received <= most(rate_kbit, took), "{congestion_control}: {received} in {took:?}");
             let counted = counters(&inside, class).0 - before;
             assert!((bytes..bytes + bytes / 4).contains(&counted), "{counted} of {bytes}");
-            assert!(sender.wait().unwrap().success());
+            sender.finish();
         }
         let socket = UdpSocket::bind((to, 7001)).unwrap();
         let flood = format!(
@@ -212,9 +226,9 @@ pub fn nothing_is_sent_faster_than_the_rate_of_its_class() {
     // What has no class leaves no trace in one, though it is more than both had in all that time.
     let before = [0, 3].map(|class| counters(&inside, class).0);
     let bytes = 200_000_000;
-    let mut sender = tcp_sender(&inside, "10.71.0.11", "cubic", bytes);
+    let sender = tcp_sender(&inside, "10.71.0.11", "cubic", bytes);
     assert_eq!(take(&mut accept(&listener), u64::MAX), bytes);
-    assert!(sender.wait().unwrap().success());
+    sender.finish();
     assert_eq!([0, 3].map(|class| counters(&inside, class).0), before);
 }
 
@@ -225,7 +239,7 @@ pub fn rates_change_in_place_and_connections_live_on() {
     let listener = TcpListener::bind("10.72.0.11:7000").unwrap();
     let bytes = 20_000_000;
     // At its first rate it would take more than three minutes.
-    let mut sender = tcp_sender(&inside, "10.72.0.11", "bbr", bytes);
+    let sender = tcp_sender(&inside, "10.72.0.11", "bbr", bytes);
     let mut connection = accept(&listener);
     let mut received = take(&mut connection, 100_000);
     let before = counters(&inside, 0);
@@ -256,7 +270,7 @@ pub fn rates_change_in_place_and_connections_live_on() {
     assert!(counters(&inside, 0).0 >= after.0);
     received += take(&mut connection, u64::MAX);
     assert_eq!(received, bytes);
-    assert!(sender.wait().unwrap().success());
+    sender.finish();
 }
 
 pub fn only_newer_rates_of_the_site_for_this_start_are_accepted() {
@@ -388,4 +402,22 @@ pub fn a_counters_socket_that_is_kept_does_not_keep_the_sandbox() {
         assert_eq!(pilot.answer(), Notice::Gone);
         drop(kept);
     }
+}
+
+pub fn rates_that_name_nobody_move_the_end_of_the_lifetime_only() {
+    let world = World::new();
+    let pilot = world.pilot();
+    let inside = pilot.build(&world, &Grant { lifetime_s: 3600, ..pilot.grant() });
+    let none = |serial, lifetime_s| Rates {
+        rates_kbit: [0; CLASSES_MAX],
+        destinations: Vec::new(),
+        lifetime_s,
+        ..rates(&pilot, serial, 0, 0)
+    };
+    shape(&world, &pilot, &none(1, 7200));
+    let queue = tc(&inside, "qdisc show dev eth0");
+    assert!(!queue.contains("htb"), "{queue}");
+    shape(&world, &pilot, &none(2, 1));
+    assert_eq!(pilot.answer(), Notice::Ended { reason: EndReason::LifetimeOver });
+    nothing_left(&world, &[pilot.monitor, pilot.agent, inside.init], &inside.namespaces);
 }

@@ -1,4 +1,4 @@
-//! The rates of one sandbox: how much it may send to whom. A record of fixed layout like the
+//! The rates of one sandbox: how much it may send to whom, and how long it may be. A record of fixed layout like the
 //! grant, signed by the same key behind a context of its own.
 //!
 //! It names the monitor's nonce, so it fits one start of one monitor, and a serial that grows with
@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use crate::{Reader, Writer};
 
 /// Length of encoded rates in bytes.
-pub const RATES_LEN: usize = 24 + 4 * CLASSES_MAX + 6 * DESTINATIONS_MAX;
+pub const RATES_LEN: usize = 28 + 4 * CLASSES_MAX + 6 * DESTINATIONS_MAX;
 /// First byte of all rates of this layout.
 const VERSION: u8 = 1;
 /// What is signed in front of the record, so that the signature means nothing elsewhere.
@@ -30,6 +30,9 @@ pub struct Rates {
     pub nonce: [u8; 16],
     /// Grows with every record for this sandbox; never 0.
     pub serial: u32,
+    /// Seconds from now after which the node itself ends the sandbox, in the place of what the
+    /// grant or earlier rates said; never 0.
+    pub lifetime_s: u32,
     /// Rate of each class in kbit/s with all headers, at most [`RATE_KBIT_MAX`]; 0 = the class is
     /// not used. A class keeps its number as long as it is used, for its counters go with it.
     pub rates_kbit: [u32; CLASSES_MAX],
@@ -69,6 +72,8 @@ pub enum RatesError {
     Reserved,
     /// Serials begin with 1.
     NoSerial,
+    /// A lifetime of nothing.
+    NoLifetime,
     /// A rate is above [`RATE_KBIT_MAX`].
     BadRate(u32),
     /// More than [`DESTINATIONS_MAX`].
@@ -85,6 +90,7 @@ impl fmt::Display for RatesError {
             }
             RatesError::Reserved => f.write_str("reserved bytes of the rates are not zero"),
             RatesError::NoSerial => f.write_str("the serial of the rates is 0"),
+            RatesError::NoLifetime => f.write_str("the lifetime is 0"),
             RatesError::BadRate(rate) => write!(f, "a rate of {rate} kbit/s is above {RATE_KBIT_MAX}"),
             RatesError::TooManyDestinations => write!(f, "more than {DESTINATIONS_MAX} destinations"),
             RatesError::BadDestination(Destination { network, prefix_len, class }) => {
@@ -101,6 +107,9 @@ impl Rates {
     pub fn check(&self) -> Result<(), RatesError> {
         if self.serial == 0 {
             return Err(RatesError::NoSerial);
+        }
+        if self.lifetime_s == 0 {
+            return Err(RatesError::NoLifetime);
         }
         if let Some(&rate) = self.rates_kbit.iter().find(|&&rate| rate > RATE_KBIT_MAX) {
             return Err(RatesError::BadRate(rate));
@@ -128,6 +137,7 @@ impl Rates {
         writer.put(&[VERSION, 0, 0, 0]);
         writer.put(&self.serial.to_be_bytes());
         writer.put(&self.nonce);
+        writer.put(&self.lifetime_s.to_be_bytes());
         self.rates_kbit.iter().for_each(|rate| writer.put(&rate.to_be_bytes()));
         for Destination { network, prefix_len, class } in &self.destinations {
             writer.put(&network.octets());
@@ -145,6 +155,7 @@ impl Rates {
         }
         let serial = u32::from_be_bytes(reader.take());
         let nonce = reader.take();
+        let lifetime_s = u32::from_be_bytes(reader.take());
         let rates_kbit = std::array::from_fn(|_| u32::from_be_bytes(reader.take()));
         let all: [Destination; DESTINATIONS_MAX] = std::array::from_fn(|_| {
             let network = Ipv4Addr::from(reader.take::<4>());
@@ -156,7 +167,7 @@ impl Rates {
         if reserved != [0; 3] || all[used..].iter().any(|one| *one != zero) {
             return Err(RatesError::Reserved);
         }
-        let rates = Rates { nonce, serial, rates_kbit, destinations: all[..used].to_vec() };
+        let rates = Rates { nonce, serial, lifetime_s, rates_kbit, destinations: all[..used].to_vec() };
         rates.check()?;
         Ok(rates)
     }

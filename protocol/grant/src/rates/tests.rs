@@ -11,7 +11,7 @@ fn sample() -> Rates {
     (rates_kbit[0], rates_kbit[7]) = (50_000, RATE_KBIT_MAX);
     let destinations =
         vec![to([10, 72, 0, 0], 16, 0), to([10, 73, 128, 4], 30, 7), to([10, 73, 128, 9], 32, 7)];
-    Rates { nonce: *b"0123456789abcdef", serial: 3, rates_kbit, destinations }
+    Rates { nonce: *b"0123456789abcdef", serial: 3, lifetime_s: 3600, rates_kbit, destinations }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -22,11 +22,12 @@ fn hex(bytes: &[u8]) -> String {
 fn wire_form_never_drifts() {
     let record = sample().encode().unwrap();
     assert_eq!(
-        hex(&record[..74]),
+        hex(&record[..78]),
         concat!(
             "01000000",
             "00000003",
             "30313233343536373839616263646566",
+            "00000e10",
             "0000c350",
             "000000000000000000000000000000000000000000000000",
             "05f5e100",
@@ -35,8 +36,8 @@ fn wire_form_never_drifts() {
             "0a4980092007",
         )
     );
-    assert_eq!(record[74..], [0; RATES_LEN - 74]);
-    assert_eq!(RATES_LEN, 344);
+    assert_eq!(record[78..], [0; RATES_LEN - 78]);
+    assert_eq!(RATES_LEN, 348);
     assert_eq!(&Rates::signed_message(&record)[..RATES_CONTEXT.len()], b"gridpilot rates v1\0");
 }
 
@@ -67,6 +68,7 @@ fn no_two_records_mean_the_same_rates() {
 #[test]
 fn rates_that_could_be_read_in_two_ways_are_refused() {
     assert_eq!(Rates { serial: 0, ..sample() }.check(), Err(RatesError::NoSerial));
+    assert_eq!(Rates { lifetime_s: 0, ..sample() }.check(), Err(RatesError::NoLifetime));
     let mut rates_kbit = sample().rates_kbit;
     rates_kbit[3] = RATE_KBIT_MAX + 1;
     assert_eq!(Rates { rates_kbit, ..sample() }.check(), Err(RatesError::BadRate(RATE_KBIT_MAX + 1)));
