@@ -11,6 +11,7 @@ use protocol::reservation::{AddressBlock, PairRate};
 
 use crate::agenda::{MS, Micros, S};
 use crate::history::time;
+use crate::scenario::Fault;
 use crate::world::World;
 
 /// What one reservation takes in one window, and how much longer its addresses are taken.
@@ -159,6 +160,11 @@ impl World {
     fn blur(&self) -> std::time::Duration {
         let temper = &self.scenario.temper;
         let late = if temper.out_of_order > 0 { 2 * S } else { 0 };
+        let paused = self.scenario.faults.iter().map(|(_, fault)| match fault {
+            Fault::Pause { time, .. } => *time,
+            _ => 0,
+        });
+        let late = late + paused.max().unwrap_or(0);
         std::time::Duration::from_micros(temper.delay + late + self.slowest_commit() + 2_500 * MS)
     }
 
