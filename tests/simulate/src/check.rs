@@ -58,15 +58,16 @@ fn claims<'a>(saved: &'a [SavedReservation], attempts: &[(ReservationId, Version
 }
 
 impl World {
-    /// The window of a grant as it is durable, in true time.
-    pub fn decided(&self, id: ReservationId, version: Version) -> Option<(Micros, Micros)> {
-        let key = journal::Key::of(1, id.0);
-        let (_, bytes) = self.grc.disk.records().find(|(one, _)| **one == key)?;
-        let Ok(Value::Reservation(saved)) = Value::decode(bytes) else { return None };
-        let grant = saved.grant.filter(|grant| grant.version == version)?;
+    /// The grant of a reservation as it is durable: its version and its window, in true time.
+    pub fn decided(&self, id: ReservationId) -> Option<(Version, Micros, Micros)> {
+        let Ok(Value::Reservation(saved)) = Value::decode(self.grc.disk.get(&journal::Key::of(1, id.0))?)
+        else {
+            return None;
+        };
+        let grant = saved.grant?;
         let now = self.agenda.now();
         let when = |at| self.grc.clocks.when(now, at);
-        Some((when(grant.window.start), when(grant.window.end)))
+        Some((grant.version, when(grant.window.start), when(grant.window.end)))
     }
 
     /// No place on a node, no link and no uplink above what there is, at any time; and no address

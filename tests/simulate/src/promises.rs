@@ -21,8 +21,8 @@ pub struct Sent {
     pub site: usize,
     /// How long it may have waited for records.
     pub late: Micros,
-    /// For a Commit: the window that is durable, in true time.
-    pub decided: Option<(Micros, Micros)>,
+    /// For a Commit or an End: version and window of the grant that is durable, in true time.
+    pub decided: Option<(Version, Micros, Micros)>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -122,7 +122,16 @@ impl Promises {
                     history.broken(at, "window", what);
                 }
             }
-            ToSite::End { reservation } => self.ends((at, history), *reservation),
+            ToSite::End { reservation } => {
+                if let (Some(promise), Some((version, begins, ends))) =
+                    (self.all.get_mut(reservation), about.decided)
+                    && version > promise.version
+                {
+                    // A change was decided of which no site has heard yet.
+                    (promise.version, promise.begins, promise.ends) = (version, begins, ends);
+                }
+                self.ends((at, history), *reservation);
+            }
             ToSite::Exec { reservation, job, .. } => {
                 let Some(promise) = self.all.get(reservation) else { return };
                 let (begins, ends) = (promise.begins, promise.ends);
