@@ -106,8 +106,9 @@ impl Promises {
                 let promise = self.all.entry(*reservation).or_default();
                 promise.granted.get_or_insert(at);
                 promise.touched = at;
-                let (begins, ends) =
-                    about.decided.unwrap_or((at + window.starts_in_ms * MS, at + window.ends_in_ms * MS));
+                let told = (at + window.starts_in_ms * MS, at + window.ends_in_ms * MS);
+                let decided = about.decided.filter(|(decided, ..)| decided == version);
+                let (begins, ends) = decided.map_or(told, |(_, begins, ends)| (begins, ends));
                 if *version > promise.version {
                     promise.version = *version;
                     promise.changed = Some(at);
