@@ -106,8 +106,9 @@ pub async fn serve(config: &Config) -> Result<()> {
 /// What is worth a line.
 pub fn log_event(site: &Site, event: &Event) {
     match event {
-        // Of one that is not awaited any more it is an echo.
-        Event::BatchGone { pilot, .. } if site.pilot(*pilot).is_none_or(|p| p.state == Gone) => {}
+        // Said before, or of one that is not awaited any more, it is an echo.
+        Event::BatchGone { pilot, .. }
+            if site.pilot(*pilot).is_none_or(|p| p.batch_gone || p.state == Gone) => {}
         Event::BatchGone { pilot, reason } => tracing::info!("pilot {pilot} is gone: {reason}"),
         Event::AgentLost { pilot, cause } => tracing::info!("pilot {pilot} is lost: {cause}"),
         Event::Swept { pilot, outcome: Err(what) } => tracing::warn!("after pilot {pilot}: {what}"),
