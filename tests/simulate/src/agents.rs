@@ -12,7 +12,7 @@ use protocol::node::{ClassUse, Notice, Reply, Request, State};
 use protocol::refusal::{Failure, Step};
 
 use crate::agenda::{MS, Micros, S};
-use crate::field::{Around, ClassRate, Field, News};
+use crate::field::{Allowed, Around, Field, News};
 
 impl Field {
     /// The connected agent of a pilot, unless it hangs or dies now.
@@ -59,9 +59,9 @@ impl Field {
         fails
     }
 
-    pub fn set_up(&mut self, around: &mut Around, pilot: PilotId, address: Ipv4Addr, rates: Vec<ClassRate>) {
+    pub fn set_up(&mut self, around: &mut Around, pilot: PilotId, address: Ipv4Addr, allowed: Allowed) {
         let Some(number) = self.agent(around, pilot) else { return };
-        self.processes[number].rates = rates;
+        self.processes[number].allowed = allowed;
         if self.fails(around, number, Asked::Setup) {
             return;
         }
@@ -78,8 +78,8 @@ impl Field {
         let (pilot, node) = (process.pilot, process.node);
         let at = (around.at, &mut *around.history);
         around.truth.build(at, (around.site, number), (node, self.members_max), pilot, address);
-        let rates = std::mem::take(&mut self.processes[number].rates);
-        self.install(around, number, &rates);
+        let allowed = std::mem::take(&mut self.processes[number].allowed);
+        self.install(around, number, &allowed);
         self.answer(around, number, MS, Asked::Setup, Reply::Done);
         let key = |random: &mut crate::random::Random| PublicKey(random.bytes());
         let keys = MemberKeys { host: key(&mut self.random), user: key(&mut self.random) };
@@ -138,7 +138,7 @@ impl Field {
     }
 
     /// New rates came and are installed.
-    pub fn shape(&mut self, around: &mut Around, pilot: PilotId, serial: u32, rates: Vec<ClassRate>) {
+    pub fn shape(&mut self, around: &mut Around, pilot: PilotId, serial: u32, allowed: Allowed) {
         let Some(number) = self.agent(around, pilot) else { return };
         if self.fails(around, number, Asked::Shape(serial)) {
             return;
@@ -147,15 +147,17 @@ impl Field {
         self.answer(around, number, delay, Asked::Shape(serial), Reply::Done);
         // What is asked is done in order, just before it is answered.
         let done = self.processes[number].says_at - around.at;
-        around.follows.insert(0, (done, News::Installed(number, rates)));
+        around.follows.insert(0, (done, News::Installed(number, allowed)));
     }
 
-    pub(crate) fn install(&mut self, around: &mut Around, number: usize, rates: &[ClassRate]) {
+    pub(crate) fn install(&mut self, around: &mut Around, number: usize, allowed: &Allowed) {
         let process = &mut self.processes[number];
         if process.ended || process.sandbox.is_none() {
             return;
         }
-        for (class, rate_kbit, granted_kbit) in rates.iter().copied() {
+        process.lease = around.at + allowed.lifetime;
+        around.follows.push((allowed.lifetime, News::LeaseOver(number)));
+        for (class, rate_kbit, granted_kbit) in allowed.classes.iter().copied() {
             process.classes.entry(class).or_default().0 = rate_kbit;
             let at = (around.at, &mut *around.history);
             let process = ((around.site, number), process.pilot);

@@ -11,6 +11,7 @@ use protocol::reservation::{AddressBlock, PairRate};
 
 use crate::agenda::{MS, Micros, S};
 use crate::history::time;
+use crate::scenario::Fault;
 use crate::world::World;
 
 /// What one reservation takes in one window, and how much longer its addresses are taken.
@@ -57,15 +58,16 @@ fn claims<'a>(saved: &'a [SavedReservation], attempts: &[(ReservationId, Version
 }
 
 impl World {
-    /// The window of a grant as it is durable, in true time.
-    pub fn decided(&self, id: ReservationId, version: Version) -> Option<(Micros, Micros)> {
-        let key = journal::Key::of(1, id.0);
-        let (_, bytes) = self.grc.disk.records().find(|(one, _)| **one == key)?;
-        let Ok(Value::Reservation(saved)) = Value::decode(bytes) else { return None };
-        let grant = saved.grant.filter(|grant| grant.version == version)?;
+    /// The grant of a reservation as it is durable: its version and its window, in true time.
+    pub fn decided(&self, id: ReservationId) -> Option<(Version, Micros, Micros)> {
+        let Ok(Value::Reservation(saved)) = Value::decode(self.grc.disk.get(&journal::Key::of(1, id.0))?)
+        else {
+            return None;
+        };
+        let grant = saved.grant?;
         let now = self.agenda.now();
         let when = |at| self.grc.clocks.when(now, at);
-        Some((when(grant.window.start), when(grant.window.end)))
+        Some((grant.version, when(grant.window.start), when(grant.window.end)))
     }
 
     /// No place on a node, no link and no uplink above what there is, at any time; and no address
@@ -159,6 +161,11 @@ impl World {
     fn blur(&self) -> std::time::Duration {
         let temper = &self.scenario.temper;
         let late = if temper.out_of_order > 0 { 2 * S } else { 0 };
+        let paused = self.scenario.faults.iter().map(|(_, fault)| match fault {
+            Fault::Pause { time, .. } => *time,
+            _ => 0,
+        });
+        let late = late + paused.max().unwrap_or(0);
         std::time::Duration::from_micros(temper.delay + late + self.slowest_commit() + 2_500 * MS)
     }
 

@@ -25,6 +25,14 @@ use crate::truth::Truth;
 /// A class of a sandbox: its number, its rate, and what the whole part was granted for it.
 pub type ClassRate = (u8, u32, u64);
 
+/// What a sandbox is allowed, by its grant or by rates that came later.
+#[derive(Clone, Debug, Default)]
+pub struct Allowed {
+    pub classes: Vec<ClassRate>,
+    /// From when it is told.
+    pub lifetime: Micros,
+}
+
 /// What happens at a site beside its CRM.
 #[derive(Clone, Debug)]
 pub enum News {
@@ -40,8 +48,10 @@ pub enum News {
     LostByCrm(usize),
     /// The agent notices it.
     LostByAgent(usize),
-    Installed(usize, Vec<ClassRate>),
+    Installed(usize, Allowed),
     TornDown(usize),
+    /// A sandbox may have come to the end that its grant sets.
+    LeaseOver(usize),
     Dies(usize, bool),
     /// The batch system reports.
     Gone(PilotId),
@@ -67,8 +77,10 @@ pub struct Process {
     /// Nothing that it says overtakes what it said before.
     pub says_at: Micros,
     pub commands: BTreeMap<JobId, Option<ExitStatus>>,
-    /// Rates that come with the sandbox.
-    pub rates: Vec<ClassRate>,
+    /// When the sandbox ends by itself, by its own clock.
+    pub lease: Micros,
+    /// What comes with the sandbox.
+    pub allowed: Allowed,
     /// Rate and bytes sent, by class.
     pub classes: BTreeMap<u8, (u32, u64)>,
 }
@@ -161,7 +173,8 @@ impl Field {
                 sandbox: None,
                 says_at: 0,
                 commands: BTreeMap::new(),
-                rates: Vec::new(),
+                lease: 0,
+                allowed: Allowed::default(),
                 classes: BTreeMap::new(),
             });
             if self.random.chance(temper.batch_never) {
@@ -245,12 +258,18 @@ impl Field {
                 self.tear_down(around, number);
                 None
             }
-            News::Installed(number, rates) => {
-                self.install(around, number, &rates);
+            News::Installed(number, allowed) => {
+                self.install(around, number, &allowed);
                 None
             }
             News::TornDown(number) => {
                 self.torn_down(around, number);
+                None
+            }
+            News::LeaseOver(number) => {
+                if self.processes[number].lease <= around.at {
+                    self.tear_down(around, number);
+                }
                 None
             }
             News::Dies(number, leaves) => {

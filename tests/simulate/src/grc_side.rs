@@ -110,7 +110,9 @@ impl World {
                 }
                 self.say("grc", || format!("-> {site} {message:?}"));
                 let decided = match &message {
-                    ToSite::Commit { reservation, version, .. } => self.decided(*reservation, *version),
+                    ToSite::Commit { reservation, .. } | ToSite::End { reservation } => {
+                        self.decided(*reservation)
+                    }
                     _ => None,
                 };
                 let about = Sent { site: number, late: self.slowest_commit(), decided };

@@ -131,7 +131,7 @@ impl<M: Clone> Link<M> {
             at = at.max(self.last[direction as usize]);
             self.last[direction as usize] = at;
         }
-        let again = self.random.chance(temper.twice).then(|| at + self.random.below(4 * S));
+        let again = (!greets && self.random.chance(temper.twice)).then(|| at + self.random.below(4 * S));
         [Some(at), again]
     }
 

@@ -21,8 +21,8 @@ pub struct Sent {
     pub site: usize,
     /// How long it may have waited for records.
     pub late: Micros,
-    /// For a Commit: the window that is durable, in true time.
-    pub decided: Option<(Micros, Micros)>,
+    /// For a Commit or an End: version and window of the grant that is durable, in true time.
+    pub decided: Option<(Version, Micros, Micros)>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -106,8 +106,9 @@ impl Promises {
                 let promise = self.all.entry(*reservation).or_default();
                 promise.granted.get_or_insert(at);
                 promise.touched = at;
-                let (begins, ends) =
-                    about.decided.unwrap_or((at + window.starts_in_ms * MS, at + window.ends_in_ms * MS));
+                let told = (at + window.starts_in_ms * MS, at + window.ends_in_ms * MS);
+                let decided = about.decided.filter(|(decided, ..)| decided == version);
+                let (begins, ends) = decided.map_or(told, |(_, begins, ends)| (begins, ends));
                 if *version > promise.version {
                     promise.version = *version;
                     promise.changed = Some(at);
@@ -122,7 +123,16 @@ impl Promises {
                     history.broken(at, "window", what);
                 }
             }
-            ToSite::End { reservation } => self.ends((at, history), *reservation),
+            ToSite::End { reservation } => {
+                if let (Some(promise), Some((version, begins, ends))) =
+                    (self.all.get_mut(reservation), about.decided)
+                    && version > promise.version
+                {
+                    // A change was decided of which no site has heard yet.
+                    (promise.version, promise.begins, promise.ends) = (version, begins, ends);
+                }
+                self.ends((at, history), *reservation);
+            }
             ToSite::Exec { reservation, job, .. } => {
                 let Some(promise) = self.all.get(reservation) else { return };
                 let (begins, ends) = (promise.begins, promise.ends);

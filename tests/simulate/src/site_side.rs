@@ -9,8 +9,8 @@ use grant::Rates;
 use protocol::refusal::Refusal;
 use protocol::site::{FromSite, Peer, ToSite};
 
-use crate::agenda::{MS, Micros};
-use crate::field::{Around, ClassRate, Field, News};
+use crate::agenda::{MS, Micros, S};
+use crate::field::{Allowed, Around, ClassRate, Field, News};
 use crate::host::Next;
 use crate::network::End;
 use crate::scenario::Who;
@@ -118,13 +118,15 @@ impl World {
                 self.around(site, |field, around| field.sweep(around, pilot, &node));
             }
             Action::SetUp { pilot, grant, rates, .. } => {
-                let rates = rates.map_or_else(Vec::new, |rates| self.rates(site, pilot, &rates));
-                self.around(site, |field, around| field.set_up(around, pilot, grant.address, rates));
+                let classes = rates.map_or_else(Vec::new, |rates| self.classes(site, pilot, &rates));
+                let allowed = Allowed { classes, lifetime: Micros::from(grant.lifetime_s) * S };
+                self.around(site, |field, around| field.set_up(around, pilot, grant.address, allowed));
             }
             Action::Shape { pilot, rates } => {
                 let serial = rates.serial;
-                let rates = self.rates(site, pilot, &rates);
-                self.around(site, |field, around| field.shape(around, pilot, serial, rates));
+                let classes = self.classes(site, pilot, &rates);
+                let allowed = Allowed { classes, lifetime: Micros::from(rates.lifetime_s) * S };
+                self.around(site, |field, around| field.shape(around, pilot, serial, allowed));
             }
             Action::Join { pilots, ring } => {
                 for pilot in pilots {
@@ -143,7 +145,7 @@ impl World {
 
     /// What a record of rates means: by its destinations, which peer a class is for, and so what
     /// was granted for it. Of several versions the largest counts, for they follow one another.
-    fn rates(&self, site: usize, pilot: PilotId, rates: &Rates) -> Vec<ClassRate> {
+    fn classes(&self, site: usize, pilot: PilotId, rates: &Rates) -> Vec<ClassRate> {
         let granted = |class: u8| {
             let mine = rates.destinations.iter().find(|one| one.class == class)?;
             let parts = &self.promises.all.get(&pilot.reservation)?.parts;
@@ -181,7 +183,7 @@ impl World {
     fn around<T>(&mut self, site: usize, act: impl FnOnce(&mut Field, &mut Around) -> T) -> T {
         let mut follows: Vec<(Micros, News)> = Vec::new();
         let calm = crate::scenario::Temper::default();
-        let calmed = self.agenda.now() > crate::agenda::S + self.scenario.calm_at;
+        let calmed = self.agenda.now() > S + self.scenario.calm_at;
         let mut around = Around {
             at: self.agenda.now(),
             site,

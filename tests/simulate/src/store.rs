@@ -85,6 +85,10 @@ impl Disk {
         self.ticket
     }
 
+    pub fn get(&self, key: &Key) -> Option<&[u8]> {
+        self.durable.get(key).map(Vec::as_slice)
+    }
+
     /// What the next process finds.
     pub fn records(&self) -> impl ExactSizeIterator<Item = (&Key, &Vec<u8>)> {
         self.durable.iter()

@@ -245,7 +245,7 @@ impl World {
         self.connections += 1;
         place.link.connect(self.connections);
         let connection = self.connections;
-        self.say(&self.sites[site].name.clone(), || format!("connection {connection}"));
+        self.say(self.sites[site].name.clone(), || format!("connection {connection}"));
         self.tell_site(site, crm::site::Event::GrcConnected);
     }
 
