@@ -5,6 +5,7 @@
 mod common;
 mod counters;
 mod death;
+mod flood;
 mod full_disk;
 mod grid;
 mod hostile;
