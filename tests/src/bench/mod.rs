@@ -2,6 +2,7 @@
 //! and medians are shown, for the machine is never quiet. No test asserts a time.
 
 pub mod bed;
+pub mod durable;
 pub mod exchange;
 pub mod far;
 pub mod helper;
