@@ -9,6 +9,7 @@ pub mod helper;
 pub mod network;
 pub mod probe;
 pub mod sandbox;
+pub mod search;
 pub mod start;
 pub mod thousand;
 

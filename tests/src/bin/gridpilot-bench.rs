@@ -80,6 +80,14 @@ enum What {
         #[arg(long, default_value_t = 100_000)]
         changes: u64,
     },
+    /// Planning over nodes, links and uplinks of a year with many live reservations.
+    Search {
+        #[arg(long, default_value_t = 1_000_000)]
+        reservations: usize,
+        /// Questions of each kind.
+        #[arg(long, default_value_t = 3000)]
+        questions: usize,
+    },
     #[command(hide = true)]
     One {
         bed: PathBuf,
@@ -100,7 +108,7 @@ enum What {
 }
 
 /// What is measured when nothing is named.
-const ALL: [&str; 6] = ["sandbox", "thousand", "network", "start", "exchange", "durable"];
+const ALL: [&str; 7] = ["sandbox", "thousand", "network", "start", "exchange", "durable", "search"];
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().what {
@@ -151,6 +159,7 @@ fn measure(what: What) -> Result<()> {
         What::Durable { directory, seconds, records, changes } => {
             ("Durable decisions", bench::durable::run(&directory, seconds, records, changes)?)
         }
+        What::Search { reservations, questions } => ("Search", bench::search::run(reservations, questions)?),
         What::Start { rounds } => ("From submit to output", start(rounds)?),
     };
     println!("## {name}\n\n{}\n\n{text}", bench::machine());
