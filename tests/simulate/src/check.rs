@@ -158,7 +158,7 @@ impl World {
     }
 
     /// What times of one window may differ by at a site, for what the messages took.
-    fn blur(&self) -> std::time::Duration {
+    pub fn blur(&self) -> std::time::Duration {
         let temper = &self.scenario.temper;
         let late = if temper.out_of_order > 0 { 2 * S } else { 0 };
         let paused = self.scenario.faults.iter().map(|(_, fault)| match fault {

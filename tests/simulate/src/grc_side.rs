@@ -115,7 +115,7 @@ impl World {
                     }
                     _ => None,
                 };
-                let about = Sent { site: number, late: self.slowest_commit(), decided };
+                let about = Sent { site: number, decided };
                 self.promises.sent((now, &mut self.history), about, &message);
                 self.books_changed |= matches!(message, ToSite::Hold { .. } | ToSite::Commit { .. });
                 self.sends_to(number, connection.0, message);

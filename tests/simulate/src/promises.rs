@@ -1,7 +1,7 @@
 //! What was promised to users, told apart from what the owners believe: taken from the messages
 //! that they send and the answers that they give.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use protocol::client::{Reply, Request, Selector};
 use protocol::ids::{Epoch, JobId, ReservationId, Version};
@@ -19,8 +19,6 @@ const TOLERANCE: Micros = 2 * S;
 #[derive(Clone, Copy, Debug)]
 pub struct Sent {
     pub site: usize,
-    /// How long it may have waited for records.
-    pub late: Micros,
     /// For a Commit or an End: version and window of the grant that is durable, in true time.
     pub decided: Option<(Version, Micros, Micros)>,
 }
@@ -57,8 +55,6 @@ pub struct Promises {
     jobs: BTreeMap<JobId, ReservationId>,
     /// How jobs ended, as their users were shown.
     ended_jobs: BTreeMap<JobId, JobState>,
-    /// Commands that are ordered before their window are told once only.
-    early: BTreeSet<JobId>,
 }
 
 impl Promises {
@@ -133,17 +129,23 @@ impl Promises {
                 }
                 self.ends((at, history), *reservation);
             }
-            ToSite::Exec { reservation, job, .. } => {
-                let Some(promise) = self.all.get(reservation) else { return };
-                let (begins, ends) = (promise.begins, promise.ends);
-                if (at + TOLERANCE < begins || at > ends + TOLERANCE + about.late) && self.early.insert(*job)
-                {
-                    let what =
-                        || format!("{job} starts outside of its window {}..{}", time(begins), time(ends));
-                    history.broken(at, "window", what);
-                }
-            }
             _ => {}
+        }
+    }
+
+    /// A site orders a command to start. Its window may be late there by what messages took.
+    pub fn starts(
+        &mut self,
+        (at, history): (Micros, &mut History),
+        late: Micros,
+        reservation: ReservationId,
+        job: JobId,
+    ) {
+        let Some(promise) = self.all.get(&reservation) else { return };
+        let (begins, ends) = (promise.begins, promise.ends);
+        if at + TOLERANCE < begins || at > ends + TOLERANCE + late {
+            let what = || format!("{job} starts outside of its window {}..{}", time(begins), time(ends));
+            history.broken(at, "window", what);
         }
     }
 

@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use crm::pilot::PilotId;
-use crm::site::{Account, Action, Event};
+use crm::site::{Account, Action, Asked, Event};
 use grant::Rates;
 use protocol::refusal::Refusal;
 use protocol::site::{FromSite, Peer, ToSite};
@@ -134,6 +134,10 @@ impl World {
                 }
             }
             Action::Ask { pilot, asked, request } => {
+                if let Asked::Exec(job) = asked {
+                    let late = self.blur().as_micros() as Micros;
+                    self.promises.starts((now, &mut self.history), late, pilot.reservation, job);
+                }
                 self.around(site, |field, around| field.ask(around, pilot, asked, &request));
             }
             Action::Pass { pilot, request } => {
