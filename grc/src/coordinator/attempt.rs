@@ -130,7 +130,7 @@ impl Coordinator {
             reservation.deadline = Some(deadline);
         }
         let taken = match first {
-            true => self.room.take(id, window, &shares),
+            true => self.room.take(id, window, &shares, self.now),
             false => self.room.take_beside(id, window, &shares),
         };
         debug_assert!(taken || planted(Bug::CarvePerSite), "planned and taken in one step");

@@ -116,7 +116,7 @@ impl Coordinator {
             && let Some(grant) = &saved.grant
             && !planted(Bug::RestartForgetsBook)
         {
-            self.room.take(id, grant.window, shares);
+            self.room.restore(id, grant.window, shares);
             let (connection, criteria) = (Connection(id.0), criteria(grant.window, &grant.rates));
             if !grant.rates.is_empty() {
                 self.network.restore(connection, grant.version, criteria);
@@ -245,7 +245,7 @@ impl Coordinator {
             of.entry(reservation).or_insert((window, Vec::new())).1.push(share);
         }
         for (id, (window, shares)) in of {
-            self.room.take(id, window, &shares);
+            self.room.restore(id, window, &shares);
             self.room.end(id);
         }
     }
