@@ -14,7 +14,7 @@ export RUSTUP_HOME ?= $(SUDO_HOME)/.rustup
 endif
 endif
 
-.PHONY: all build demo test bench lint install needs help
+.PHONY: all build demo test bench lint install needs help simulate simulate-planted
 
 all: build
 
@@ -22,6 +22,7 @@ help:
 	@echo "make demo     a grid of two sites on this machine runs an MPI program (needs root)"
 	@echo "make test     all tests (needs root: they make namespaces)"
 	@echo "make bench    measurements, as ratios"
+	@echo "make simulate histories of whole grids; SEED=n shows one, SEEDS=n runs so many"
 	@echo "make lint     format, clippy, rules of the house"
 	@echo "make install  PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)"
 
@@ -38,12 +39,27 @@ demo: needs build
 # The grids of the tests share the machine: one test at a time. The other crates' tests do not.
 test: needs build
 	$(CARGO) test --locked --workspace --exclude gridpilot-tests --exclude node-manager
+	$(CARGO) test --locked -p gridpilot-simulate --features planted --test simulation planted
 	$(CARGO) test --locked -p node-manager -- --test-threads=1
 	$(CARGO) test --locked -p gridpilot-tests -- --test-threads=1
 
 bench: needs
 	$(CARGO) build --locked --release --workspace --bins
 	./target/release/gridpilot-bench
+
+SIMULATE := $(CARGO) run --locked --profile simulate -p gridpilot-simulate --
+SEEDS ?= 100000
+FROM ?= 1
+
+simulate:
+ifdef SEED
+	$(SIMULATE) seed $(SEED)
+else
+	$(SIMULATE) run --from $(FROM) --count $(SEEDS)
+endif
+
+simulate-planted:
+	$(CARGO) run --locked --profile simulate -p gridpilot-simulate --features planted -- planted
 
 lint:
 	$(CARGO) fmt --all --check

@@ -15,9 +15,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use protocol::ids::{JobId, MemberNumber, ReservationId};
+use protocol::ids::{Epoch, JobId, MemberNumber, RequestId, ReservationId};
 use protocol::job::{Command, ExitStatus, JobState, Target};
 use protocol::names::{HostName, Label, SiteName, Text, UserName};
+
+use crate::record::{SavedJob, SavedRun};
+use crate::reservation::Pause;
 
 /// Between SIGTERM and SIGKILL, and between SIGKILL and giving up.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -72,15 +75,18 @@ impl Stage {
     }
 }
 
-/// A job with everything that the owner knows of it. Times are since the owner's start.
+/// A job with everything that the owner knows of it. Times are on the owner's time line, since the
+/// epoch.
 #[derive(Clone, Debug)]
 pub struct Job {
     pub id: JobId,
     pub user: UserName,
     pub reservation: ReservationId,
+    /// The request that made it; none for one that was made with its reservation.
+    pub request: Option<RequestId>,
     pub label: Option<Label>,
     pub target: Target,
-    /// Until it is sent: afterwards only the summary is kept.
+    /// Until it is over, for it may have to be sent again: afterwards only the summary is kept.
     pub command: Option<Command>,
     pub summary: Text,
     pub stage: Stage,
@@ -88,6 +94,8 @@ pub struct Job {
     pub state: JobState,
     /// What it will be once stopped.
     pub stopping_as: Option<JobState>,
+    /// The incarnation in which it was started.
+    pub epoch: Epoch,
     /// Members on which the command has not ended.
     pub running: BTreeMap<SiteName, Vec<MemberNumber>>,
     /// The largest status so far.
@@ -98,6 +106,8 @@ pub struct Job {
     /// SIGKILL, or after it giving up, is due.
     pub next_blow: Option<Duration>,
     pub killed: bool,
+    /// When the sites where it runs are told again to start it, or to say how it ended.
+    pub resend: Option<Pause>,
     pub head: Option<HostName>,
 }
 
@@ -111,6 +121,36 @@ impl Job {
             self.running.remove(site);
         }
         true
+    }
+
+    /// What does not change of it, to be made durable.
+    pub fn saved(&self) -> SavedJob {
+        SavedJob {
+            id: self.id,
+            user: self.user.clone(),
+            reservation: self.reservation,
+            request: self.request,
+            label: self.label.clone(),
+            target: self.target,
+            command: self.command.clone(),
+            summary: self.summary.clone(),
+            submitted: self.submitted,
+        }
+    }
+
+    /// How it stands, to be made durable.
+    pub fn saved_run(&self) -> SavedRun {
+        SavedRun {
+            id: self.id,
+            state: self.state.clone(),
+            stopping_as: self.stopping_as.clone(),
+            epoch: self.epoch,
+            running: self.running.iter().map(|(site, members)| (site.clone(), members.clone())).collect(),
+            status: self.status,
+            started: self.started,
+            ended: self.ended,
+            head: self.head.clone(),
+        }
     }
 
     /// With several members the largest code is the job's.

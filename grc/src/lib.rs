@@ -2,8 +2,8 @@
 //! redistributes keys, answers users; and `gridpilot`, the command that people type.
 //!
 //! Three rings, arrows inwards only: pure ([`plan`], [`exchange`], [`coallocate`], [`reservation`],
-//! [`job`], [`view`], [`explain`]: no I/O, time is an argument) <- the owner ([`coordinator`]) <-
-//! edges (the rest: sockets, files).
+//! [`job`], [`record`], [`usage`], [`view`], [`explain`], [`rates`], [`wording`]: no I/O, time is an
+//! argument) <- the owner ([`coordinator`]) <- edges (the rest: sockets, files).
 #![forbid(unsafe_code)]
 
 pub mod book;
@@ -11,16 +11,20 @@ pub mod cli;
 pub mod coallocate;
 pub mod config;
 pub mod coordinator;
+pub mod durable;
 pub mod exchange;
 pub mod explain;
-pub mod incarnation;
 pub mod job;
 pub mod network;
 pub mod output;
 pub mod pins;
 pub mod plan;
+pub mod rates;
+pub mod record;
 pub mod reservation;
 pub mod serve;
 pub mod server;
 pub mod sites;
+pub mod usage;
 pub mod view;
+pub mod wording;

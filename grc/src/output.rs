@@ -2,10 +2,13 @@
 //! and read by whoever asks for the log.
 //!
 //! Only the sites where a job runs may send output of it, each for its own members. Offsets are
-//! checked per member: what came before is dropped, a gap ends the site's connection. With several
-//! members the chunks stand in the order in which they came.
+//! checked per member: what came before is dropped, and what leaves a gap is not taken, for it was
+//! lost with a connection and is sent again. With several members the chunks stand in the order in
+//! which they came. A restart goes on where [`offsets`] say that it stopped.
 
-use std::collections::BTreeMap;
+mod offsets;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -22,6 +25,8 @@ use protocol::limits::OUTPUT_CHUNK_BYTES_MAX;
 use protocol::names::SiteName;
 use protocol::refusal::{Failure, Step};
 use tokio::sync::watch;
+
+use offsets::{Offsets, Source};
 
 /// Why output was not kept.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -40,6 +45,8 @@ pub struct Store {
     directory: PathBuf,
     /// What is kept of one stream of one job.
     stream_bytes_max: u64,
+    /// The machine was started anew since: what was acknowledged may be gone, and a gap with it.
+    rebooted: bool,
     jobs: Mutex<BTreeMap<JobId, Arc<Output>>>,
 }
 
@@ -53,23 +60,11 @@ struct Output {
 #[derive(Debug, Default)]
 struct State {
     sources: BTreeMap<SiteName, u32>,
-    /// Up to where each member's stream was taken.
-    taken: BTreeMap<(SiteName, MemberNumber, Stream), u64>,
-    /// Bytes on file.
-    stdout: u64,
-    stderr: u64,
+    /// Up to where each member's stream was taken, what is on file, what was lost.
+    offsets: Offsets,
+    /// Streams that came from before a reboot and have not been heard of since.
+    doubtful: BTreeSet<Source>,
     over: bool,
-    /// Output was lost here: shown at the end of the log.
-    damage: Option<String>,
-}
-
-impl State {
-    fn length(&mut self, stream: Stream) -> &mut u64 {
-        match stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
-        }
-    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -85,8 +80,8 @@ fn file_name(stream: Stream) -> &'static str {
 
 impl Store {
     /// Keeps everything below `state/jobs`.
-    pub fn new(state: &Path, stream_bytes_max: u64) -> Self {
-        Self { directory: state.join("jobs"), stream_bytes_max, jobs: Mutex::default() }
+    pub fn new(state: &Path, stream_bytes_max: u64, rebooted: bool) -> Self {
+        Self { directory: state.join("jobs"), stream_bytes_max, rebooted, jobs: Mutex::default() }
     }
 
     fn job(&self, job: JobId) -> Option<Arc<Output>> {
@@ -94,14 +89,28 @@ impl Store {
     }
 
     fn path(&self, job: JobId, stream: Stream) -> PathBuf {
-        self.directory.join(job.to_string()).join(file_name(stream))
+        self.job_directory(job).join(file_name(stream))
+    }
+
+    fn job_directory(&self, job: JobId) -> PathBuf {
+        self.directory.join(job.to_string())
     }
 
     /// The job exists, and these sites run so many members of it. Repeatable.
     pub fn expect(&self, job: JobId, sources: Vec<(SiteName, u32)>) {
-        let fresh = || Arc::new(Output { state: Mutex::default(), news: watch::Sender::new(0) });
-        let output = locked(&self.jobs).entry(job).or_insert_with(fresh).clone();
-        locked(&output.state).sources.extend(sources);
+        let known = locked(&self.jobs).entry(job).or_insert_with(|| self.load(job)).clone();
+        locked(&known.state).sources.extend(sources);
+    }
+
+    /// A job as an earlier start left it, or one that is new.
+    fn load(&self, job: JobId) -> Arc<Output> {
+        let offsets = Offsets::load(&self.job_directory(job)).unwrap_or_else(|error| {
+            tracing::error!(%job, %error, "cannot read what there is of its output");
+            Offsets { damage: Some(format!("some of it cannot be read: {error}")), ..Offsets::default() }
+        });
+        let doubtful = offsets.taken.keys().filter(|_| self.rebooted).cloned().collect();
+        let state = Mutex::new(State { offsets, doubtful, ..State::default() });
+        Arc::new(Output { state, news: watch::Sender::new(0) })
     }
 
     /// Nothing more comes; who follows reaches the end.
@@ -111,7 +120,8 @@ impl Store {
         state.over = true;
         // Only needed to check what still comes.
         state.sources.clear();
-        state.taken.clear();
+        state.offsets.taken.clear();
+        state.doubtful.clear();
         drop(state);
         output.news.send_modify(|news| *news += 1);
     }
@@ -119,14 +129,14 @@ impl Store {
     /// Takes the job's files away. Blocks.
     pub fn forget(&self, job: JobId) {
         locked(&self.jobs).remove(&job);
-        let _ = fs::remove_dir_all(self.directory.join(job.to_string()));
+        let _ = fs::remove_dir_all(self.job_directory(job));
     }
 
     /// Fills in how much there is.
     pub fn measure(&self, view: &mut JobView) {
         if let Some(output) = self.job(view.id) {
-            let state = locked(&output.state);
-            (view.stdout_bytes, view.stderr_bytes) = (state.stdout, state.stderr);
+            let offsets = &locked(&output.state).offsets;
+            (view.stdout_bytes, view.stderr_bytes) = (offsets.stdout, offsets.stderr);
         }
     }
 
@@ -149,32 +159,43 @@ impl Store {
         if state.sources.get(site).is_none_or(|members| member >= *members) {
             return Err(OutputError::Unexpected { job });
         }
-        let taken = state.taken.entry((site.clone(), member, stream)).or_default();
-        let expected = *taken;
+        let source = (site.clone(), member, stream);
+        let doubtful = state.doubtful.remove(&source);
+        let offsets = &mut state.offsets;
+        let expected = offsets.taken.get(&source).copied().unwrap_or(0);
+        let mut damaged = false;
         if offset > expected {
-            return Err(OutputError::Gap { job, member, expected, given: offset });
+            if !doubtful {
+                return Err(OutputError::Gap { job, member, expected, given: offset });
+            }
+            damaged = true;
+            offsets.damage.get_or_insert_with(|| "some of it was lost with the machine's power".into());
         }
-        let known = (expected - offset).min(bytes.len() as u64);
+        let known = expected.saturating_sub(offset).min(bytes.len() as u64);
         let fresh = &bytes[known as usize..];
-        *taken += fresh.len() as u64;
-        let upto = *taken;
+        let upto = offset.max(expected) + fresh.len() as u64;
+        offsets.taken.insert(source.clone(), upto);
         if fresh.is_empty() {
             return Ok(upto);
         }
-        let room = self.stream_bytes_max - (*state.length(stream)).min(self.stream_bytes_max);
+        let room = self.stream_bytes_max - (*offsets.length(stream)).min(self.stream_bytes_max);
         let kept = &fresh[..fresh.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
-        if kept.len() < fresh.len() {
-            let damage = format!("only the first {} bytes are kept", self.stream_bytes_max);
-            state.damage.get_or_insert(damage);
+        if kept.len() < fresh.len() && offsets.damage.is_none() {
+            offsets.damage = Some(format!("only the first {} bytes are kept", self.stream_bytes_max));
+            damaged = true;
         }
         if !kept.is_empty() {
             match self.write(job, stream, kept) {
-                Ok(()) => *state.length(stream) += kept.len() as u64,
+                Ok(()) => *offsets.length(stream) += kept.len() as u64,
                 Err(error) => {
                     tracing::error!(%job, %error, "cannot keep output");
-                    state.damage.get_or_insert(format!("some of it could not be kept: {error}"));
+                    offsets.damage.get_or_insert(format!("some of it could not be kept: {error}"));
+                    damaged = true;
                 }
             }
+        }
+        if let Err(error) = offsets.note(&self.job_directory(job), &source, damaged) {
+            tracing::error!(%job, %error, "cannot note how far its output was taken");
         }
         drop(state);
         output.news.send_modify(|news| *news += 1);
@@ -216,7 +237,8 @@ impl Store {
             let mut news = output.news.subscribe();
             let (length, over, damage) = {
                 let mut state = locked(&output.state);
-                (*state.length(stream), state.over, state.damage.clone())
+                let over = state.over;
+                (*state.offsets.length(stream), over, state.offsets.damage.clone())
             };
             if offset < length {
                 let bytes = match self.read_chunk(job, stream, offset, length) {
@@ -266,7 +288,7 @@ mod tests {
 
     fn store(stream_bytes_max: u64) -> (tempfile::TempDir, Store) {
         let state = tempfile::tempdir().unwrap();
-        let store = Store::new(state.path(), stream_bytes_max);
+        let store = Store::new(state.path(), stream_bytes_max, false);
         store.expect(JobId(1), vec![("a".parse().unwrap(), 2)]);
         (state, store)
     }
@@ -295,6 +317,53 @@ mod tests {
         );
         assert_eq!(on_file(&store, Stream::Stdout), b"abcde+");
         assert_eq!(on_file(&store, Stream::Stderr), b"");
+    }
+
+    /// Whatever was acknowledged is there after a restart, and nothing twice.
+    #[test]
+    fn a_restart_goes_on_where_it_stopped_member_by_member() {
+        let (state, store) = store(8);
+        let a: SiteName = "a".parse().unwrap();
+        let put = |store: &Store, member, offset, bytes: &[u8]| {
+            store.append(&a, JobId(1), member, Stream::Stdout, offset, bytes)
+        };
+        assert_eq!(put(&store, 0, 0, b"abc"), Ok(3));
+        assert_eq!(put(&store, 1, 0, b"xy"), Ok(2));
+        // Killed between the bytes and their line, and in the middle of a line.
+        let append = |path: PathBuf, bytes: &[u8]| {
+            OpenOptions::new().append(true).open(path).unwrap().write_all(bytes).unwrap();
+        };
+        append(store.path(JobId(1), Stream::Stdout), b"lost");
+        append(store.job_directory(JobId(1)).join(offsets::FILE), b"a 0 stdout 99");
+        let again = Store::new(state.path(), 8, false);
+        again.expect(JobId(1), vec![("a".parse().unwrap(), 2)]);
+        assert_eq!(put(&again, 0, 3, b"d"), Ok(4));
+        assert_eq!(put(&again, 1, 0, b"xyz"), Ok(3), "it is sent again from where it was acknowledged");
+        assert_eq!(
+            put(&again, 1, 9, b"?"),
+            Err(OutputError::Gap { job: JobId(1), member: 1, expected: 3, given: 9 })
+        );
+        assert_eq!(on_file(&again, Stream::Stdout), b"abcxydz");
+        assert_eq!(put(&again, 0, 4, b"efgh"), Ok(8), "taken beyond the limit");
+        let third = Store::new(state.path(), 8, false);
+        third.expect(JobId(1), vec![("a".parse().unwrap(), 2)]);
+        assert_eq!(put(&third, 0, 8, b"i"), Ok(9));
+        let damage = locked(&third.job(JobId(1)).unwrap().state).offsets.damage.clone();
+        assert_eq!(damage.as_deref(), Some("only the first 8 bytes are kept"));
+        let rebooted = Store::new(state.path(), 8, true);
+        rebooted.expect(JobId(1), vec![("a".parse().unwrap(), 2)]);
+        assert_eq!(put(&rebooted, 1, 9, b"?"), Ok(10), "what the power took does not come again");
+    }
+
+    #[test]
+    fn a_stream_of_many_small_pieces_keeps_its_notes_short() {
+        let (_state, store) = store(1 << 20);
+        let a: SiteName = "a".parse().unwrap();
+        for n in 0..30_000 {
+            store.append(&a, JobId(1), 0, Stream::Stdout, n, b"x").unwrap();
+        }
+        let notes = store.job_directory(JobId(1)).join(offsets::FILE);
+        assert!(fs::metadata(notes).unwrap().len() < 300 * 1024);
     }
 
     #[test]

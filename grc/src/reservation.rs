@@ -1,34 +1,43 @@
 //! One reservation: its machine and what is known of it.
 //!
 //! ```text
-//!    ,--busy after all--.
-//!    v                  |
-//! Waiting --planned--> Holding --all held--> Starting --all ready--> Joining --all joined--> Ready
-//!    \                   \                     \                       \                     /
-//!     \                   \                     `-------end wanted------+-------------------'
-//!      \                   \                                    v
-//!       `----end wanted-----+--------------------> Over <-- Ending (every part confirms, or is
-//!                                                           quarantined, or the deadline passes)
+//!    ,-- turned down --.                                     ,------------- broken -------------.
+//!    v                 |                                     v                                  |
+//! Waiting --planned--> Holding --granted--> Booked --near--> Starting --all ready--> Joining ---+
+//!    |                   |                    |                |          all joined |          |
+//!    |                   |                    |                |                     v          |
+//!    |                   |                    |                |                   Ready -------'
+//!    |                   |                    `---end wanted---+---------------------'
+//!    |                   |                                     v
+//!    `----end wanted-----+------------------> Over <-------- Ending (every part confirms, or the
+//!                                                            deadline passes and the rest is owed)
 //! ```
-//! Release, cancel, failure, a lost site and the end of the time are one event, so there is one
-//! way down. `Over` is shown as `ended`, or as `failed` with its reason.
+//! Release, cancel, failure and the end of the window are one event, so there is one way down.
+//! *Broken* is an incarnation that failed while the grant stands: the next epoch begins anew. A
+//! change of the grant is an [`Attempt`] beside the phase. `Over` is shown as `ended`, or as
+//! `failed` with its reason.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::time::Duration;
 
-use protocol::ids::{Epoch, JobId, ReservationId};
+use protocol::ids::{Epoch, JobId, RequestId, ReservationId, Version};
 use protocol::names::{SiteName, Text, UserName};
 use protocol::refusal::{Failure, Refusal};
-use protocol::reservation::{AddressBlock, Ask, Progress};
-use protocol::site::ReadyMember;
+use protocol::reservation::{AddressBlock, Ask, PairRate, Progress};
+use protocol::site::{ReadyMember, Remaining};
+use serde::{Deserialize, Serialize};
 
 use crate::coallocate::Coallocation;
+use crate::record::{SavedAttempt, SavedReservation, Standing};
+use crate::usage::Series;
 
 /// Where a reservation stands; drawn above.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub enum Phase {
     Waiting,
     Holding,
+    Booked,
     Starting,
     Joining,
     Ready,
@@ -41,11 +50,16 @@ pub enum Phase {
 pub enum Happening {
     /// Sites with room and addresses were found.
     Planned,
-    /// A site had no room after all.
+    /// A site or link had no room after all, or a site did not answer in time.
     TurnedDown,
-    AllHeld,
+    /// Everybody holds, and that is durable.
+    Granted,
+    /// The window begins soon: pilots may come.
+    Near,
     AllReady,
     AllJoined,
+    /// Its sandboxes are lost, the grant is not.
+    Broken,
     EndWanted,
     /// Every part has confirmed its end, or will not within the deadline.
     AllEnded,
@@ -54,18 +68,17 @@ pub enum Happening {
 /// What the owner does on an arrow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Order {
-    /// Ask all sites to hold; addresses are taken.
-    Hold,
-    /// Give all holds and their addresses back.
+    /// Give all holds and what they took back.
     Release,
-    Commit,
     /// Merge the reports and send the key ring to all sites.
     Join,
-    /// Start the jobs that wait for it.
+    /// Start the jobs that wait for it, once the window has begun.
     StartJobs,
-    /// Tell all sites to end; addresses come back as they confirm.
+    /// Order the next incarnation after a pause.
+    BeginAnew,
+    /// Tell all sites to end; what they have comes back as they confirm.
     End,
-    /// Answer who waits for it.
+    /// It is history.
     Conclude,
 }
 
@@ -83,15 +96,17 @@ impl Phase {
         use Happening::*;
         use Phase::*;
         Ok(match (self, happening) {
-            (Waiting, Planned) => (Holding, &[Order::Hold]),
+            (Waiting, Planned) => (Holding, &[]),
             (Holding, TurnedDown) => (Waiting, &[Order::Release]),
-            (Holding, AllHeld) => (Starting, &[Order::Commit]),
+            (Holding, Granted) => (Booked, &[]),
+            (Booked, Near) => (Starting, &[]),
             (Starting, AllReady) => (Joining, &[Order::Join]),
             (Joining, AllJoined) => (Ready, &[Order::StartJobs]),
+            (Booked | Starting | Joining | Ready, Broken) => (Starting, &[Order::BeginAnew]),
 
             (Waiting, EndWanted) => (Over, &[Order::Conclude]),
             (Holding, EndWanted) => (Over, &[Order::Release, Order::Conclude]),
-            (Starting | Joining | Ready, EndWanted) => (Ending, &[Order::End]),
+            (Booked | Starting | Joining | Ready, EndWanted) => (Ending, &[Order::End]),
             (Ending, AllEnded) => (Over, &[Order::Conclude]),
             (Ending | Over, EndWanted) => (self, &[]),
 
@@ -99,9 +114,68 @@ impl Phase {
         })
     }
 
-    /// Whether sites hold or have granted something for it.
+    /// Whether the user has the grant: sites keep a share for it until the window's end.
     pub fn is_granted(self) -> bool {
-        matches!(self, Self::Starting | Self::Joining | Self::Ready | Self::Ending)
+        matches!(self, Self::Booked | Self::Starting | Self::Joining | Self::Ready)
+    }
+}
+
+/// From when until when, on the owner's own time line. Sites are told what remains of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Window {
+    pub start: Duration,
+    pub end: Duration,
+    /// How long before the start its sandboxes may stand already.
+    pub lead: Duration,
+}
+
+impl Window {
+    /// From when on its sandboxes may stand.
+    pub fn near(self) -> Duration {
+        self.start.saturating_sub(self.lead)
+    }
+
+    pub fn remaining(self, now: Duration) -> Remaining {
+        let left = |at: Duration| u64::try_from(at.saturating_sub(now).as_millis()).unwrap_or(u64::MAX);
+        Remaining { starts_in_ms: left(self.start), ends_in_ms: left(self.end) }
+    }
+}
+
+/// What one site gives.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    pub site: SiteName,
+    pub members: u32,
+    /// In which layer of the site its members stand.
+    pub layer: u32,
+    pub carve: Vec<AddressBlock>,
+}
+
+/// What is in force: held by every site and link, and durable.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Grant {
+    pub version: Version,
+    pub window: Window,
+    /// Between which parts, each pair once.
+    pub rates: Vec<PairRate>,
+}
+
+/// Something that sites and links are being asked to hold: the first grant, or a change of it.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    pub version: Version,
+    pub window: Window,
+    pub shares: Vec<Share>,
+    pub rates: Vec<PairRate>,
+    pub all: Coallocation,
+    pub deadline: Duration,
+    /// The request that waits for the outcome; none does for one that may wait its turn.
+    pub request: Option<RequestId>,
+}
+
+impl Attempt {
+    pub fn share(&self, site: &SiteName) -> Option<&Share> {
+        self.shares.iter().find(|share| share.site == *site)
     }
 }
 
@@ -112,55 +186,171 @@ pub enum PartStage {
     Held,
     Ready,
     Joined,
-    /// Confirmed by the site, or its site was lost: nothing more is expected of it.
+    /// Confirmed by the site, or given up: nothing more is expected of it.
     Ended,
 }
 
-/// One site's share.
+/// One site's share and how far it is.
 #[derive(Clone, Debug)]
 pub struct PartState {
     pub site: SiteName,
     pub members: u32,
+    pub layer: u32,
     pub carve: Vec<AddressBlock>,
     pub stage: PartStage,
+    /// The site said that it has committed the grant in force.
+    pub acknowledged: bool,
     pub progress: Progress,
     /// What the site reported, checked and in order; empty before.
     pub ready: Vec<ReadyMember>,
 }
 
-/// A reservation with everything that the owner knows of it. Times are since the owner's start.
+impl PartState {
+    pub fn new(share: &Share, stage: PartStage) -> Self {
+        let Share { site, members, layer, carve } = share.clone();
+        let progress = Progress { wanted: members, ..Progress::default() };
+        Self { site, members, layer, carve, stage, acknowledged: false, progress, ready: Vec::new() }
+    }
+
+    pub fn share(&self) -> Share {
+        Share { site: self.site.clone(), members: self.members, layer: self.layer, carve: self.carve.clone() }
+    }
+
+    /// Back to the beginning, for the next incarnation.
+    pub fn begin_anew(&mut self) {
+        self.stage = PartStage::Held;
+        self.progress = Progress { wanted: self.members, ..Progress::default() };
+        self.ready.clear();
+    }
+}
+
+/// Why a reservation waits.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Why {
+    /// What was missing when it was tried last.
+    Refused(Refusal),
+    /// What went wrong when it was tried last.
+    Failed(Failure),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(refusal) => refusal.fmt(f),
+            // One line: a reason, not an answer.
+            Self::Failed(failure) => match &failure.site {
+                Some(site) => write!(f, "{}, site {site}: {}", failure.step, failure.cause),
+                None => write!(f, "{}: {}", failure.step, failure.cause),
+            },
+        }
+    }
+}
+
+/// When something is done again, and the pause before it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Pause {
+    pub until: Duration,
+    pub length: Duration,
+}
+
+/// What became of the incarnations before this one.
+#[derive(Clone, Debug, Default)]
+pub struct Troubles {
+    /// Failed in a row.
+    pub count: u32,
+    /// The last one, while the next is not ready.
+    pub last: Option<Failure>,
+    /// When the next epoch will be ordered; `None` when it was.
+    pub next_try: Option<Duration>,
+}
+
+/// A reservation with everything that the owner knows of it. Times are on the owner's time line,
+/// since the epoch.
 #[derive(Clone, Debug)]
 pub struct Reservation {
     pub id: ReservationId,
     pub user: UserName,
     pub ask: Ask,
+    /// The request that made it.
+    pub request: RequestId,
+    /// Requests that changed it, and to which version; the last ones.
+    pub changes: Vec<(RequestId, Version)>,
     /// The job that it was made for and ends with.
     pub own_job: Option<JobId>,
     /// Jobs that are not over, oldest first.
     pub jobs: BTreeSet<JobId>,
     pub made: Duration,
-    /// Fences messages of earlier attempts; a new one with every attempt to hold.
-    pub epoch: Epoch,
-    pub attempts: u32,
     pub phase: Phase,
-    /// Chosen with each attempt; empty while it waits.
+    /// The last one that was given out: an attempt takes the next.
+    pub version: Version,
+    pub attempt: Option<Attempt>,
+    pub grant: Option<Grant>,
+    /// Of the attempt while it is held for the first time, then of the grant; empty while it waits.
     pub parts: Vec<PartState>,
-    pub holding: Option<Coallocation>,
+    /// The incarnation of its sandboxes.
+    pub epoch: Epoch,
+    /// Everybody answered in this epoch, once.
+    pub was_ready: bool,
+    /// It comes from records: what its sites reported before is to be asked again.
+    pub resumed: bool,
+    pub troubles: Troubles,
+    /// What everything that is over ended with, if not by itself.
     pub failure: Option<Failure>,
     /// By when the phase must be left.
     pub deadline: Option<Duration>,
-    /// End of the window, counted from the commit.
-    pub ends: Option<Duration>,
-    /// No new attempt before this: a site's word and its offer disagreed.
+    /// No new attempt before this, and how often it was put off in a row.
     pub not_before: Duration,
-    /// Why it waits.
-    pub waits_for: Option<Refusal>,
+    pub put_off: u32,
+    /// Why it waits, and when that was found.
+    pub waits_for: Option<(Why, Duration)>,
+    /// When it could begin, as far as the book knows; while it waits.
+    pub expected: Option<Duration>,
     /// Nodes that sites keep away from new pilots because of it.
     pub dirty: Vec<Text>,
+    /// When sites are told again what they have not acknowledged.
+    pub resend: Option<Pause>,
+    /// The timer that is set for it: a deadline, or the beginning or end of its window.
+    pub alarm: Option<Duration>,
     pub ended: Option<Duration>,
+    /// What was used of its bandwidth.
+    pub usage: Series,
 }
 
 impl Reservation {
+    /// One that waits, of which nobody knows yet.
+    pub fn new(id: ReservationId, user: UserName, ask: Ask, request: RequestId, made: Duration) -> Self {
+        Self {
+            id,
+            user,
+            ask,
+            request,
+            changes: Vec::new(),
+            own_job: None,
+            jobs: BTreeSet::new(),
+            made,
+            phase: Phase::Waiting,
+            version: Version::default(),
+            attempt: None,
+            grant: None,
+            parts: Vec::new(),
+            epoch: Epoch::FIRST,
+            was_ready: false,
+            resumed: false,
+            troubles: Troubles::default(),
+            failure: None,
+            deadline: None,
+            not_before: Duration::ZERO,
+            put_off: 0,
+            waits_for: None,
+            expected: None,
+            dirty: Vec::new(),
+            resend: None,
+            alarm: None,
+            ended: None,
+            usage: Series::default(),
+        }
+    }
+
     pub fn part(&self, site: &SiteName) -> Option<&PartState> {
         self.parts.iter().find(|part| part.site == *site)
     }
@@ -178,27 +368,90 @@ impl Reservation {
     pub fn laggard(&self, stage: PartStage) -> Option<&PartState> {
         self.parts.iter().find(|part| part.stage < stage)
     }
+
+    /// The window of the grant, of the attempt before there is one.
+    pub fn window(&self) -> Option<Window> {
+        let attempt = self.attempt.as_ref().map(|attempt| attempt.window);
+        self.grant.as_ref().map(|grant| grant.window).or(attempt)
+    }
+
+    /// All requests that have made something of it.
+    pub fn requests(&self) -> Vec<RequestId> {
+        self.changes.iter().map(|(request, _)| *request).chain([self.request]).collect()
+    }
+
+    /// Whether an incarnation is on, or was ordered.
+    pub fn stands(&self) -> bool {
+        matches!(self.phase, Phase::Starting | Phase::Joining | Phase::Ready)
+            && self.troubles.next_try.is_none()
+    }
+
+    /// Of the grant in force; 0 before there is one.
+    pub fn in_force(&self) -> Version {
+        self.grant.as_ref().map_or(Version::default(), |grant| grant.version)
+    }
+
+    /// What must be known of it after a restart.
+    pub fn saved(&self) -> SavedReservation {
+        let attempt = self.attempt.as_ref().map(|attempt| SavedAttempt {
+            version: attempt.version,
+            window: attempt.window,
+            shares: attempt.shares.clone(),
+            rates: attempt.rates.clone(),
+        });
+        SavedReservation {
+            id: self.id,
+            user: self.user.clone(),
+            ask: self.ask.clone(),
+            request: self.request,
+            changes: self.changes.clone(),
+            own_job: self.own_job,
+            made: self.made,
+            standing: match self.phase {
+                Phase::Waiting => Standing::Waiting,
+                Phase::Holding => Standing::Begun,
+                Phase::Booked | Phase::Starting | Phase::Joining | Phase::Ready => Standing::Granted,
+                Phase::Ending => Standing::Ending,
+                Phase::Over => Standing::Over { at: self.ended.unwrap_or(self.made) },
+            },
+            version: self.version,
+            attempt,
+            grant: self.grant.clone(),
+            shares: self.shares(),
+            epoch: self.epoch,
+            ready: self.was_ready,
+            failure: self.failure.clone(),
+            dirty: self.dirty.clone(),
+        }
+    }
+
+    pub fn shares(&self) -> Vec<Share> {
+        self.parts.iter().map(PartState::share).collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const PHASES: [Phase; 7] = [
+    const PHASES: [Phase; 8] = [
         Phase::Waiting,
         Phase::Holding,
+        Phase::Booked,
         Phase::Starting,
         Phase::Joining,
         Phase::Ready,
         Phase::Ending,
         Phase::Over,
     ];
-    const HAPPENINGS: [Happening; 7] = [
+    const HAPPENINGS: [Happening; 9] = [
         Happening::Planned,
         Happening::TurnedDown,
-        Happening::AllHeld,
+        Happening::Granted,
+        Happening::Near,
         Happening::AllReady,
         Happening::AllJoined,
+        Happening::Broken,
         Happening::EndWanted,
         Happening::AllEnded,
     ];
@@ -211,22 +464,42 @@ mod tests {
             let (again, _) = next.step(Happening::EndWanted).unwrap();
             assert_eq!(again, next);
             assert_eq!(orders.contains(&Order::Release), phase == Phase::Holding);
-            let granted = matches!(phase, Phase::Starting | Phase::Joining | Phase::Ready);
-            assert_eq!(orders.contains(&Order::End), granted, "{phase:?}");
+            assert_eq!(orders.contains(&Order::End), phase.is_granted(), "{phase:?}");
         }
     }
 
     #[test]
-    fn over_is_final_and_nothing_goes_back_but_a_hold_turned_down() {
+    fn over_is_final_and_nothing_goes_back_but_a_hold_turned_down_and_a_broken_incarnation() {
         for phase in PHASES {
             for happening in HAPPENINGS {
                 let Ok((next, _)) = phase.step(happening) else { continue };
                 if phase == Phase::Over {
                     assert_eq!(next, Phase::Over);
                 }
-                let back = next < phase;
-                assert_eq!(back, (phase, happening) == (Phase::Holding, Happening::TurnedDown));
+                let anew = happening == Happening::Broken && phase > Phase::Starting;
+                let turned_down = (phase, happening) == (Phase::Holding, Happening::TurnedDown);
+                assert_eq!(next < phase, anew || turned_down, "{phase:?} {happening:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_grant_is_never_lost_but_by_its_end() {
+        for phase in PHASES.into_iter().filter(|phase| phase.is_granted()) {
+            for happening in HAPPENINGS {
+                let Ok((next, orders)) = phase.step(happening) else { continue };
+                assert!(next.is_granted() || happening == Happening::EndWanted, "{phase:?} {happening:?}");
+                assert!(!orders.contains(&Order::Release));
+            }
+        }
+    }
+
+    #[test]
+    fn what_remains_of_a_window_never_goes_below_nothing() {
+        let s = Duration::from_secs;
+        let window = Window { start: s(10), end: s(20), lead: s(2) };
+        assert_eq!(window.remaining(s(4)), Remaining { starts_in_ms: 6000, ends_in_ms: 16_000 });
+        assert_eq!(window.remaining(s(15)), Remaining { starts_in_ms: 0, ends_in_ms: 5000 });
+        assert_eq!(window.remaining(s(25)), Remaining { starts_in_ms: 0, ends_in_ms: 0 });
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context;
 use protocol::client::{Notice, Reply};
@@ -15,17 +15,21 @@ use protocol::refusal::Refusal;
 use protocol::tls;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::coordinator::{Action, ClientId, ConnectionId, Coordinator, Event, Settings};
+use crate::durable::{self, Durable, Opened};
 use crate::output::Store;
 use crate::pins::Pins;
-use crate::{incarnation, server, sites};
+use crate::{server, sites};
 
 /// Requests of one client that are not answered yet.
 const OPEN_REQUESTS_MAX: usize = 64;
+/// Actions that may wait for the disk; nothing new is taken in meanwhile.
+const WAITING_ACTIONS_MAX: usize = 16 * 1024;
+/// Longest sleep of the owner: after it the clock is read again.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// Events that may wait for the owner; the doors stop reading meanwhile.
 const INPUTS_MAX: usize = 1024;
 
@@ -73,41 +77,46 @@ pub struct Server {
 
 impl Server {
     /// Reads the state directory and opens both doors. Cancelling `stop` ends everything.
+    ///
+    /// A store on a full disk is waited for, a second at a time.
     pub async fn start(config: Config, stop: CancellationToken) -> anyhow::Result<Self> {
         let identity = Identity::load(&config.state)
             .with_context(|| format!("{} holds no identity; run `grc init` once", config.state.display()))?;
         let acceptor = tls::acceptor(&identity)?;
         let pins = Arc::new(Pins::load(&config.state, config.supernets.keys())?);
-        // The sockets come first: a second GRC on the same state must not count as a start.
+        // The store comes first: it is what a second GRC on the same state is refused by.
+        let Opened { durable, reports, past, rebooted } =
+            durable::open(&config.state, identity.pin(), &stop).await?;
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("cannot listen on {} for sites", config.listen))?;
         let clients = server::bind(&config.socket)?;
         let address = listener.local_addr().context("the sites' socket has no address")?;
-        let started_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let coordinator = Coordinator::new(Settings {
+        let settings = Settings {
             supernets: config.supernets,
             deadlines: config.deadlines,
-            started_s,
-            incarnation: incarnation::begin(&config.state)?,
-            ids: incarnation::ids(&config.state)?,
-        });
-        let store = Arc::new(Store::new(&config.state, config.output_bytes_max));
+            links: config.links,
+            uplinks: config.uplinks,
+            reservations_per_user: config.reservations_per_user,
+        };
+        let (coordinator, first) = Coordinator::restore(settings, past);
+        let store = Arc::new(Store::new(&config.state, config.output_bytes_max, rebooted));
         let (owner, inputs) = mpsc::channel(INPUTS_MAX);
         let door = server::Door { users: Arc::new(config.users), owner: owner.clone(), stop: stop.clone() };
         let clients = tokio::spawn(server::listen(clients, config.socket, door));
         let door =
             sites::Door { acceptor, pins, store: store.clone(), owner: owner.clone(), stop: stop.clone() };
         let sites = tokio::spawn(sites::listen(listener, door));
-        let driver = Driver {
+        let mut driver = Driver {
             coordinator,
-            state: config.state,
+            durable,
+            reports,
             store,
-            start: Instant::now(),
             owner,
             clients: BTreeMap::new(),
             sites: BTreeMap::new(),
         };
+        driver.take_actions(first)?;
         Ok(Self { address, driver, inputs, doors: vec![clients, sites], stop })
     }
 
@@ -128,9 +137,9 @@ impl Server {
 #[derive(Debug)]
 struct Driver {
     coordinator: Coordinator,
-    state: std::path::PathBuf,
+    durable: Durable,
+    reports: mpsc::UnboundedReceiver<journal::Report>,
     store: Arc<Store>,
-    start: Instant,
     owner: mpsc::Sender<Input>,
     /// With the number of their unanswered requests.
     clients: BTreeMap<ClientId, (Peer, usize)>,
@@ -144,17 +153,41 @@ impl Driver {
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         loop {
-            let wake = self.coordinator.next_wake();
-            let until = self.start + wake.unwrap_or(Duration::from_secs(3600));
+            let now = self.durable.now();
+            let wake = self.coordinator.next_wake().map(|at| at.saturating_sub(now));
+            // The runtime's clock stands still while the machine sleeps, ours does not.
+            let pause = wake.unwrap_or(SLEEP_MAX).min(SLEEP_MAX);
+            let backlog = self.durable.waiting() >= WAITING_ACTIONS_MAX;
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return Ok(()),
-                input = inputs.recv() => match input {
+                report = self.reports.recv() => self.reported(report)?,
+                () = tokio::time::sleep(pause), if !backlog => if wake.is_some_and(|wake| wake <= pause) {
+                    self.step(Event::Tick)?;
+                },
+                input = inputs.recv(), if !backlog => match input {
                     Some(input) => self.take(input)?,
                     None => return Ok(()),
                 },
-                () = tokio::time::sleep_until(until), if wake.is_some() => self.step(Event::Tick)?,
             }
         }
+    }
+
+    /// What was written lets go what waited for it.
+    fn reported(&mut self, report: Option<journal::Report>) -> anyhow::Result<()> {
+        self.durable.reported(report)?;
+        while let Some(action) = self.durable.next_action() {
+            self.perform(action);
+        }
+        Ok(())
+    }
+
+    fn take_actions(&mut self, actions: Vec<Action>) -> anyhow::Result<()> {
+        self.durable.take(actions)?;
+        while let Some(action) = self.durable.next_action() {
+            self.perform(action);
+        }
+        Ok(())
     }
 
     fn take(&mut self, input: Input) -> anyhow::Result<()> {
@@ -181,8 +214,9 @@ impl Driver {
                     if *open > OPEN_REQUESTS_MAX {
                         let what = "open requests on one connection".into();
                         let refusal = Refusal::TooMany { what, count: OPEN_REQUESTS_MAX as u32 };
-                        self.answer(client, correlation, Reply::Refused(refusal));
-                        return Ok(());
+                        // Behind the answers that wait for the disk: in the order of requests.
+                        let reply = Reply::Refused(refusal);
+                        return self.take_actions(vec![Action::Answer { client, correlation, reply }]);
                     }
                 }
                 self.step(*event)?;
@@ -192,17 +226,16 @@ impl Driver {
     }
 
     fn step(&mut self, event: Event) -> anyhow::Result<()> {
-        for action in self.coordinator.step(self.start.elapsed(), event) {
-            self.perform(action)?;
-        }
-        Ok(())
+        let now = self.durable.now();
+        let actions = self.coordinator.step(now, event);
+        self.take_actions(actions)
     }
 
-    fn perform(&mut self, action: Action) -> anyhow::Result<()> {
+    fn perform(&mut self, action: Action) {
         match action {
             Action::Report { reservation, what } => tracing::info!(%reservation, "{what}"),
-            Action::ReserveIds(ids) => incarnation::reserve_ids(&self.state, ids)
-                .context("cannot make the next ids durable; nothing more is answered")?,
+            // `Durable` keeps these for itself.
+            Action::Record(_) => {}
             Action::Send { site, connection, message } => {
                 if let Some(peer) = self.sites.get(&connection)
                     && let Err(error) = peer.outbox.post(Kind::Notice, 0, &message)
@@ -234,7 +267,7 @@ impl Driver {
                 tokio::task::spawn_blocking(move || store.forget(job));
             }
             Action::ReadLog { client, correlation, job, stream, offset, follow } => {
-                let Some((peer, _)) = self.clients.get(&client) else { return Ok(()) };
+                let Some((peer, _)) = self.clients.get(&client) else { return };
                 let (store, outbox, owner) = (self.store.clone(), peer.outbox.clone(), self.owner.clone());
                 tokio::spawn(async move {
                     store.read(&outbox, correlation, job, stream, offset, follow).await;
@@ -243,7 +276,6 @@ impl Driver {
                 });
             }
         }
-        Ok(())
     }
 
     fn answer(&mut self, client: ClientId, correlation: u64, mut reply: Reply) {

@@ -230,8 +230,11 @@ async fn attend(
                             break error.to_string();
                         }
                     }
-                    // Output of a job that was over before it came is nobody's fault.
-                    Err(error @ OutputError::Unexpected { .. }) => tracing::debug!(%site, %error),
+                    // Output of a job that was over before it came is nobody's fault, and what an
+                    // earlier connection has lost is sent again.
+                    Err(error @ (OutputError::Unexpected { .. } | OutputError::Gap { .. })) => {
+                        tracing::debug!(%site, %error);
+                    }
                     Err(error) => break error.to_string(),
                 }
             }

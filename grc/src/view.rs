@@ -7,7 +7,7 @@ use protocol::codec;
 use protocol::job::JobView;
 use protocol::limits::{FRAME_BYTES_MAX, LISTING_MAX, SITES_MAX};
 use protocol::names::{HostName, SiteName, Text};
-use protocol::reservation::{MemberView, PartView, ReservationState, ReservationView};
+use protocol::reservation::{MemberView, PairView, PartView, ReservationState, ReservationView};
 use protocol::site::Offer;
 use serde::Serialize;
 
@@ -17,16 +17,15 @@ use crate::reservation::{PartState, Phase, Reservation};
 /// What one site may take of the answer that lists all.
 const SITE_BYTES_MAX: usize = FRAME_BYTES_MAX / SITES_MAX - 64;
 
-/// Turns times since the owner's start into seconds since the epoch.
+/// The owner's time line as it is shown: seconds since the epoch.
 #[derive(Clone, Copy, Debug)]
 pub struct Wall {
-    pub started_s: u64,
     pub now: Duration,
 }
 
 impl Wall {
     pub fn at(self, time: Duration) -> u64 {
-        self.started_s + time.as_secs()
+        time.as_secs()
     }
 }
 
@@ -37,8 +36,9 @@ pub enum Members {
     LeftOut,
 }
 
+/// A reservation for its user. The proof of its carves is known to who carves, and filled in there.
 pub fn reservation(reservation: &Reservation, wall: Wall, members: Members) -> ReservationView {
-    let duration = Duration::from_secs(reservation.ask.duration_s.into());
+    let (starts, ends) = span(reservation, wall.now);
     ReservationView {
         id: reservation.id,
         label: reservation.ask.label.clone(),
@@ -48,15 +48,51 @@ pub fn reservation(reservation: &Reservation, wall: Wall, members: Members) -> R
         environment: reservation.ask.environment.clone(),
         parts: reservation.parts.iter().map(|one| part(one, members)).collect(),
         made_s: wall.at(reservation.made),
-        ends_s: wall.at(reservation.ended.or(reservation.ends).unwrap_or(wall.now + duration)),
+        version: reservation.grant.as_ref().map(|grant| grant.version).unwrap_or_default(),
+        epoch: reservation.epoch,
+        starts_s: wall.at(starts),
+        ends_s: wall.at(ends),
+        pairs: pairs(reservation),
         deadline_s: reservation.deadline.map(|at| wall.at(at)),
     }
+}
+
+/// Start and end: as it was, as it is granted, or as it is expected.
+fn span(reservation: &Reservation, now: Duration) -> (Duration, Duration) {
+    let length = Duration::from_secs(reservation.ask.duration_s.into());
+    let (start, end) = match reservation.window() {
+        Some(window) => (window.start, window.end),
+        None => {
+            let start = reservation.expected.unwrap_or(now);
+            (start, start + length)
+        }
+    };
+    match reservation.ended {
+        Some(ended) => (start.min(ended), ended),
+        None => (start, end),
+    }
+}
+
+/// What is granted between the parts, and what was measured last.
+fn pairs(reservation: &Reservation) -> Vec<PairView> {
+    let granted = reservation.grant.iter().flat_map(|grant| &grant.rates);
+    let usage = &reservation.usage;
+    granted
+        .map(|rate| PairView {
+            a: rate.a.clone(),
+            b: rate.b.clone(),
+            granted_kbit: rate.rate_kbit,
+            a_to_b_kbit: usage.last(&rate.a, &rate.b),
+            b_to_a_kbit: usage.last(&rate.b, &rate.a),
+        })
+        .collect()
 }
 
 fn state(reservation: &Reservation) -> ReservationState {
     match (reservation.phase, &reservation.failure) {
         (Phase::Waiting, _) => ReservationState::Waiting,
         (Phase::Holding, _) => ReservationState::Holding,
+        (Phase::Booked, _) => ReservationState::Booked,
         (Phase::Starting, _) => ReservationState::Starting,
         (Phase::Joining, _) => ReservationState::Joining,
         (Phase::Ready, _) => ReservationState::Ready,
@@ -85,6 +121,7 @@ fn part(part: &PartState, members: Members) -> PartView {
         addresses: part.carve.clone(),
         progress: part.progress,
         members,
+        proof: Vec::new(),
     }
 }
 
@@ -179,6 +216,40 @@ pub fn listing<T: Serialize>(newest_first: impl Iterator<Item = T>) -> Vec<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::explain::tests::{at, example};
+    use protocol::ids::Version;
+    use protocol::reservation::PairRate;
+
+    #[test]
+    fn a_window_is_shown_as_it_is_expected_then_as_it_is_granted_then_as_it_was() {
+        let shown = |of: &Reservation| {
+            let view = reservation(of, Wall { now: at(50) }, Members::LeftOut);
+            let base = at(0).as_secs();
+            (view.version, view.starts_s - base, view.ends_s - base)
+        };
+        let mut one = example(Phase::Waiting);
+        assert_eq!(shown(&one), (Version(0), 50, 1850), "from now on, if nothing is known");
+        one.expected = Some(at(100));
+        assert_eq!(shown(&one), (Version(0), 100, 1900));
+        let mut one = example(Phase::Ready);
+        assert_eq!(shown(&one), (Version(1), 600, 2400));
+        one.ended = Some(at(700));
+        assert_eq!(shown(&one), (Version(1), 600, 700));
+        one.ended = Some(at(30));
+        assert_eq!(shown(&one), (Version(1), 30, 30), "released before it began");
+    }
+
+    #[test]
+    fn pairs_show_what_is_granted_and_what_was_measured_last_each_way() {
+        let mut one = example(Phase::Ready);
+        let (a, b): (SiteName, SiteName) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let rate = PairRate { a: a.clone(), b: b.clone(), rate_kbit: 100 };
+        one.grant.as_mut().unwrap().rates = vec![rate];
+        one.usage.add(at(601).as_secs(), &b, &a, 100, 40);
+        let view = reservation(&one, Wall { now: at(602) }, Members::LeftOut);
+        let pair = PairView { a, b, granted_kbit: 100, a_to_b_kbit: None, b_to_a_kbit: Some(40) };
+        assert_eq!(view.pairs, [pair]);
+    }
 
     #[test]
     fn what_a_site_says_of_itself_never_keeps_the_list_of_sites_from_being_sent() {
@@ -188,6 +259,8 @@ mod tests {
             reserved: vec![],
             nodes_usable: 1,
             nodes_free: 1,
+            layers: vec![1],
+            lead_s: 0,
             unusable: vec![("n".parse().unwrap(), "y".repeat(5000).into()); 1000],
             environments: vec!["e".repeat(80).parse().unwrap(); 10_000],
         };
@@ -197,7 +270,7 @@ mod tests {
             last_seen: Some(Duration::ZERO),
             problem: None,
         };
-        let view = site(&"a".parse().unwrap(), &facts, Wall { started_s: 0, now: Duration::ZERO });
+        let view = site(&"a".parse().unwrap(), &facts, Wall { now: Duration::ZERO });
         assert!(!view.problems.is_empty());
         assert!(codec::encode(&vec![view; SITES_MAX]).is_ok());
     }

@@ -93,12 +93,18 @@ fn serve_says_that_it_is_ready_and_ends_at_sigterm_with_its_socket() {
     let socket = place.directory.path().join("run/grc.sock");
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o666);
     let second = place.run(&["serve"]);
-    assert!(sentence(&second, 1).contains("a GRC serves on"));
+    assert!(sentence(&second, 1).contains("is in use by process"));
+    let busy = place.run(&["journal", "export"]);
+    assert!(sentence(&busy, 1).contains("is in use by process"));
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     lines.read_to_string(&mut line).unwrap();
     assert!(child.wait().unwrap().success(), "{line}");
     assert!(!socket.exists());
-    let incarnation = fs::read_to_string(place.directory.path().join("state/incarnation")).unwrap();
-    assert_eq!(incarnation.trim(), "1", "a start that failed is none");
+    let exported = place.run(&["journal", "export"]);
+    assert!(exported.status.success(), "{exported:?}");
+    let lines = String::from_utf8(exported.stdout).unwrap();
+    let lines: Vec<serde_json::Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines[0]["store"], "GRC");
+    assert!(lines[1]["record"]["clock"]["time_s"].as_u64().unwrap() > 1_700_000_000, "{lines:?}");
 }

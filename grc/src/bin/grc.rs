@@ -1,4 +1,4 @@
-//! `grc`: the daemon of the grid and the two commands that prepare it.
+//! `grc`: the daemon of the grid and the commands around it.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use grc::config::Config;
-use grc::pins;
 use grc::serve::Server;
+use grc::{durable, pins};
 use protocol::identity::Identity;
 use protocol::names::SiteName;
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,6 +41,17 @@ enum Command {
     },
     /// Serve users and sites.
     Serve,
+    /// What is durable: every reservation, job and answer.
+    Journal {
+        #[command(subcommand)]
+        what: Journal,
+    },
+}
+
+#[derive(Subcommand)]
+enum Journal {
+    /// Print it as lines of JSON, one for each record. The GRC must not serve meanwhile.
+    Export,
 }
 
 fn main() -> ExitCode {
@@ -60,8 +71,9 @@ fn main() -> ExitCode {
         (false, Some(Command::Init)) => init(&config.state),
         (false, Some(Command::Ticket { site })) => ticket(&config, &site),
         (false, Some(Command::Serve)) => serve(config),
+        (false, Some(Command::Journal { what: Journal::Export })) => export(&config.state),
         (false, None) => {
-            eprintln!("grc: say what to do: init, ticket SITE or serve");
+            eprintln!("grc: say what to do: init, ticket SITE, serve or journal export");
             return ExitCode::from(2);
         }
     };
@@ -109,6 +121,12 @@ fn ticket(config: &Config, site: &SiteName) -> anyhow::Result<()> {
         .with_context(|| format!("{} holds no identity; run `grc init` once", config.state.display()))?;
     let ticket = pins::make_ticket(&config.state, site, identity.pin())?;
     writeln!(std::io::stdout(), "{ticket}").context("cannot print the ticket")
+}
+
+fn export(state: &Path) -> anyhow::Result<()> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    durable::export(state, &mut out)?;
+    out.flush().context("cannot print the journal")
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {

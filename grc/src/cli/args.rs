@@ -9,10 +9,12 @@ use clap_complete::Shell;
 use protocol::client::Selector;
 use protocol::ids::{JobId, ReservationId};
 use protocol::names::{EnvironmentName, Label, VariableName};
-use protocol::reservation::Placement;
+use protocol::reservation::{Bandwidth, Placement};
 
+use super::bandwidth::bandwidth;
 use super::errors::CliError;
 use super::values::{self, Thing};
+use super::when::{Moment, moment};
 
 /// Where the GRC of a machine listens when nothing else is said.
 pub const SOCKET_DEFAULT: &str = "/run/gridpilot/grc.sock";
@@ -22,7 +24,8 @@ const EVERYWHERE: &str = "Options everywhere";
 
 const AFTER_HELP: &str = "\
 Ids are r12 (reservation) and j34 (job); `last` is your newest.
-Durations: 1h30m, 90s, 2d or HH:MM:SS. Sizes: 500M, 2GiB (1024), 2GB (1000).
+Durations: 1h30m, 90s, 2d or HH:MM:SS. Sizes: 500M, 2GiB (1024), 2GB (1000). Rates: 64kbit, 1.5Mbit,
+10Gbit. Times: now, +1h30m, 2026-12-01T10:00 (here) or 2026-12-01T10:00+09:00.
 
 Exit codes: 0 done, 2 usage, 120 refused, 121 not found, 122 GRC unreachable, 123 the grid failed,
 124 timed out, 125 a bug of ours, 130 interrupted (the job goes on), 141 nobody reads the output.
@@ -70,6 +73,14 @@ pub enum Verb {
     Reserve(ReserveArgs),
     /// End a reservation and every job in it
     Release {
+        /// r12, or last
+        #[arg(value_name = "RESERVATION", value_parser = values::reservation)]
+        reservation: Selector<ReservationId>,
+    },
+    /// Change a granted reservation; it stays as it is until all of the change is granted
+    Modify(ModifyArgs),
+    /// Show what a reservation used of its bandwidth
+    Usage {
         /// r12, or last
         #[arg(value_name = "RESERVATION", value_parser = values::reservation)]
         reservation: Selector<ReservationId>,
@@ -130,9 +141,10 @@ pub struct Shape {
     /// Processes that MPI may start on each member [default: 1]
     #[arg(long, value_name = "N")]
     pub slots: Option<u32>,
-    /// How long to have the nodes at most [default: 1h]
-    #[arg(long, value_name = "DUR", value_parser = values::duration)]
-    pub time: Option<u32>,
+    #[command(flatten)]
+    pub rates: Rates,
+    #[command(flatten)]
+    pub window: WindowArgs,
     /// Processors of each member, like 2 or 1.5
     #[arg(long, value_name = "N", value_parser = values::cpus)]
     pub cpus: Option<u32>,
@@ -148,6 +160,65 @@ pub struct Shape {
     /// A name to recognise it by
     #[arg(long, value_name = "NAME", value_parser = values::label)]
     pub name: Option<Label>,
+}
+
+/// What is reserved between the sites, each way.
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub struct Rates {
+    /// Bandwidth between every two sites, or pair by pair, or none [default: none]
+    #[arg(long, value_name = "RATE|A-B=RATE,..", value_parser = bandwidth)]
+    pub bandwidth: Option<Bandwidth>,
+    /// The same pair by pair in a file
+    #[arg(long, value_name = "FILE.toml", conflicts_with = "bandwidth")]
+    pub bandwidth_file: Option<PathBuf>,
+}
+
+/// When to have it and for how long.
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub struct WindowArgs {
+    /// How long to have it at most [default: 1h]
+    #[arg(long, value_name = "DUR", value_parser = values::duration)]
+    pub time: Option<u32>,
+    /// When to begin: granted for then, or refused [default: now for reserve]
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub start: Option<Moment>,
+    /// When to begin at the latest, if it cannot be had earlier
+    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with = "within")]
+    pub latest: Option<Moment>,
+    /// The same as so long after the start
+    #[arg(long, value_name = "DUR", value_parser = values::duration)]
+    pub within: Option<u32>,
+    /// When to end, instead of --time
+    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with = "time")]
+    pub end: Option<Moment>,
+    /// Wait until it can be had, as submit does when no start is said
+    #[arg(long, conflicts_with_all = ["start", "latest", "within"])]
+    pub queue: bool,
+}
+
+/// What shall be different.
+#[derive(Debug, ClapArgs)]
+pub struct ModifyArgs {
+    /// r12, or last
+    #[arg(value_name = "RESERVATION", value_parser = values::reservation)]
+    pub reservation: Selector<ReservationId>,
+    /// Its whole length, from its start
+    #[arg(long, value_name = "DUR", value_parser = values::duration, group = "length")]
+    pub time: Option<u32>,
+    /// So much longer
+    #[arg(long, value_name = "DUR", value_parser = values::duration, group = "length")]
+    pub extend: Option<u32>,
+    /// So much shorter
+    #[arg(long, value_name = "DUR", value_parser = values::duration, group = "length")]
+    pub shrink: Option<u32>,
+    /// When it shall end
+    #[arg(long, value_name = "TIME", value_parser = moment, group = "length")]
+    pub end: Option<Moment>,
+    #[command(flatten)]
+    pub rates: Rates,
+    /// Other numbers of nodes at the same sites, before it begins
+    #[arg(long, value_name = "SITE=N,..|N", value_parser = values::placement)]
+    pub nodes: Option<Placement>,
 }
 
 #[derive(Debug, Default, ClapArgs)]

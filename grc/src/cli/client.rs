@@ -151,7 +151,8 @@ impl Client {
         }
     }
 
-    async fn answer(&mut self, request: &Request) -> Result<Reply, Trouble> {
+    /// Asks once, over the connection that is there; waits as long as it takes.
+    pub async fn answer(&mut self, request: &Request) -> Result<Reply, Trouble> {
         let ours = self.post(request)?;
         loop {
             // What else comes belongs to a request that nobody waits for any more.

@@ -89,7 +89,7 @@ impl CliError {
     pub fn sentence(&self) -> String {
         match self {
             Self::Usage(text) | Self::Interrupted(text) => text.clone(),
-            Self::Refused(refusal) => refusal.to_string(),
+            Self::Refused(refusal) => super::room::sentence(refusal),
             Self::Unreachable { socket, cause, hint } => {
                 format!("the GRC cannot be reached at {}: {cause}\n  {hint}", socket.display())
             }

@@ -3,6 +3,8 @@
 //! ```toml
 //! nodes = "a=2,b=2"          # or a number
 //! slots = 2
+//! bandwidth = "100Mbit"      # or pair by pair, see `bandwidth`
+//! start = "2026-12-01T10:00"
 //! time = "1h30m"
 //! memory = "2GiB"
 //! set = { OMP_NUM_THREADS = "2" }
@@ -16,12 +18,14 @@ use std::path::{Path, PathBuf};
 use protocol::client::Selector;
 use protocol::ids::ReservationId;
 use protocol::names::{EnvironmentName, Label, VariableName};
-use protocol::reservation::Placement;
+use protocol::reservation::{Bandwidth, Placement};
 use serde::de::{Deserialize, Deserializer, Error};
 
+use super::bandwidth::{self, PairEntry};
 use super::client::reason;
 use super::errors::CliError;
 use super::values;
+use super::when::{self, Moment};
 
 /// The file, read and checked. Unknown words are refused with their line.
 #[derive(Debug, Default, serde::Deserialize)]
@@ -30,8 +34,21 @@ pub struct JobFile {
     #[serde(deserialize_with = "placement")]
     pub nodes: Option<Placement>,
     pub slots: Option<u32>,
+    #[serde(deserialize_with = "rates")]
+    pub bandwidth: Option<Bandwidth>,
+    pub bandwidth_file: Option<PathBuf>,
+    pub pair: Vec<PairEntry>,
     #[serde(deserialize_with = "duration")]
     pub time: Option<u32>,
+    #[serde(deserialize_with = "moment")]
+    pub start: Option<Moment>,
+    #[serde(deserialize_with = "moment")]
+    pub latest: Option<Moment>,
+    #[serde(deserialize_with = "duration")]
+    pub within: Option<u32>,
+    #[serde(deserialize_with = "moment")]
+    pub end: Option<Moment>,
+    pub queue: bool,
     #[serde(deserialize_with = "cpus")]
     pub cpus: Option<u32>,
     #[serde(deserialize_with = "size")]
@@ -78,6 +95,14 @@ fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error>
     word(from, values::duration)
 }
 
+fn rates<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Bandwidth>, D::Error> {
+    word(from, bandwidth::bandwidth)
+}
+
+fn moment<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Moment>, D::Error> {
+    word(from, when::moment)
+}
+
 fn cpus<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
     word(from, values::cpus)
 }
@@ -114,11 +139,24 @@ pub fn read(path: &Path) -> Result<JobFile, CliError> {
 }
 
 fn parse(text: &str, path: impl Display) -> Result<JobFile, CliError> {
-    toml::from_str(text).map_err(|error| {
-        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+    let bad = |at: usize, what: String| {
+        let line = 1 + text[..at.min(text.len())].matches('\n').count();
+        CliError::Usage(format!("{path}, line {line}: {what}"))
+    };
+    let mut file: JobFile = toml::from_str(text).map_err(|error| {
         let message = error.message().lines().collect::<Vec<_>>().join(" ");
-        CliError::Usage(format!("{path}, line {line}: {message}"))
-    })
+        bad(error.span().map_or(0, |span| span.start), message)
+    })?;
+    let pairs = std::mem::take(&mut file.pair);
+    let ways = [file.bandwidth.is_some(), file.bandwidth_file.is_some(), !pairs.is_empty()];
+    if ways.into_iter().filter(|said| *said).count() > 1 {
+        let what = "`bandwidth`, `bandwidth-file` and `[[pair]]` say the same thing; leave all but one out";
+        return Err(CliError::Usage(format!("{path}: {what}")));
+    }
+    if !pairs.is_empty() {
+        file.bandwidth = Some(bandwidth::of_pairs(pairs).map_err(|(at, what)| bad(at, what))?);
+    }
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -140,6 +178,10 @@ mod tests {
             cwd = "/tmp"
             set = { A = "1", B = "x=y" }
             all = true
+            bandwidth = "a-b=100Mbit"
+            start = "+1h"
+            latest = "2026-12-01T10:00Z"
+            end = "now"
             command = ["./ring", "-v"]
             "#,
             "x",
@@ -148,10 +190,16 @@ mod tests {
         assert_eq!(file.nodes, Some(values::placement("a=2,b=1").unwrap()));
         assert_eq!((file.slots, file.time, file.cpus), (Some(2), Some(5400), Some(1500)));
         assert_eq!((file.memory, file.disk), (Some(2 << 30), Some(1 << 20)));
+        assert_eq!(file.bandwidth, Some(bandwidth::bandwidth("a-b=100Mbit").unwrap()));
+        assert_eq!((file.start, file.end), (Some(Moment::In(3600)), Some(Moment::Now)));
+        assert_eq!(file.latest, Some(Moment::At(1_796_119_200)));
         assert_eq!(file.set.len(), 2);
         assert!(file.all);
         assert_eq!(file.command, ["./ring", "-v"]);
         assert_eq!(parse("nodes = 4", "x").unwrap().nodes, Some(Placement::Anywhere(4)));
+        let pairs = parse("queue = true\n[[pair]]\nbetween = [\"a\", \"b\"]\nrate = \"1Gbit\"", "x").unwrap();
+        assert_eq!(pairs.bandwidth, Some(bandwidth::bandwidth("a-b=1Gbit").unwrap()));
+        assert!(pairs.queue);
         assert_eq!(parse("in = \"r3\"", "x").unwrap().reservation, Some(Selector::Id(ReservationId(3))));
     }
 
@@ -164,7 +212,10 @@ mod tests {
             ("slots = 1\nnodes = true\n", "a text or a number"),
             ("slots = 1\ncommand = \"ls -l\"\n", "expected a sequence"),
             ("slots = 1\nset = { \"1A\" = \"x\" }\n", "variable name"),
-            ("slots = 1\nbandwidth = \"1Gbit\"\n", "unknown field `bandwidth`"),
+            ("slots = 1\nbandwidth = \"1GB\"\n", "is not a rate"),
+            ("slots = 1\nstart = \"10:00\"\n", "is not a time"),
+            ("[[pair]]\nbetween = [\"a\", 1]\nrate = \"1Gbit\"\n", "expected site name"),
+            ("[[pair]]\nrate = \"1Gb\"\nbetween = [\"a\", \"b\"]\n", "is not a rate"),
             ("slots = 1\nslots = = 2\n", ""),
         ] {
             let CliError::Usage(message) = parse(text, "job.toml").unwrap_err() else { panic!("{text}") };

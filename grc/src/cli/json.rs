@@ -2,18 +2,20 @@
 //! other. Fields are only ever added. One document per line; times are RFC 3339 in UTC; what is
 //! not known is `null`.
 
-use std::net::Ipv4Addr;
+mod reservation;
 
 use jiff::Timestamp;
 use protocol::client::{Explanation, SiteView};
-use protocol::ids::{JobId, ReservationId};
+use protocol::ids::{JobId, ReservationId, Version};
 use protocol::job::{ExitStatus, JobState, JobView, Target};
 use protocol::refusal::Failure;
-use protocol::reservation::{MemberView, PartView, ReservationState, ReservationView};
 use serde::Serialize;
 
 use super::errors::CliError;
 use super::out;
+use super::room::RoomJson;
+
+pub use reservation::{ReservationJson, UsageJson};
 
 /// Prints one document.
 pub fn print<T: Serialize>(document: &T) -> Result<(), CliError> {
@@ -32,8 +34,12 @@ pub fn complain(error: &CliError) {
         CliError::Failed { failure, .. } => Some(FailureJson::from(&**failure)),
         _ => None,
     };
+    let room = match error {
+        CliError::Refused(refusal) => RoomJson::of(refusal),
+        _ => None,
+    };
     let document =
-        ErrorJson { error: ErrorBody { kind: error.kind(), code: error.code(), message, failure } };
+        ErrorJson { error: ErrorBody { kind: error.kind(), code: error.code(), message, failure, room } };
     out::say(&serde_json::to_string(&document).unwrap_or_default());
 }
 
@@ -48,6 +54,8 @@ struct ErrorBody {
     code: u8,
     message: String,
     failure: Option<FailureJson>,
+    /// What was short, of a refusal for want of room.
+    room: Option<RoomJson>,
 }
 
 /// Seconds since the epoch as a time that programs and people read.
@@ -91,6 +99,19 @@ impl From<JobId> for IdJson {
 impl From<ReservationId> for IdJson {
     fn from(id: ReservationId) -> Self {
         Self { job: None, reservation: Some(id.to_string()) }
+    }
+}
+
+/// `modify`: what is in force now.
+#[derive(Debug, Serialize)]
+pub struct ModifiedJson {
+    reservation: String,
+    version: u32,
+}
+
+impl ModifiedJson {
+    pub fn new(reservation: ReservationId, version: Version) -> Self {
+        Self { reservation: reservation.to_string(), version: version.0 }
     }
 }
 
@@ -212,94 +233,6 @@ pub fn job_state(state: &JobState) -> &'static str {
         JobState::Done(_) => "done",
         JobState::Failed(_) => "failed",
         JobState::Cancelled => "cancelled",
-    }
-}
-
-/// A reservation: `reservations`, `show`, `wait`, and `reserve --wait`.
-#[derive(Debug, Serialize)]
-pub struct ReservationJson {
-    id: String,
-    name: Option<String>,
-    user: String,
-    /// `waiting`, `holding`, `starting`, `joining`, `ready`, `ending`, `ended` or `failed`.
-    state: String,
-    failure: Option<FailureJson>,
-    slots: u32,
-    environment: String,
-    parts: Vec<PartJson>,
-    made: Option<String>,
-    ends: Option<String>,
-    deadline: Option<String>,
-}
-
-impl From<&ReservationView> for ReservationJson {
-    fn from(view: &ReservationView) -> Self {
-        Self {
-            id: view.id.to_string(),
-            name: view.label.as_ref().map(ToString::to_string),
-            user: view.user.to_string(),
-            state: view.state.to_string(),
-            failure: match &view.state {
-                ReservationState::Failed(failure) => Some(failure.into()),
-                _ => None,
-            },
-            slots: view.slots,
-            environment: view.environment.to_string(),
-            parts: view.parts.iter().map(PartJson::from).collect(),
-            made: time(view.made_s),
-            ends: time(view.ends_s),
-            deadline: view.deadline_s.and_then(time),
-        }
-    }
-}
-
-#[derive(Debug, Serialize)]
-struct PartJson {
-    site: String,
-    nodes: u32,
-    addresses: Vec<BlockJson>,
-    submitted: u32,
-    arrived: u32,
-    built: u32,
-    joined: u32,
-    members: Vec<MemberJson>,
-}
-
-#[derive(Debug, Serialize)]
-struct BlockJson {
-    first: Ipv4Addr,
-    count: u32,
-}
-
-#[derive(Debug, Serialize)]
-struct MemberJson {
-    host: String,
-    address: Ipv4Addr,
-    node: String,
-}
-
-impl From<&MemberView> for MemberJson {
-    fn from(member: &MemberView) -> Self {
-        Self { host: member.host.to_string(), address: member.address, node: member.node.to_string() }
-    }
-}
-
-impl From<&PartView> for PartJson {
-    fn from(part: &PartView) -> Self {
-        let block = |block: &protocol::reservation::AddressBlock| BlockJson {
-            first: block.first,
-            count: block.count,
-        };
-        Self {
-            site: part.site.to_string(),
-            nodes: part.nodes,
-            addresses: part.addresses.iter().map(block).collect(),
-            submitted: part.progress.submitted,
-            arrived: part.progress.arrived,
-            built: part.progress.built,
-            joined: part.progress.joined,
-            members: part.members.iter().map(MemberJson::from).collect(),
-        }
     }
 }
 

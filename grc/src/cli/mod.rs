@@ -1,8 +1,8 @@
 //! `gridpilot`, the command that people type.
 //!
 //! ```text
-//! args, file -> values (parsers)          what was asked
-//! submit, show, watch                     one conversation each
+//! args, file -> values, when, window ...   what was asked
+//! submit, modify, show, watch             one conversation each
 //! client                                  the GRC's unix socket, reconnecting
 //! table | json | progress | out | errors  what people and programs see
 //! ```
@@ -10,17 +10,23 @@
 //! standard error. Exit codes stand in [`errors`].
 
 pub mod args;
+pub mod bandwidth;
 pub mod client;
 pub mod errors;
 pub mod file;
 pub mod json;
+pub mod modify;
+pub mod order;
 pub mod out;
 pub mod progress;
+pub mod room;
 pub mod show;
 pub mod submit;
 pub mod table;
 pub mod values;
 pub mod watch;
+pub mod when;
+pub mod window;
 
 use std::process::ExitCode;
 
@@ -81,6 +87,8 @@ async fn dispatch(verb: Verb, mut session: Session) -> Result<u8, CliError> {
         Verb::Submit(args) => submit::submit(session, args).await,
         Verb::Reserve(args) => submit::reserve(session, args).await,
         Verb::Release { reservation } => show::release(session, reservation).await,
+        Verb::Modify(args) => modify::modify(session, args).await,
+        Verb::Usage { reservation } => show::usage(session, reservation).await,
         Verb::Reservations => show::reservations(session).await,
         Verb::Jobs => show::jobs(session).await,
         Verb::Show { thing } => show::show(session, thing).await,

@@ -129,6 +129,24 @@ pub async fn show(session: &mut Session, thing: Thing) -> Result<u8, CliError> {
     Ok(0)
 }
 
+/// The series of what a reservation used of its bandwidth, newest last.
+pub async fn usage(session: &mut Session, reservation: Selector<ReservationId>) -> Result<u8, CliError> {
+    let id = reservation_id(session, reservation).await?;
+    let points = match session.client.ask(&Request::Usage(Selector::Id(id))).await? {
+        Reply::Usage(points) => points,
+        other => return Err(CliError::unexpected(&other)),
+    };
+    match session.mode {
+        OutputMode::Json => json::print(&points.iter().map(json::UsageJson::from).collect::<Vec<_>>())?,
+        OutputMode::Quiet => out::print(format!("{id}\n").as_bytes())?,
+        OutputMode::Cli if points.is_empty() => {
+            out::say(&format!("no usage of {id} yet: nothing is granted, or it has not begun"));
+        }
+        OutputMode::Cli => out::print(table::usage(&points).as_bytes())?,
+    }
+    Ok(0)
+}
+
 /// A job in the wanted form.
 pub fn print_job(mode: OutputMode, job: &JobView) -> Result<(), CliError> {
     match mode {

@@ -5,22 +5,26 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use protocol::client::{NewJob, Reply, Request};
-use protocol::ids::{JobId, RequestId, ReservationId};
+use protocol::client::{NewJob, Reply, Request, Selector};
+use protocol::ids::{JobId, ReservationId};
 use protocol::job::{Command, Target};
 use protocol::names::{AbsolutePath, EnvironmentName};
 use protocol::refusal::Refusal;
-use protocol::reservation::{Ask, Limits, Placement};
+use protocol::reservation::{Ask, Bandwidth, Limits, Placement, Start};
 
-use super::args::{OutputMode, ReserveArgs, Shape, SubmitArgs};
+use super::args::{OutputMode, Rates, ReserveArgs, Shape, SubmitArgs, WindowArgs};
 use super::errors::CliError;
 use super::file::{self, JobFile};
+use super::order::{new_id, order};
 use super::watch::{self, Interrupt};
-use super::{Session, json, out, show};
+use super::when;
+use super::window::Window;
+use super::{Session, bandwidth, json, out, show, table};
 
 const DURATION_DEFAULT_S: u32 = 3600;
 
-/// Takes nodes; prints the reservation's id at once, or with `--wait` how it came out.
+/// Takes nodes, now unless something else is said; prints the reservation's id when it is granted
+/// or queued, or with `--wait` how it came out.
 pub async fn reserve(session: &mut Session, args: ReserveArgs) -> Result<u8, CliError> {
     let file = args.file.as_deref().map(file::read).transpose()?.unwrap_or_default();
     if !file.command.is_empty() || file.reservation.is_some() {
@@ -29,7 +33,8 @@ pub async fn reserve(session: &mut Session, args: ReserveArgs) -> Result<u8, Cli
                 .to_owned(),
         ));
     }
-    let ask = ask(args.shape.or(&file));
+    let ask = ask(args.shape.or(&file), Start::Within { wait_s: 0 })?;
+    let start = ask.start;
     let mut interrupt = Interrupt::listen()?;
     let request = Request::Reserve { id: new_id(), ask };
     let reply = order(session, &mut interrupt, &request).await?;
@@ -41,12 +46,22 @@ pub async fn reserve(session: &mut Session, args: ReserveArgs) -> Result<u8, Cli
         OutputMode::Json => json::print(&json::IdJson::from(id))?,
         OutputMode::Quiet => out::print(format!("{id}\n").as_bytes())?,
         OutputMode::Cli => {
-            out::print(
-                format!("{id} accepted; `gridpilot wait {id}` returns when it is ready\n").as_bytes(),
-            )?;
+            let how = if start == Start::Open { "accepted" } else { "granted" };
+            out::print(format!("{id} {how}; `gridpilot wait {id}` returns when it is ready\n").as_bytes())?;
+            tell_window(session, id, start).await?;
         }
     }
     Ok(0)
+}
+
+/// For people: when a granted window begins and ends, unless that is plain from what they typed.
+async fn tell_window(session: &mut Session, id: ReservationId, start: Start) -> Result<(), CliError> {
+    if matches!(start, Start::Open | Start::Within { wait_s: 0 }) {
+        return Ok(());
+    }
+    let view = show::reservation_view(session, Selector::Id(id)).await?;
+    let (begins, ends) = (table::moment(view.starts_s), table::moment(view.ends_s));
+    out::print(format!("{id} from {begins} to {ends}\n").as_bytes())
 }
 
 /// Runs a command; prints its id at once, or with `--wait` passes its output on.
@@ -61,12 +76,16 @@ pub async fn submit(session: &mut Session, args: SubmitArgs) -> Result<u8, CliEr
     };
     let mut interrupt = Interrupt::listen()?;
     let request = match reservation {
-        None => Request::Submit { id: new_id(), ask: ask(shape), job },
+        None => Request::Submit { id: new_id(), ask: ask(shape, Start::Open)?, job },
         Some(selector) => {
             refuse_shape(&shape)?;
             let reservation = show::reservation_id(session, selector).await?;
             Request::SubmitIn { id: new_id(), reservation, job }
         }
+    };
+    let start = match &request {
+        Request::Submit { ask, .. } => ask.start,
+        _ => Start::Open,
     };
     let reply = order(session, &mut interrupt, &request).await?;
     let Reply::Submitted { job, reservation } = reply else { return Err(CliError::unexpected(&reply)) };
@@ -74,6 +93,9 @@ pub async fn submit(session: &mut Session, args: SubmitArgs) -> Result<u8, CliEr
         return watch::submitted(session, &mut interrupt, job, reservation).await;
     }
     tell(session.mode, job, reservation)?;
+    if session.mode == OutputMode::Cli {
+        tell_window(session, reservation, start).await?;
+    }
     Ok(0)
 }
 
@@ -85,28 +107,10 @@ fn tell(mode: OutputMode, job: JobId, reservation: ReservationId) -> Result<(), 
     }
 }
 
-/// Sends an order. Ctrl-C before the answer cannot take it back, and says so.
-async fn order(
-    session: &mut Session,
-    interrupt: &mut Interrupt,
-    request: &Request,
-) -> Result<Reply, CliError> {
-    tokio::select! {
-        reply = session.client.ask(request) => reply,
-        () = interrupt.pressed() => Err(CliError::Interrupted(
-            "interrupted before the GRC answered\n  \
-             whether it took the order is shown by `gridpilot jobs` and `gridpilot reservations`".to_owned(),
-        )),
-    }
-}
-
-/// Made once per invocation: the same order repeated over a new connection is the same order.
-fn new_id() -> RequestId {
-    RequestId(rand::random())
-}
-
-fn ask(shape: Shape) -> Ask {
-    Ask {
+/// `unsaid` is when to start if nothing is said of it.
+fn ask(shape: Shape, unsaid: Start) -> Result<Ask, CliError> {
+    let (start, duration_s) = shape.window.window().ask(unsaid, DURATION_DEFAULT_S, when::now_s())?;
+    Ok(Ask {
         placement: shape.nodes.unwrap_or(Placement::Anywhere(1)),
         slots: shape.slots.unwrap_or(1),
         limits: Limits {
@@ -115,19 +119,64 @@ fn ask(shape: Shape) -> Ask {
             disk_bytes: shape.disk.unwrap_or(0),
             pids: 0,
         },
-        duration_s: shape.time.unwrap_or(DURATION_DEFAULT_S),
+        start,
+        duration_s,
+        bandwidth: shape.rates.read()?.unwrap_or(Bandwidth::Unasked),
         environment: shape.env.unwrap_or_else(EnvironmentName::host),
         label: shape.name,
+    })
+}
+
+impl Rates {
+    /// What is asked, if anything is said.
+    ///
+    /// # Errors
+    /// `Usage` when the file of pairs cannot be used.
+    pub fn read(self) -> Result<Option<Bandwidth>, CliError> {
+        match self.bandwidth_file {
+            Some(file) => bandwidth::read(&file).map(Some),
+            None => Ok(self.bandwidth),
+        }
+    }
+
+    fn is_said(&self) -> bool {
+        self.bandwidth.is_some() || self.bandwidth_file.is_some()
+    }
+}
+
+impl WindowArgs {
+    fn window(&self) -> Window {
+        let Self { time, start, latest, within, end, queue } = *self;
+        Window { start, latest, within_s: within, end, time_s: time, queue }
+    }
+
+    /// What was typed, else what the file says; of words that say the same thing what was typed
+    /// puts the file's others out.
+    fn or(self, file: &JobFile) -> Self {
+        let length = self.time.is_some() || self.end.is_some();
+        let latest = self.latest.is_some() || self.within.is_some();
+        let start = self.start.is_some() || latest;
+        Self {
+            time: self.time.or(file.time.filter(|_| !length)),
+            end: self.end.or(file.end.filter(|_| !length)),
+            start: self.start.or(file.start.filter(|_| !self.queue)),
+            latest: self.latest.or(file.latest.filter(|_| !latest && !self.queue)),
+            within: self.within.or(file.within.filter(|_| !latest && !self.queue)),
+            queue: self.queue || (file.queue && !start),
+        }
     }
 }
 
 impl Shape {
     /// What was typed, else what the file says.
     fn or(self, file: &JobFile) -> Self {
+        let from_file =
+            || Rates { bandwidth: file.bandwidth.clone(), bandwidth_file: file.bandwidth_file.clone() };
         Self {
             nodes: self.nodes.or_else(|| file.nodes.clone()),
             slots: self.slots.or(file.slots),
-            time: self.time.or(file.time),
+            rates: if self.rates.is_said() { self.rates } else { from_file() },
+            window: self.window.or(file),
             cpus: self.cpus.or(file.cpus),
             memory: self.memory.or(file.memory),
             disk: self.disk.or(file.disk),
@@ -142,7 +191,13 @@ fn refuse_shape(shape: &Shape) -> Result<(), CliError> {
     let given = [
         ("nodes", shape.nodes.is_some()),
         ("slots", shape.slots.is_some()),
-        ("time", shape.time.is_some()),
+        ("bandwidth", shape.rates.is_said()),
+        ("time", shape.window.time.is_some()),
+        ("start", shape.window.start.is_some()),
+        ("latest", shape.window.latest.is_some()),
+        ("within", shape.window.within.is_some()),
+        ("end", shape.window.end.is_some()),
+        ("queue", shape.window.queue),
         ("cpus", shape.cpus.is_some()),
         ("memory", shape.memory.is_some()),
         ("disk", shape.disk.is_some()),

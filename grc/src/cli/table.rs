@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use protocol::client::{Explanation, SiteView};
 use protocol::job::{ExitStatus, JobState, JobView, Target};
-use protocol::reservation::{ReservationState, ReservationView};
+use protocol::reservation::{PairView, ReservationState, ReservationView, UsagePoint};
 
 use super::json::job_state;
 use super::values::show_duration;
+use crate::rates;
 
 /// No byte of this moves a terminal's cursor, changes its colours or turns the text around.
 pub fn safe(text: impl ToString) -> String {
@@ -120,6 +121,7 @@ pub fn jobs(jobs: &[JobView]) -> String {
 
 pub fn reservations(reservations: &[ReservationView]) -> String {
     let rows = reservations.iter().map(|view| {
+        let [starts, ends] = window(view);
         vec![
             view.id.to_string(),
             view.state.to_string(),
@@ -127,10 +129,41 @@ pub fn reservations(reservations: &[ReservationView]) -> String {
             view.slots.to_string(),
             view.label.as_ref().map_or_else(|| "-".to_owned(), safe_ref),
             moment(view.made_s),
-            moment(view.ends_s),
+            starts,
+            ends,
         ]
     });
-    render(&["RESERVATION", "STATE", "NODES", "SLOTS", "NAME", "MADE", "ENDS"], rows.collect())
+    let header = ["RESERVATION", "STATE", "NODES", "SLOTS", "NAME", "MADE", "STARTS", "ENDS"];
+    render(&header, rows.collect())
+}
+
+/// Start and end; of one that waits nobody can say them for sure.
+fn window(view: &ReservationView) -> [String; 2] {
+    match view.state {
+        ReservationState::Waiting | ReservationState::Holding => ["-", "-"].map(str::to_owned),
+        _ => [view.starts_s, view.ends_s].map(moment),
+    }
+}
+
+fn rate_or_dash(kbit: Option<u32>) -> String {
+    kbit.map_or_else(|| "-".to_owned(), rate)
+}
+
+fn rate(kbit: u32) -> String {
+    rates::show(kbit.into())
+}
+
+pub fn usage(points: &[UsagePoint]) -> String {
+    let rows = points.iter().map(|point| {
+        vec![
+            moment(point.at_s),
+            safe(&point.from),
+            safe(&point.to),
+            rate(point.granted_kbit),
+            rate(point.used_kbit),
+        ]
+    });
+    render(&["AT", "FROM", "TO", "GRANTED", "USED"], rows.collect())
 }
 
 fn placement(view: &ReservationView) -> String {
@@ -194,13 +227,16 @@ pub fn reservation(view: &ReservationView) -> String {
     rows.extend(view.label.as_ref().map(|label| ("name", safe(label))));
     rows.push(("state", view.state.to_string()));
     rows.extend(view.deadline_s.map(|deadline| ("deadline", moment(deadline))));
+    let [starts, ends] = window(view);
     rows.extend([
         ("nodes", placement(view)),
         ("slots", view.slots.to_string()),
         ("environment", safe(&view.environment)),
         ("user", safe(&view.user)),
         ("made", moment(view.made_s)),
-        ("ends", moment(view.ends_s)),
+        ("starts", starts),
+        ("ends", ends),
+        ("version", format!("{}, epoch {}", view.version.0, view.epoch.0)),
     ]);
     if let ReservationState::Failed(failure) = &view.state {
         rows.push(("failure", lines_of(failure)));
@@ -218,6 +254,7 @@ pub fn reservation(view: &ReservationView) -> String {
             p.joined,
         ));
     }
+    text.extend(view.pairs.iter().map(pair));
     let members: Vec<Vec<String>> = view
         .parts
         .iter()
@@ -228,6 +265,16 @@ pub fn reservation(view: &ReservationView) -> String {
         text.push_str(&render(&["HOST", "ADDRESS", "NODE"], members));
     }
     text
+}
+
+fn pair(pair: &PairView) -> String {
+    let (a, b) = (safe(&pair.a), safe(&pair.b));
+    format!(
+        "{a}-{b}: {} granted each way, used {} from {a} to {b}, {} from {b} to {a}\n",
+        rate(pair.granted_kbit),
+        rate_or_dash(pair.a_to_b_kbit),
+        rate_or_dash(pair.b_to_a_kbit),
+    )
 }
 
 pub fn explanation(id: &str, explanation: &Explanation) -> String {

@@ -5,6 +5,8 @@ use protocol::ids::{JobId, ReservationId};
 use protocol::names::{EnvironmentName, Label, SiteName, VariableName};
 use protocol::reservation::Placement;
 
+pub use crate::wording::show_duration;
+
 /// A job or a reservation, by id or as the newest of both.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Thing {
@@ -89,19 +91,6 @@ fn number(text: &str) -> Option<u64> {
         return None;
     }
     text.parse().ok()
-}
-
-/// The shortest form that [`duration`] reads: `1h30m`, `2d`, `0s`.
-pub fn show_duration(seconds: u64) -> String {
-    let mut text = String::new();
-    let mut rest = seconds;
-    for (unit, letter) in [(86_400, 'd'), (3600, 'h'), (60, 'm'), (1, 's')] {
-        if rest >= unit {
-            text.push_str(&format!("{}{letter}", rest / unit));
-            rest %= unit;
-        }
-    }
-    if text.is_empty() { "0s".to_owned() } else { text }
 }
 
 /// Bytes from `500M`, `2GiB` (both powers of 1024, as batch systems read them), `2GB` (of 1000)

@@ -7,6 +7,9 @@ use protocol::ids::{JobId, ReservationId};
 use protocol::job::Stream;
 use protocol::names::{SiteName, Text, UserName};
 use protocol::site::{FromSite, ToSite};
+use serde::{Deserialize, Serialize};
+
+use crate::record::Record;
 
 /// One connection of a client; never used twice.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
@@ -18,7 +21,7 @@ pub struct ClientId(pub u64);
 pub struct ConnectionId(pub u64);
 
 /// The next ids to give out, or how far they may be given out.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Ids {
     pub reservation: u64,
     pub job: u64,
@@ -61,8 +64,10 @@ pub enum Action {
         reservation: ReservationId,
         what: Text,
     },
-    /// Make it durable that all ids below these may be in use, before anything that follows.
-    ReserveIds(Ids),
+    /// Make this durable before anything that follows, of this step or a later one. If that fails
+    /// nothing that follows may be done, ever.
+    Record(Record),
+    /// Lost if the connection is.
     Send {
         site: SiteName,
         connection: ConnectionId,
@@ -113,13 +118,14 @@ pub struct Deadlines {
     pub waiting: Duration,
     /// From Hold to the last answer.
     pub holding: Duration,
-    /// From Commit until every sandbox stands.
+    /// From Commit, or the beginning of the window, until every sandbox stands.
     pub starting: Duration,
     /// From Join until every sshd answers.
     pub joining: Duration,
     /// From End to the last confirmation.
     pub ending: Duration,
-    /// From the loss of a site until addresses of its sandboxes are given out again.
+    /// From the end of a window until addresses of sandboxes whose end was never confirmed are
+    /// given out again.
     pub quarantine: Duration,
 }
 
@@ -127,7 +133,7 @@ impl Default for Deadlines {
     fn default() -> Self {
         Self {
             waiting: Duration::from_secs(7 * 24 * 3600),
-            holding: Duration::from_secs(10),
+            holding: Duration::from_secs(5),
             starting: Duration::from_secs(90),
             joining: Duration::from_secs(60),
             ending: Duration::from_secs(30),
@@ -139,10 +145,19 @@ impl Default for Deadlines {
 /// Timers that the owner set for itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub(super) enum Due {
+    /// First after a restart: what needs the time is set going.
+    Resume,
+    /// A deadline, or the beginning or end of the window.
     Reservation(ReservationId),
+    /// An attempt was not answered in time.
+    Attempt(ReservationId),
+    /// Something was not acknowledged yet.
+    Resend(ReservationId),
+    /// The next incarnation may begin.
+    BeginAnew(ReservationId),
     Job(JobId),
+    /// Somebody who did not confirm an end is asked again.
+    Owed(ReservationId),
     /// A reservation may be planned again.
     Plan,
-    /// A quarantine is over.
-    Addresses,
 }

@@ -1,6 +1,8 @@
 //! Commands: started when their reservation is ready, ended by themselves, by their user, or with
 //! their reservation.
 
+use std::time::Duration;
+
 use protocol::ids::{Epoch, JobId, MemberNumber, ReservationId};
 use protocol::job::{ExitStatus, JobState, Target};
 use protocol::names::{HostName, SiteName};
@@ -8,9 +10,12 @@ use protocol::refusal::{Failure, Step};
 use protocol::site::ToSite;
 
 use super::event::Due;
+use super::resend::{RESEND_FIRST, RESEND_LAST};
 use super::submit::command_bytes;
-use super::{Action, Coordinator};
-use crate::job::{GRACE, Happening, Order, SIGKILL, SIGTERM, Stage};
+use super::{Action, Coordinator, Record};
+use crate::job::{GRACE, Happening, Job, Order, SIGKILL, SIGTERM, Stage};
+use crate::record::{Key, Value};
+use crate::reservation::Pause;
 
 impl Coordinator {
     pub(super) fn advance_job(&mut self, id: JobId, happening: Happening) {
@@ -27,10 +32,11 @@ impl Coordinator {
         self.watchers.job_changed(id);
     }
 
+    /// Starts it everywhere; that it was started is durable before any site hears of it, so that
+    /// no restart of ours starts it again in another incarnation.
     fn exec(&mut self, id: JobId) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let Some(reservation) = self.reservations.get(&job.reservation) else { return };
-        let Some(command) = job.command.take() else { return };
         let parts = match job.target {
             Target::Head => &reservation.parts[..1],
             Target::All => &reservation.parts[..],
@@ -43,19 +49,59 @@ impl Coordinator {
         job.head = sources.first().map(|(site, _)| HostName { site: site.clone(), number: 0 });
         job.state = JobState::Running;
         job.started = Some(self.now);
-        let (target, epoch, reservation, user) =
-            (job.target, reservation.epoch, reservation.id, job.user.clone());
-        let bytes = command_bytes(&command);
-        let owner = self.user(&user);
-        owner.waiting_command_bytes = owner.waiting_command_bytes.saturating_sub(bytes);
+        job.epoch = reservation.epoch;
         self.out.push(Action::ExpectOutput { job: id, sources: sources.clone() });
-        for (site, _) in sources {
-            self.send(&site, ToSite::Exec { reservation, epoch, job: id, target, command: command.clone() });
+        self.save_run(id);
+        for (site, _) in &sources {
+            self.exec_at(id, site);
+        }
+        self.set_exec_timer(id, RESEND_FIRST);
+    }
+
+    fn exec_at(&mut self, id: JobId, site: &SiteName) {
+        let Some(Job { reservation, epoch, target, command: Some(command), .. }) = self.jobs.get(&id) else {
+            return;
+        };
+        let (reservation, epoch, target, command) = (*reservation, *epoch, *target, command.clone());
+        self.send(site, ToSite::Exec { reservation, epoch, job: id, target, command });
+    }
+
+    fn save_run(&mut self, id: JobId) {
+        if let Some(run) = self.jobs.get(&id).map(Job::saved_run) {
+            self.record(Value::Run(Box::new(run)));
+        }
+    }
+
+    pub(super) fn set_exec_timer(&mut self, id: JobId, length: Duration) {
+        let until = self.now + length;
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.resend = Some(Pause { until, length });
+            self.set_timer(until, Due::Job(id));
+        }
+    }
+
+    /// A site where jobs of this reservation run is back: it is told again to start them, which it
+    /// answers by how they stand, and to stop those that are being stopped.
+    pub(super) fn exec_again(&mut self, reservation: ReservationId, site: &SiteName) {
+        let Some(reservation) = self.reservations.get(&reservation) else { return };
+        for id in reservation.jobs.iter().copied().collect::<Vec<_>>() {
+            let Some(job) = self.jobs.get(&id).filter(|job| job.running.contains_key(site)) else { continue };
+            let (reservation, epoch) = (job.reservation, job.epoch);
+            let signal = match job.stage {
+                Stage::Stopping if job.killed => Some(SIGKILL),
+                Stage::Stopping => Some(SIGTERM),
+                _ => None,
+            };
+            self.exec_at(id, site);
+            if let Some(signal) = signal {
+                self.send(site, ToSite::Signal { reservation, epoch, job: id, signal });
+            }
         }
     }
 
     /// SIGTERM everywhere it still runs; the timer brings the next blow.
-    fn terminate(&mut self, id: JobId) {
+    pub(super) fn terminate(&mut self, id: JobId) {
+        self.save_run(id);
         self.signal(id, SIGTERM);
         let next = self.now + GRACE;
         if let Some(job) = self.jobs.get_mut(&id) {
@@ -65,6 +111,15 @@ impl Coordinator {
     }
 
     pub(super) fn job_due(&mut self, id: JobId) {
+        let now = self.now;
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        if let Some(pause) = job.resend.filter(|pause| pause.until <= now) {
+            job.resend = None;
+            for site in job.running.keys().cloned().collect::<Vec<_>>() {
+                self.exec_at(id, &site);
+            }
+            self.set_exec_timer(id, (pause.length * 2).min(RESEND_LAST));
+        }
         let Some(job) = self.jobs.get_mut(&id) else { return };
         if job.stage != Stage::Stopping || job.next_blow.is_none_or(|at| at > self.now) {
             return;
@@ -85,7 +140,7 @@ impl Coordinator {
     fn signal(&mut self, id: JobId, signal: u8) {
         let Some(job) = self.jobs.get(&id) else { return };
         let Some(reservation) = self.reservations.get(&job.reservation) else { return };
-        let (reservation, epoch) = (reservation.id, reservation.epoch);
+        let (reservation, epoch) = (reservation.id, job.epoch);
         let sites: Vec<SiteName> = job.running.keys().cloned().collect();
         for site in sites {
             self.send(&site, ToSite::Signal { reservation, epoch, job: id, signal });
@@ -105,16 +160,21 @@ impl Coordinator {
         };
         job.ended = Some(now);
         job.running.clear();
-        job.next_blow = None;
+        for due in [job.next_blow.take(), job.resend.take().map(|pause| pause.until)].into_iter().flatten() {
+            self.timers.remove(&(due, Due::Job(id)));
+        }
         let (reservation, user) = (job.reservation, job.user.clone());
-        // A command that never started still counts as waiting.
-        let unsent = job.command.take().map_or(0, |command| command_bytes(&command));
+        let bytes = job.command.take().map_or(0, |command| command_bytes(&command));
+        let saved = job.saved();
+        self.record(Value::Job(Box::new(saved)));
+        self.save_run(id);
         self.out.push(Action::CloseOutput { job: id });
         let owner = self.user(&user);
-        owner.waiting_command_bytes = owner.waiting_command_bytes.saturating_sub(unsent);
+        owner.command_bytes = owner.command_bytes.saturating_sub(bytes);
         if let Some(forgotten) = owner.jobs.end(id) {
-            self.jobs.remove(&forgotten);
-            self.out.push(Action::ForgetOutput { job: forgotten });
+            let request = self.jobs.remove(&forgotten).and_then(|gone| gone.request);
+            request.map(|request| self.user(&user).made.remove(&request));
+            self.drop_job_records(forgotten);
         }
         let Some(reservation) = self.reservations.get_mut(&reservation) else { return };
         reservation.jobs.remove(&id);
@@ -129,13 +189,28 @@ impl Coordinator {
         }
     }
 
+    fn drop_job_records(&mut self, id: JobId) {
+        self.out.push(Action::Record(Record::Forget(Key::Job(id))));
+        self.out.push(Action::Record(Record::Forget(Key::Run(id))));
+        self.out.push(Action::ForgetOutput { job: id });
+    }
+
+    /// Nothing remains of a job whose reservation was refused.
+    pub(super) fn forget_job(&mut self, id: JobId) {
+        let Some(job) = self.jobs.remove(&id) else { return };
+        let bytes = job.command.as_ref().map_or(0, command_bytes);
+        let user = self.user(&job.user);
+        user.jobs.forget(id);
+        user.command_bytes = user.command_bytes.saturating_sub(bytes);
+        self.drop_job_records(id);
+    }
+
     /// The job that a site may speak of: it runs there, in that incarnation.
     fn running_at(&self, site: &SiteName, reservation: ReservationId, epoch: Epoch, job: JobId) -> bool {
         self.current(site, reservation, epoch)
-            && self
-                .jobs
-                .get(&job)
-                .is_some_and(|job| job.reservation == reservation && job.running.contains_key(site))
+            && self.jobs.get(&job).is_some_and(|job| {
+                job.reservation == reservation && job.epoch == epoch && job.running.contains_key(site)
+            })
     }
 
     pub(super) fn exited(
@@ -146,17 +221,19 @@ impl Coordinator {
         member: MemberNumber,
         status: ExitStatus,
     ) {
-        if !self.running_at(site, reservation, epoch, id) {
-            return;
+        if self.running_at(site, reservation, epoch, id)
+            && let Some(job) = self.jobs.get_mut(&id)
+            && job.member_ended(site, member)
+        {
+            job.take_status(status);
+            if job.running.is_empty() {
+                self.advance_job(id, Happening::AllExited);
+            } else {
+                self.save_run(id);
+            }
         }
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        if !job.member_ended(site, member) {
-            return;
-        }
-        job.take_status(status);
-        if job.running.is_empty() {
-            self.advance_job(id, Happening::AllExited);
-        }
+        // Whatever it was: it is durable by now, or nobody waits for it.
+        self.send(site, ToSite::ExitSaved { reservation, epoch, job: id, member });
     }
 
     /// One member could not start it: the others are stopped, and the job has failed.

@@ -1,19 +1,21 @@
 //! From granted to over: the arrows of [`crate::reservation`] carried out, and what happens when a
-//! deadline passes.
+//! deadline passes or a window begins or ends.
 
 use std::time::Duration;
 
 use protocol::ids::ReservationId;
 use protocol::job::JobState;
 use protocol::names::{SiteName, Text};
-use protocol::refusal::{Failure, Step};
+use protocol::planted::{Bug, planted};
+use protocol::refusal::{Failure, Refusal, Step};
 use protocol::site::ToSite;
 
 use super::event::Due;
-use super::{Action, Coordinator};
+use super::{Action, Coordinator, Record};
 use crate::exchange;
 use crate::job::Happening as JobHappening;
-use crate::reservation::{Happening, Order, PartStage, PartState, Phase, Reservation};
+use crate::record::Key;
+use crate::reservation::{Happening, Order, PartStage, Phase, Reservation};
 
 impl Coordinator {
     /// One arrow of the machine and its orders. What comes late has no arrow and changes nothing.
@@ -23,42 +25,85 @@ impl Coordinator {
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
         let Ok((next, orders)) = reservation.phase.step(happening) else { return };
         if next != reservation.phase {
-            // Old timers go at once: a deadline of days would outlive thousands of short jobs.
-            let old = [reservation.deadline, reservation.ends.filter(|_| next == Phase::Over)];
-            for at in old.into_iter().flatten() {
-                self.timers.remove(&(at, Due::Reservation(id)));
-            }
             reservation.phase = next;
+            let start = reservation.window().map_or(now, |window| window.start);
             reservation.deadline = match next {
                 Phase::Waiting => Some(reservation.made + deadlines.waiting),
-                Phase::Holding => Some(now + deadlines.holding),
-                Phase::Starting => Some(now + deadlines.starting),
+                Phase::Holding => reservation.attempt.as_ref().map(|attempt| attempt.deadline),
+                Phase::Starting => Some(start.max(now) + deadlines.starting),
                 Phase::Joining => Some(now + deadlines.joining),
                 Phase::Ending => Some(now + deadlines.ending),
-                Phase::Ready | Phase::Over => None,
+                Phase::Booked | Phase::Ready | Phase::Over => None,
             };
-            if next == Phase::Starting {
-                reservation.ends = Some(now + Duration::from_secs(reservation.ask.duration_s.into()));
+            if next == Phase::Waiting {
+                self.waiting.insert(id);
+            } else {
+                self.replan |= self.waiting.remove(&id);
             }
-            let timers = [reservation.deadline, reservation.ends.filter(|_| next < Phase::Ending)];
-            for at in timers.into_iter().flatten() {
-                self.set_timer(at, Due::Reservation(id));
-            }
-            set_member(&mut self.waiting, id, next == Phase::Waiting);
-            set_member(&mut self.holding, id, next == Phase::Holding);
         }
         for order in orders {
             match order {
-                Order::Hold => self.hold(id),
-                Order::Release => self.release_holds(id),
-                Order::Commit => self.commit(id),
+                Order::Release => self.release_attempt(id),
                 Order::Join => self.join(id),
-                Order::StartJobs => self.start_jobs(id),
+                Order::StartJobs => self.all_joined(id),
+                Order::BeginAnew => self.pause_before_anew(id),
                 Order::End => self.end_parts(id),
                 Order::Conclude => self.conclude(id),
             }
         }
+        self.resend_soon(id);
+        self.set_alarm(id);
         self.watchers.reservation_changed(id);
+    }
+
+    /// The next moment at which something is due by the clock alone.
+    pub(super) fn set_alarm(&mut self, id: ReservationId) {
+        let now = self.now;
+        let Some(reservation) = self.reservations.get_mut(&id) else { return };
+        let window = reservation.window();
+        let near = window.map(|window| window.near()).filter(|_| reservation.phase == Phase::Booked);
+        let start = window.map(|w| w.start).filter(|at| reservation.phase == Phase::Ready && *at > now);
+        let end = window.map(|window| window.end).filter(|_| reservation.phase.is_granted());
+        let deadline = reservation.deadline.filter(|_| reservation.phase != Phase::Holding);
+        let alarm = [near, start, end, deadline].into_iter().flatten().min();
+        // The old one goes at once: a deadline of days would outlive thousands of short jobs.
+        if let Some(old) = std::mem::replace(&mut reservation.alarm, alarm) {
+            self.timers.remove(&(old, Due::Reservation(id)));
+        }
+        if let Some(at) = alarm {
+            self.set_timer(at, Due::Reservation(id));
+        }
+    }
+
+    pub(super) fn reservation_due(&mut self, id: ReservationId) {
+        let now = self.now;
+        let Some(reservation) = self.reservations.get_mut(&id) else { return };
+        reservation.alarm = None;
+        let window = reservation.window();
+        let passed = |at: Option<Duration>| at.is_some_and(|at| at <= now);
+        if reservation.phase.is_granted() && passed(window.map(|window| window.end)) {
+            self.window_over(id);
+        } else if passed(reservation.deadline) && reservation.phase != Phase::Holding {
+            let failure = overdue(reservation);
+            match reservation.phase {
+                Phase::Ending => self.give_up_ending(id, failure),
+                // One more incarnation that came to nothing: the grant stands.
+                Phase::Starting | Phase::Joining => self.broken(id, failure),
+                _ => self.fail(id, failure),
+            }
+        } else if reservation.phase == Phase::Booked && passed(window.map(|window| window.near())) {
+            self.advance(id, Happening::Near);
+        } else if reservation.phase == Phase::Ready && passed(window.map(|window| window.start)) {
+            self.start_jobs(id);
+        }
+        self.set_alarm(id);
+    }
+
+    /// The time is over: what still runs fails with that, the reservation has simply ended.
+    pub(super) fn window_over(&mut self, id: ReservationId) {
+        if let Some(spent) = self.reservations.get(&id).map(spent) {
+            self.finish(id, None, JobState::Failed(spent));
+        }
     }
 
     /// The one way down: release, cancel, failure, loss, end of time. Its jobs get `jobs_as`.
@@ -72,9 +117,26 @@ impl Coordinator {
             self.out.push(Action::Report { reservation: id, what: format!("failed: {failure}").into() });
         }
         reservation.failure = failure;
-        let jobs: Vec<_> = reservation.jobs.iter().copied().collect();
+        let user = reservation.user.clone();
+        let asked = reservation.attempt.as_ref().and_then(|attempt| attempt.request);
+        // What is under way beside the grant is given up with it.
+        self.release_attempt(id);
         self.advance(id, Happening::EndWanted);
-        for job in jobs {
+        if let Some(request) = asked {
+            let state = "released meanwhile".into();
+            self.settle(
+                &user,
+                request,
+                protocol::client::Reply::Refused(Refusal::ReservationOver { id, state }),
+            );
+        }
+        self.end_jobs(id, &jobs_as);
+    }
+
+    /// What runs in a reservation that ends, or waits for it, is over.
+    pub(super) fn end_jobs(&mut self, id: ReservationId, jobs_as: &JobState) {
+        let Some(reservation) = self.reservations.get(&id) else { return };
+        for job in reservation.jobs.iter().copied().collect::<Vec<_>>() {
             if let Some(job) = self.jobs.get_mut(&job) {
                 job.stopping_as.get_or_insert_with(|| jobs_as.clone());
             }
@@ -86,45 +148,39 @@ impl Coordinator {
         self.finish(id, Some(failure.clone()), JobState::Failed(failure));
     }
 
-    /// All sites are ready: one ring out of all reports, the same for every site.
-    fn join(&mut self, id: ReservationId) {
-        let Some(reservation) = self.reservations.get(&id) else { return };
-        let reports: Vec<_> =
-            reservation.parts.iter().map(|part| (&part.site, part.ready.as_slice())).collect();
-        match exchange::merge(&reservation.user, reservation.ask.slots, &reports) {
-            Ok(ring) => {
-                let epoch = reservation.epoch;
-                for site in sites_of(reservation) {
-                    self.send(&site, ToSite::Join { reservation: id, epoch, ring: ring.clone() });
-                }
-            }
-            Err((site, error)) => self.fail(id, exchange_failure(&site, &error)),
-        }
-    }
-
-    fn start_jobs(&mut self, id: ReservationId) {
-        let Some(reservation) = self.reservations.get(&id) else { return };
-        let jobs: Vec<_> = reservation.jobs.iter().copied().collect();
-        for job in jobs {
-            self.advance_job(job, JobHappening::Start);
-        }
+    /// A site has lost what was granted: that is recorded before anybody is told to undo it.
+    pub(super) fn compensate(&mut self, id: ReservationId, site: &SiteName) {
+        let cause = "the site lost what it had granted";
+        let hint = "the other sites' share is given back; ask again, and tell the site's administrator";
+        self.fail(id, Failure::new(Step::Commit, cause, hint).at_site(site));
     }
 
     fn end_parts(&mut self, id: ReservationId) {
+        // The end stands before any site hears of it.
+        self.save(id);
+        self.room.end(id);
         let Some(reservation) = self.reservations.get(&id) else { return };
-        let epoch = reservation.epoch;
         let open = reservation.parts.iter().filter(|part| part.stage < PartStage::Ended);
         let sites: Vec<SiteName> = open.map(|part| part.site.clone()).collect();
         for site in &sites {
-            self.send(site, ToSite::End { reservation: id, epoch });
+            self.send(site, ToSite::End { reservation: id });
+            if planted(Bug::AddressesBackAtEnd) {
+                self.room.give_back(id, site);
+            }
         }
         if sites.is_empty() {
             self.advance(id, Happening::AllEnded);
         }
     }
 
-    /// A part is over, one way or the other; its addresses were dealt with.
+    /// A site says that nothing is left of its part.
     pub(super) fn part_ended(&mut self, id: ReservationId, site: &SiteName) {
+        self.room.give_back(id, site);
+        self.part_over(id, site);
+    }
+
+    /// Nothing more is expected of a part; what it had was dealt with.
+    pub(super) fn part_over(&mut self, id: ReservationId, site: &SiteName) {
         if let Some(site) = self.sites.get_mut(site) {
             site.reservations.remove(&id);
         }
@@ -132,7 +188,8 @@ impl Coordinator {
         if let Some(part) = reservation.part_mut(site) {
             part.stage = PartStage::Ended;
         }
-        if reservation.all_parts(PartStage::Ended) {
+        self.watchers.reservation_changed(id);
+        if reservation.phase == Phase::Ending && reservation.all_parts(PartStage::Ended) {
             self.advance(id, Happening::AllEnded);
         }
         self.replan = true;
@@ -140,58 +197,41 @@ impl Coordinator {
 
     fn conclude(&mut self, id: ReservationId) {
         let now = self.now;
+        self.end_network(id);
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
         reservation.ended = Some(now);
         let user = reservation.user.clone();
+        self.save(id);
         if let Some(forgotten) = self.user(&user).reservations.end(id) {
-            self.reservations.remove(&forgotten);
+            let requests = self.reservations.remove(&forgotten).map(|gone| gone.requests());
+            let made = &mut self.user(&user).made;
+            requests.into_iter().flatten().for_each(|request| drop(made.remove(&request)));
+            self.out.push(Action::Record(Record::Forget(Key::Reservation(forgotten))));
         }
     }
 
-    pub(super) fn reservation_due(&mut self, id: ReservationId) {
-        let now = self.now;
-        let Some(reservation) = self.reservations.get(&id) else { return };
-        if reservation.deadline.is_some_and(|at| at <= now) {
-            let failure = overdue(reservation);
-            match reservation.phase {
-                Phase::Ending => self.give_up_ending(id, failure),
-                _ => self.fail(id, failure),
-            }
-        } else if reservation.ends.is_some_and(|at| at <= now) && reservation.phase < Phase::Ending {
-            let spent = Failure::new(
-                Step::Running,
-                format!("its time of {} s is over", reservation.ask.duration_s),
-                "ask for more with --time",
-            );
-            self.finish(id, None, JobState::Failed(spent));
-        }
-    }
-
-    /// A site does not confirm: its addresses stay taken until it does or is lost.
+    /// Some sites do not confirm: what they have stays taken until they do, or until they have
+    /// ended it by themselves.
     fn give_up_ending(&mut self, id: ReservationId, failure: Failure) {
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
         self.out.push(Action::Report { reservation: id, what: failure.to_string().into() });
         reservation.failure.get_or_insert(failure);
-        let epoch = reservation.epoch;
-        let late: Vec<PartState> =
-            reservation.parts.iter().filter(|part| part.stage < PartStage::Ended).cloned().collect();
-        for part in late {
-            self.book.owe((id, epoch, part.site.clone()), part.carve);
-            self.part_ended(id, &part.site);
+        let late = reservation.parts.iter().filter(|part| part.stage < PartStage::Ended);
+        let late: Vec<_> = late.map(|part| part.share()).collect();
+        let Some(window) = reservation.window() else { return };
+        for share in late {
+            let site = share.site.clone();
+            self.owe(id, share, window);
+            self.part_over(id, &site);
         }
     }
 }
 
-fn set_member(set: &mut std::collections::BTreeSet<ReservationId>, id: ReservationId, member: bool) {
-    if member {
-        set.insert(id);
-    } else {
-        set.remove(&id);
-    }
-}
-
-pub(super) fn sites_of(reservation: &Reservation) -> Vec<SiteName> {
-    reservation.parts.iter().map(|part| part.site.clone()).collect()
+/// Why what ran in it was cut short.
+pub(super) fn spent(reservation: &Reservation) -> Failure {
+    let lasted = reservation.window().map_or(Duration::ZERO, |window| window.end - window.start);
+    let cause = format!("its time of {} s is over", lasted.as_secs());
+    Failure::new(Step::Running, cause, "ask for more with --time")
 }
 
 pub(super) fn exchange_failure(site: &SiteName, error: &exchange::ExchangeError) -> Failure {
@@ -204,6 +244,7 @@ pub(super) fn step_of(phase: Phase) -> Step {
     match phase {
         Phase::Waiting => Step::Plan,
         Phase::Holding => Step::Hold,
+        Phase::Booked => Step::Commit,
         Phase::Starting => Step::Pilots,
         Phase::Joining => Step::SetKeys,
         Phase::Ready => Step::Running,
@@ -214,7 +255,7 @@ pub(super) fn step_of(phase: Phase) -> Step {
 /// The failure of a phase whose deadline passed: names the first site that is behind.
 fn overdue(reservation: &Reservation) -> Failure {
     let stage = match reservation.phase {
-        Phase::Waiting | Phase::Holding => PartStage::Held,
+        Phase::Waiting | Phase::Holding | Phase::Booked => PartStage::Held,
         Phase::Starting => PartStage::Ready,
         Phase::Joining | Phase::Ready => PartStage::Joined,
         Phase::Ending | Phase::Over => PartStage::Ended,
@@ -222,9 +263,15 @@ fn overdue(reservation: &Reservation) -> Failure {
     let late = reservation.laggard(stage);
     let progress = late.map(|part| part.progress).unwrap_or_default();
     let wanted = late.map_or(0, |part| part.members);
+    let silent = late.is_some_and(|part| !part.acknowledged);
     let (cause, hint): (Text, &str) = match reservation.phase {
-        Phase::Waiting => ("the nodes did not become free".into(), "ask for fewer nodes or other sites"),
-        Phase::Holding => ("no answer in time".into(), "try again; `gridpilot sites` shows the site"),
+        Phase::Waiting | Phase::Booked | Phase::Holding => {
+            ("the nodes did not become free".into(), "ask for fewer nodes or other sites")
+        }
+        Phase::Starting if silent => (
+            "the site did not confirm the grant in time".into(),
+            "the other sites' share is given back; `gridpilot sites` shows the site",
+        ),
         Phase::Starting => (
             format!(
                 "in time came {} of {wanted} pilots, {} sandboxes stand",
@@ -240,10 +287,15 @@ fn overdue(reservation: &Reservation) -> Failure {
         ),
         Phase::Ending | Phase::Over => (
             "the site did not confirm in time that everything is gone".into(),
-            "its addresses stay unused until it does; tell its administrator",
+            "what it has stays taken until it does; tell its administrator",
         ),
     };
-    let failure = Failure::new(step_of(reservation.phase), cause, hint);
+    let step = if silent && reservation.phase == Phase::Starting {
+        Step::Commit
+    } else {
+        step_of(reservation.phase)
+    };
+    let failure = Failure::new(step, cause, hint);
     match late {
         Some(part) => failure.at_site(&part.site),
         None => failure,

@@ -1,22 +1,33 @@
 //! The owner: the one state of the GRC and the one function that changes it.
 //!
 //! ```text
-//! sockets, timers --Event--> Coordinator::step(now, event) --Actions, in order--> sockets, files
+//! sockets, timers --Event--> Coordinator::step(now, event) --Actions, in order--> store, sockets
+//! records of the store --> restore(settings, records) --> the same Coordinator again
 //! ```
 //! Nothing here does I/O, reads a clock, draws a random number or looks at the order of a hash map:
-//! the same events at the same times give the same actions, so whole histories can be replayed. A
-//! journal is one more action in front of those that it must precede, as [`Action::ReserveIds`] is.
+//! the same events at the same times give the same actions, so whole histories can be replayed.
+//! What must be durable is one more action, [`Action::Record`], in front of those that it must
+//! precede; [`crate::record`] says which. Starting and recovering are one path, [`restore`].
 //!
 //! Where things are: [`requests`] what users ask, [`submit`] what they make, [`sites`] what sites
-//! say, [`grant`] from waiting to granted, [`life`] from granted to over, [`jobs`] commands,
-//! [`book`] addresses, [`users`] who owns what, [`watch`] who waits for news.
+//! say, [`attempt`] from waiting to granted, [`change`] changes of a grant, [`life`] from granted
+//! to over, [`epochs`] incarnations, [`resend`] what is said again, [`owed`] ends that were not
+//! confirmed, [`jobs`] commands, [`room`] what is taken when, [`network`] rates, [`users`] who owns what, [`watch`]
+//! who waits for news.
 
-mod book;
+mod attempt;
+mod change;
+mod epochs;
 mod event;
-mod grant;
+mod inspect;
 mod jobs;
 mod life;
+mod network;
+mod owed;
 mod requests;
+mod resend;
+mod restore;
+mod room;
 mod sites;
 mod submit;
 mod users;
@@ -28,18 +39,21 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use protocol::ids::{JobId, ReservationId};
 use protocol::names::{SiteName, UserName};
-use protocol::reservation::AddressBlock;
 use protocol::site::ToSite;
 
+pub use crate::record::Record;
 pub use event::{Action, ClientId, ConnectionId, Deadlines, Event, Ids};
-pub use users::{LIVE_JOBS_MAX, LIVE_RESERVATIONS_MAX, WAITING_COMMAND_BYTES_MAX};
+pub use inspect::{LiveGrant, Taken};
+pub use users::{COMMAND_BYTES_MAX, LIVE_JOBS_MAX};
 
 use crate::job::Job;
-use crate::plan::addresses::AddressSet;
-use crate::reservation::{Phase, Reservation};
+use crate::network::BandwidthProvider;
+use crate::record::Value;
+use crate::reservation::Reservation;
 use crate::view::Wall;
-use book::Book;
 use event::Due;
+use owed::Owed;
+use room::Room;
 use sites::Site;
 use users::User;
 use watch::Watchers;
@@ -53,12 +67,12 @@ pub struct Settings {
     /// The sites of the grid and what each may publish.
     pub supernets: BTreeMap<SiteName, Vec<Ipv4Net>>,
     pub deadlines: Deadlines,
-    /// Seconds since the epoch at the owner's time zero: for what is shown, never for decisions.
-    pub started_s: u64,
-    /// Counts the starts of this GRC, from 1. Epochs of later ones are larger.
-    pub incarnation: u32,
-    /// The first ids that were never given out.
-    pub ids: Ids,
+    /// Reservations that are not over, per user.
+    pub reservations_per_user: usize,
+    /// Capacity between two sites each way, kbit/s.
+    pub links: BTreeMap<(SiteName, SiteName), u64>,
+    /// Capacity between a site and all others each way, kbit/s; who is not here has no bound.
+    pub uplinks: BTreeMap<SiteName, u64>,
 }
 
 /// The state of the grid, owned by one task.
@@ -70,59 +84,41 @@ pub struct Coordinator {
     out: Vec<Action>,
     next: Ids,
     reserved: Ids,
+    /// Counts answers that are kept, to know the older from the newer.
+    answers: u64,
     sites: BTreeMap<SiteName, Site>,
     reservations: BTreeMap<ReservationId, Reservation>,
     jobs: BTreeMap<JobId, Job>,
     users: BTreeMap<UserName, User>,
     /// Reservations in `Waiting`: first come, first tried; later ones may pass.
     waiting: BTreeSet<ReservationId>,
-    /// Reservations in `Holding`.
-    holding: BTreeSet<ReservationId>,
-    book: Book,
+    room: Room,
+    network: Box<dyn BandwidthProvider>,
+    owed: BTreeMap<ReservationId, Owed>,
     watchers: Watchers,
     timers: BTreeSet<(Duration, Due)>,
+    /// The timer for what waits.
+    plan_at: Option<Duration>,
     /// Something changed that may let a waiting reservation begin.
     replan: bool,
 }
 
 impl Coordinator {
+    /// The owner of a grid without a past.
     pub fn new(settings: Settings) -> Self {
-        let sites = settings.supernets.keys().map(|name| (name.clone(), Site::default())).collect();
-        let mut timers = BTreeSet::new();
-        let book = if settings.incarnation > 1 {
-            Book::with_unknown_past(&settings.supernets, settings.deadlines.quarantine)
-        } else {
-            Book::default()
-        };
-        timers.extend(book.next_expiry().map(|at| (at, Due::Addresses)));
-        Self {
-            now: Duration::ZERO,
-            out: Vec::new(),
-            next: settings.ids,
-            reserved: settings.ids,
-            settings,
-            sites,
-            reservations: BTreeMap::new(),
-            jobs: BTreeMap::new(),
-            users: BTreeMap::new(),
-            waiting: BTreeSet::new(),
-            holding: BTreeSet::new(),
-            book,
-            watchers: Watchers::default(),
-            timers,
-            replan: false,
-        }
+        Self::restore(settings, Vec::new()).0
     }
 
-    /// Takes one event at a time that never goes back (since the owner's start), and says what
-    /// follows. The actions are to be performed in their order, all before the next event's.
+    /// Takes one event at a time that never goes back (the owner's own time line, since the
+    /// epoch), and says what follows. The actions are to be performed in their order, all before
+    /// the next event's.
     pub fn step(&mut self, now: Duration, event: Event) -> Vec<Action> {
         self.now = self.now.max(now);
         match event {
             Event::Request { client, correlation, user, request } => {
                 self.request(client, correlation, &user, request);
             }
-            Event::ClientGone { client } => self.watchers.forget(client),
+            Event::ClientGone { client } => self.client_gone(client),
             Event::FromSite { site, connection, message } => self.heard(&site, connection, message),
             Event::SiteGone { site, connection, why } => self.site_gone(&site, connection, why.as_str()),
             Event::Tick => self.tick(),
@@ -136,23 +132,26 @@ impl Coordinator {
 
     /// When `step` wants a [`Event::Tick`], if nothing else happens before.
     pub fn next_wake(&self) -> Option<Duration> {
-        self.timers.first().map(|(at, _)| *at)
+        let timer = self.timers.first().map(|(at, _)| *at);
+        [timer, self.network.next_wake()].into_iter().flatten().min()
     }
 
     fn tick(&mut self) {
+        self.network_tick();
         while let Some(&(at, due)) = self.timers.first() {
             if at > self.now {
                 break;
             }
             self.timers.pop_first();
             match due {
+                Due::Resume => self.resume(),
                 Due::Reservation(id) => self.reservation_due(id),
+                Due::Attempt(id) => self.attempt_due(id),
+                Due::Resend(id) => self.resend_due(id),
+                Due::BeginAnew(id) => self.begin_anew_due(id),
                 Due::Job(id) => self.job_due(id),
+                Due::Owed(id) => self.owed_due(id),
                 Due::Plan => self.replan = true,
-                Due::Addresses => {
-                    self.replan |= self.book.expire(self.now);
-                    self.timers.extend(self.book.next_expiry().map(|at| (at, Due::Addresses)));
-                }
             }
         }
     }
@@ -161,12 +160,24 @@ impl Coordinator {
         self.timers.insert((at, due));
     }
 
-    /// Times as they are shown.
-    fn wall(&self) -> Wall {
-        Wall { started_s: self.settings.started_s, now: self.now }
+    fn record(&mut self, value: Value) {
+        self.out.push(Action::Record(Record::Put(value)));
     }
 
-    /// Posts a message to a site; one that is not connected has been dealt with as lost.
+    /// Makes durable how a reservation stands.
+    fn save(&mut self, id: ReservationId) {
+        if let Some(reservation) = self.reservations.get(&id) {
+            let saved = reservation.saved();
+            self.record(Value::Reservation(Box::new(saved)));
+        }
+    }
+
+    /// Times as they are shown.
+    fn wall(&self) -> Wall {
+        Wall { now: self.now }
+    }
+
+    /// Posts a message to a site; one that is away is told when it is back.
     fn send(&mut self, site: &SiteName, message: ToSite) {
         if let Some(connection) = self.sites.get(site).and_then(|site| site.connection) {
             self.out.push(Action::Send { site: site.clone(), connection, message });
@@ -181,7 +192,7 @@ impl Coordinator {
         let (next, reserved) = (self.next, self.reserved);
         if next.reservation >= reserved.reservation || next.job >= reserved.job {
             self.reserved = Ids { reservation: next.reservation + IDS_AT_ONCE, job: next.job + IDS_AT_ONCE };
-            self.out.push(Action::ReserveIds(self.reserved));
+            self.record(Value::Ids(self.reserved));
         }
     }
 
@@ -195,19 +206,5 @@ impl Coordinator {
         self.reserve_ids();
         self.next.job += 1;
         JobId(self.next.job - 1)
-    }
-
-    /// Every address that no carve may touch now, for checks from outside.
-    pub fn taken_addresses(&self) -> &AddressSet {
-        self.book.taken()
-    }
-
-    /// The carves of all reservations that sites hold something for, for checks from outside.
-    pub fn live_carves(&self) -> impl Iterator<Item = (ReservationId, &SiteName, &[AddressBlock])> {
-        let live = |r: &&Reservation| !matches!(r.phase, Phase::Waiting | Phase::Over);
-        self.reservations
-            .values()
-            .filter(live)
-            .flat_map(|r| r.parts.iter().map(move |part| (r.id, &part.site, part.carve.as_slice())))
     }
 }

@@ -3,52 +3,94 @@
 
 use protocol::client::{Explanation, Reply, Request, Selector};
 use protocol::ids::{JobId, RequestId, ReservationId};
-use protocol::names::UserName;
-use protocol::refusal::Refusal;
-
-use super::{Action, ClientId, Coordinator};
-use crate::job::{Happening as JobHappening, Stage};
-use crate::view::{self, Members};
-use crate::{explain, reservation::Phase};
 use protocol::job::JobState;
+use protocol::names::{SiteName, UserName};
+use protocol::planted::{Bug, planted};
+use protocol::refusal::Refusal;
+use protocol::reservation::ReservationView;
+
+use super::watch::Asker;
+use super::{Action, ClientId, Coordinator, Record};
+use crate::explain;
+use crate::job::{Happening as JobHappening, Stage};
+use crate::record::{Key, SavedAnswer, Value};
+use crate::reservation::Phase;
+use crate::view::{self, Members};
+
+/// What becomes of a request: its reply, unless somebody else answers it later.
+pub(super) type Outcome = Result<Option<Reply>, Refusal>;
 
 impl Coordinator {
     pub(super) fn request(&mut self, client: ClientId, correlation: u64, user: &UserName, request: Request) {
-        let answer = match request {
+        let asker = (client, correlation);
+        // What the request alone says is refused the same way each time: nothing is kept of it.
+        let outcome = match request.check() {
+            Err(refusal) => Err(refusal),
+            Ok(()) => self.dispatch(asker, user, request),
+        };
+        let reply = match outcome {
+            Ok(None) => return,
+            Ok(Some(reply)) => reply,
+            Err(refusal) => Reply::Refused(refusal),
+        };
+        self.out.push(Action::Answer { client, correlation, reply });
+    }
+
+    fn dispatch(&mut self, asker: Asker, user: &UserName, request: Request) -> Outcome {
+        match request {
+            Request::Reserve { id, ask } => {
+                self.once(user, id, asker, |owner| owner.reserve(user, id, ask, None))
+            }
+            Request::Submit { id, ask, job } => {
+                self.once(user, id, asker, |owner| owner.reserve(user, id, ask, Some(job)))
+            }
+            Request::SubmitIn { id, reservation, job } => {
+                self.once(user, id, asker, |owner| owner.submit_in(user, id, reservation, job).map(Some))
+            }
+            Request::Modify { id, reservation, change } => {
+                self.once(user, id, asker, |owner| owner.modify(user, id, reservation, change))
+            }
             // These are answered later, by a watcher or by the output edge.
             Request::WaitJob(which) => self.own_job(user, which).map(|id| {
-                self.watchers.watch_job(id, (client, correlation));
+                self.watchers.watch_job(id, asker);
                 None
             }),
             Request::WaitReservation(which) => self.own_reservation(user, which).map(|id| {
-                self.watchers.watch_reservation(id, (client, correlation));
+                self.watchers.watch_reservation(id, asker);
                 None
             }),
             Request::Log { job, stream, offset, follow } => self.own_job(user, job).map(|job| {
+                let (client, correlation) = asker;
                 self.out.push(Action::ReadLog { client, correlation, job, stream, offset, follow });
                 None
             }),
-            other => self.answer_now(user, other).map(Some),
-        };
-        match answer {
-            Ok(None) => {}
-            Ok(Some(reply)) => self.out.push(Action::Answer { client, correlation, reply }),
-            Err(refusal) => {
-                self.out.push(Action::Answer { client, correlation, reply: Reply::Refused(refusal) });
+            Request::Cancel(which) => {
+                let id = self.own_job(user, which)?;
+                self.cancel(id);
+                Ok(Some(Reply::Done))
             }
+            Request::Release(which) => {
+                let id = self.own_reservation(user, which)?;
+                self.finish(id, None, JobState::Cancelled);
+                Ok(Some(Reply::Done))
+            }
+            Request::Sites
+            | Request::Reservations
+            | Request::Jobs
+            | Request::ShowReservation(_)
+            | Request::ShowJob(_)
+            | Request::ExplainJob(_)
+            | Request::ExplainReservation(_)
+            | Request::Usage(_) => self.look(user, request).map(Some),
         }
     }
 
-    fn answer_now(&mut self, user: &UserName, request: Request) -> Result<Reply, Refusal> {
+    /// What changes nothing.
+    fn look(&self, user: &UserName, request: Request) -> Result<Reply, Refusal> {
         let wall = self.wall();
         Ok(match request {
             Request::Sites => {
                 Reply::Sites(self.sites.iter().map(|(name, s)| view::site(name, &s.facts(), wall)).collect())
-            }
-            Request::Reserve { id, ask } => self.once(user, id, |owner| owner.reserve(user, ask)),
-            Request::Submit { id, ask, job } => self.once(user, id, |owner| owner.submit(user, ask, job)),
-            Request::SubmitIn { id, reservation, job } => {
-                self.once(user, id, |owner| owner.submit_in(user, reservation, job))
             }
             Request::Reservations => {
                 let ids = self.users.get(user).map(|user| user.reservations.newest_first());
@@ -64,21 +106,11 @@ impl Coordinator {
             }
             Request::ShowReservation(which) => {
                 let id = self.own_reservation(user, which)?;
-                Reply::Reservation(view::reservation(&self.reservations[&id], wall, Members::Shown))
+                Reply::Reservation(self.shown(id))
             }
             Request::ShowJob(which) => {
                 let id = self.own_job(user, which)?;
                 Reply::Job(view::job(&self.jobs[&id], wall))
-            }
-            Request::Cancel(which) => {
-                let id = self.own_job(user, which)?;
-                self.cancel(id);
-                Reply::Done
-            }
-            Request::Release(which) => {
-                let id = self.own_reservation(user, which)?;
-                self.finish(id, None, JobState::Cancelled);
-                Reply::Done
             }
             Request::ExplainJob(which) => {
                 let id = self.own_job(user, which)?;
@@ -86,31 +118,116 @@ impl Coordinator {
             }
             Request::ExplainReservation(which) => {
                 let id = self.own_reservation(user, which)?;
-                Reply::Explained(explain::reservation(&self.reservations[&id], wall))
+                let reservation = &self.reservations[&id];
+                Reply::Explained(explain::reservation(reservation, wall, &self.away(id)))
             }
-            // Answered elsewhere; listed so that a new request is not forgotten here.
-            Request::WaitJob(_) | Request::WaitReservation(_) | Request::Log { .. } => Reply::Done,
+            Request::Usage(which) => {
+                let id = self.own_reservation(user, which)?;
+                Reply::Usage(self.reservations[&id].usage.points())
+            }
+            // The others change something; `dispatch` names them all.
+            _ => Reply::Done,
         })
+    }
+
+    /// One reservation with everything about it.
+    pub(super) fn shown(&self, id: ReservationId) -> ReservationView {
+        let mut view = view::reservation(&self.reservations[&id], self.wall(), Members::Shown);
+        for (shown, part) in view.parts.iter_mut().zip(&self.reservations[&id].parts) {
+            shown.proof = self.room.proof(id, &part.share());
+        }
+        view
+    }
+
+    /// Sites of a reservation that are not connected now, and since when.
+    fn away(&self, id: ReservationId) -> Vec<(SiteName, Option<std::time::Duration>)> {
+        let parts = self.reservations[&id].parts.iter();
+        parts
+            .filter_map(|part| {
+                let site = self.sites.get(&part.site)?;
+                site.connection.is_none().then(|| (part.site.clone(), site.last_seen))
+            })
+            .collect()
     }
 
     fn explain_job(&self, id: JobId) -> Explanation {
         let job = &self.jobs[&id];
-        explain::job(job, self.reservations.get(&job.reservation), self.wall())
+        let within = self.reservations.get(&job.reservation);
+        let away = within.map(|within| self.away(within.id)).unwrap_or_default();
+        explain::job(job, within, self.wall(), &away)
     }
 
-    /// Carries a request out, unless it was: then the first outcome is the answer again.
+    /// Carries a request out, unless it was: then its outcome is the answer again. One that is
+    /// still open gets one more asker.
     fn once(
         &mut self,
         user: &UserName,
         id: RequestId,
-        carry_out: impl FnOnce(&mut Self) -> Result<Reply, Refusal>,
-    ) -> Reply {
-        if let Some(reply) = self.users.get(user).and_then(|user| user.answer_to(id)) {
-            return reply.clone();
+        asker: Asker,
+        carry_out: impl FnOnce(&mut Self) -> Outcome,
+    ) -> Outcome {
+        if let Some(known) = self.users.get_mut(user) {
+            if let Some(reply) = known.answer_to(id) {
+                return Ok(Some(reply.clone()));
+            }
+            if let Some(askers) = known.open.get_mut(&id) {
+                askers.push(asker);
+                return Ok(None);
+            }
         }
-        let reply = carry_out(self).unwrap_or_else(Reply::Refused);
-        self.user(user).remember(id, reply.clone());
-        reply
+        match carry_out(self).unwrap_or_else(|refusal| Some(Reply::Refused(refusal))) {
+            Some(reply) => {
+                self.keep_answer(user, id, &reply);
+                Ok(Some(reply))
+            }
+            None => {
+                self.user(user).open.insert(id, vec![asker]);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Makes an answer durable: the same request will never hear another. What a request has made
+    /// is recorded with its number already, in one piece.
+    fn keep_answer(&mut self, user: &UserName, request: RequestId, reply: &Reply) {
+        if matches!(reply, Reply::Reserved(_) | Reply::Submitted { .. } | Reply::Modified { .. }) {
+            self.user(user).made.insert(request, reply.clone());
+            return;
+        }
+        self.answers += 1;
+        let number = self.answers;
+        let answer = SavedAnswer { user: user.clone(), request, reply: reply.clone(), number };
+        self.record(Value::Answer(Box::new(answer)));
+        if let Some(oldest) = self.user(user).remember(request, reply.clone(), number) {
+            self.out.push(Action::Record(Record::Forget(Key::Answer(oldest))));
+        }
+    }
+
+    /// The outcome of a request that had to wait for it.
+    pub(super) fn settle(&mut self, user: &UserName, request: RequestId, reply: Reply) {
+        let askers = self.user(user).open.remove(&request).unwrap_or_default();
+        let answers = askers.into_iter().map(|(client, correlation)| {
+            let reply = reply.clone();
+            Action::Answer { client, correlation, reply }
+        });
+        if planted(Bug::AnswerBeforeRecord) {
+            // In front of the decision, which stands last among the actions.
+            let at = self.out.iter().rposition(|a| !matches!(a, Action::Record(_))).map_or(0, |at| at + 1);
+            self.out.splice(at..at, answers.collect::<Vec<_>>());
+            return self.keep_answer(user, request, &reply);
+        }
+        let answers: Vec<Action> = answers.collect();
+        self.keep_answer(user, request, &reply);
+        self.out.extend(answers);
+    }
+
+    pub(super) fn client_gone(&mut self, client: ClientId) {
+        self.watchers.forget(client);
+        for user in self.users.values_mut() {
+            for askers in user.open.values_mut() {
+                askers.retain(|(one, _)| *one != client);
+            }
+        }
     }
 
     pub(super) fn own_reservation(
@@ -146,7 +263,7 @@ impl Coordinator {
     }
 
     /// Why no further job is taken by a reservation, if so.
-    pub(super) fn takes_jobs(&self, id: ReservationId) -> Result<(), Refusal> {
+    pub(super) fn still_live(&self, id: ReservationId) -> Result<(), Refusal> {
         let reservation = &self.reservations[&id];
         if reservation.phase >= Phase::Ending {
             let state =

@@ -1,37 +1,41 @@
-//! What sites say. A site is believed only about its own parts, and only in the incarnation that
-//! it was given: everything else changes nothing.
+//! What sites say. A site is believed only about its own parts, and only of the version and the
+//! incarnation that it was given: everything else changes nothing.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use protocol::ids::{Epoch, ReservationId};
+use protocol::ids::{ReservationId, Version};
+use protocol::job::JobState;
 use protocol::names::{NodeName, SiteName, Text};
+use protocol::planted::{Bug, planted};
 use protocol::refusal::{Failure, Refusal};
-use protocol::reservation::Progress;
-use protocol::site::{FromSite, Offer, ReadyMember, ToSite};
+use protocol::site::{Flow, FromSite, Offer, ToSite};
 
-use super::event::Due;
-use super::life::{exchange_failure, step_of};
+use super::life::step_of;
 use super::{Action, ConnectionId, Coordinator};
-use crate::exchange::{self, ExchangeError};
-use crate::plan::addresses::{self, AddressSet};
-use crate::reservation::{Happening, PartStage, Phase};
+use crate::plan::addresses;
+use crate::reservation::{PartStage, Phase, Window};
+use crate::usage;
 use crate::view::SiteFacts;
 
 /// Dirty nodes that a reservation remembers by name.
 const DIRTY_SHOWN_MAX: usize = 16;
+/// A site whose clock is ahead of ours by no more than this may end a window before we do.
+const EARLY_END: Duration = Duration::from_secs(5);
 
 /// One site of the config, connected or not.
 #[derive(Debug, Default)]
 pub(super) struct Site {
     pub connection: Option<ConnectionId>,
+    /// The last one that was in use and ended: it and all before it are over.
+    pub closed: Option<ConnectionId>,
     pub offer: Option<Offer>,
-    /// What its ranges give to sandboxes.
-    pub usable: AddressSet,
     pub last_seen: Option<Duration>,
     /// Why it takes no part, until it does.
     pub problem: Option<Text>,
-    /// Reservations with a part here that is not over.
+    /// It did not answer a hold: until then, or until it speaks again, nothing is planned there.
+    pub silent_until: Option<Duration>,
+    /// Reservations with a part here that is not over, or that asks for one.
     pub reservations: BTreeSet<ReservationId>,
 }
 
@@ -50,6 +54,9 @@ impl Coordinator {
     pub(super) fn heard(&mut self, name: &SiteName, connection: ConnectionId, message: FromSite) {
         let now = self.now;
         let Some(site) = self.sites.get_mut(name) else { return };
+        if site.connection.max(site.closed) > Some(connection) || site.closed == Some(connection) {
+            return;
+        }
         if let FromSite::Publish { site: claimed, offer } = message {
             site.last_seen = Some(now);
             self.publish(name, connection, &claimed, offer);
@@ -59,17 +66,17 @@ impl Coordinator {
             return;
         }
         site.last_seen = Some(now);
+        if self.answer_the_dead(name, &message) {
+            return;
+        }
         match message {
-            FromSite::Held { reservation, epoch } => {
-                if self.current(name, reservation, epoch) {
-                    self.held(name, reservation);
-                }
+            FromSite::Held { reservation, version } => self.held(name, reservation, version),
+            FromSite::HoldRefused { reservation, version, refusal } => {
+                self.hold_refused(name, reservation, version, refusal);
             }
-            FromSite::HoldRefused { reservation, epoch, refusal } => {
-                if self.current(name, reservation, epoch) {
-                    self.hold_refused(name, reservation, refusal);
-                }
-            }
+            FromSite::Asks { reservation, version } => self.asks(name, reservation, version),
+            FromSite::Committed { reservation, version } => self.committed(name, reservation, version),
+            FromSite::Lost { reservation, version } => self.lost(name, reservation, version),
             FromSite::Progress { reservation, epoch, progress } => {
                 if self.current(name, reservation, epoch) {
                     self.progress(name, reservation, progress);
@@ -87,7 +94,7 @@ impl Coordinator {
             }
             FromSite::Failed { reservation, epoch, failure } => {
                 if self.current(name, reservation, epoch) {
-                    self.fail(reservation, failure.at_site(name));
+                    self.broken(reservation, failure.at_site(name));
                 }
             }
             FromSite::Exited { reservation, epoch, job, member, status } => {
@@ -96,18 +103,102 @@ impl Coordinator {
             FromSite::ExecFailed { reservation, epoch, job, member, failure } => {
                 self.exec_failed(name, (reservation, epoch), job, member, failure);
             }
-            FromSite::Ended { reservation, epoch, dirty } => self.ended(name, reservation, epoch, dirty),
+            FromSite::Ended { reservation, dirty } => self.ended(name, reservation, dirty),
+            FromSite::Used { reservation, epoch, over_ms, flows } => {
+                if self.current(name, reservation, epoch) {
+                    self.used(name, reservation, over_ms, &flows);
+                }
+            }
             // The edge's: tickets, pins and output never come here.
             FromSite::Register { .. } | FromSite::Publish { .. } | FromSite::Output { .. } => {}
         }
     }
 
-    /// Whether a site may speak of this incarnation: it has a part in it that is not over.
-    pub(super) fn current(&self, site: &SiteName, id: ReservationId, epoch: Epoch) -> bool {
-        self.reservations.get(&id).is_some_and(|reservation| {
-            reservation.epoch == epoch
-                && reservation.part(site).is_some_and(|part| part.stage < PartStage::Ended)
-        })
+    /// Whoever speaks of what is over, or was never known, is told so; true if that was all there
+    /// is to say.
+    fn answer_the_dead(&mut self, site: &SiteName, message: &FromSite) -> bool {
+        let asks = matches!(message, FromSite::Asks { .. });
+        let (id, version) = match message {
+            FromSite::Asks { reservation, version } | FromSite::Held { reservation, version } => {
+                (*reservation, Some(*version))
+            }
+            FromSite::HoldRefused { reservation, .. }
+            | FromSite::Committed { reservation, .. }
+            | FromSite::Progress { reservation, .. }
+            | FromSite::SiteReady { reservation, .. }
+            | FromSite::Joined { reservation, .. }
+            | FromSite::Failed { reservation, .. }
+            | FromSite::Exited { reservation, .. }
+            | FromSite::ExecFailed { reservation, .. }
+            | FromSite::Used { reservation, .. } => (*reservation, None),
+            // These say themselves that nothing is there.
+            FromSite::Lost { .. } | FromSite::Ended { .. } => return false,
+            FromSite::Register { .. } | FromSite::Publish { .. } | FromSite::Output { .. } => return false,
+        };
+        let Some(reservation) = self.reservations.get(&id).filter(|r| r.phase < Phase::Ending) else {
+            match version {
+                Some(version) if planted(Bug::PresumedCommit) => self.presume_commit(site, id, version),
+                Some(version) if asks => self.send(site, ToSite::Release { reservation: id, version }),
+                _ => self.send(site, ToSite::End { reservation: id }),
+            }
+            return true;
+        };
+        let asked = reservation.attempt.as_ref().is_some_and(|attempt| attempt.share(site).is_some());
+        if asked || reservation.part(site).is_some() {
+            return false;
+        }
+        // It lives elsewhere or waits: only what this site held once is to be released. It is not
+        // told to end, for that might reach it when it has a part again.
+        if let Some(version) = version {
+            self.send(site, ToSite::Release { reservation: id, version });
+        }
+        true
+    }
+
+    /// The wrong presumption, for the bug of this name.
+    fn presume_commit(&mut self, site: &SiteName, id: ReservationId, version: Version) {
+        let end = self.now + Duration::from_secs(3600);
+        let window = Window { start: self.now, end, lead: Duration::ZERO }.remaining(self.now);
+        self.send(site, ToSite::Commit { reservation: id, version, window });
+    }
+
+    /// A site holds and has heard nothing: the decision, or that there is none for this version.
+    fn asks(&mut self, site: &SiteName, id: ReservationId, version: Version) {
+        let Some(reservation) = self.reservations.get(&id) else { return };
+        if reservation.in_force() == version {
+            self.commit(id, site);
+        } else if reservation.attempt.as_ref().is_some_and(|attempt| attempt.version == version) {
+            // Undecided. That it asks says that it holds.
+            self.held(site, id, version);
+        } else {
+            self.send(site, ToSite::Release { reservation: id, version });
+        }
+    }
+
+    fn committed(&mut self, site: &SiteName, id: ReservationId, version: Version) {
+        let Some(reservation) = self.reservations.get_mut(&id) else { return };
+        let (in_force, resumed) = (reservation.in_force(), reservation.resumed);
+        let stands = reservation.stands();
+        let Some(part) = reservation.part_mut(site) else { return };
+        if version < in_force {
+            self.commit(id, site);
+        } else if version == in_force {
+            let first = !std::mem::replace(&mut part.acknowledged, true);
+            let unknown = part.ready.is_empty();
+            if first && resumed && stands && unknown {
+                self.start(id, site);
+            }
+        }
+    }
+
+    /// A site that is asked to commit, start or join has not got it. Version 0 is what one says
+    /// that knows nothing of it at all.
+    fn lost(&mut self, site: &SiteName, id: ReservationId, version: Version) {
+        let Some(reservation) = self.reservations.get(&id) else { return };
+        let meant = version == reservation.in_force() || version == Version::default();
+        if meant && reservation.phase.is_granted() && reservation.part(site).is_some() {
+            self.compensate(id, site);
+        }
     }
 
     fn publish(&mut self, name: &SiteName, connection: ConnectionId, claimed: &SiteName, offer: Offer) {
@@ -121,148 +212,91 @@ impl Coordinator {
                 .map(|range| Refusal::RangeNotAllowed { site: name.clone(), range: range.to_string().into() })
         };
         if let Some(refusal) = refusal {
-            // What it had is given up with the connection; nobody else's word is spoilt by it.
             if let Some(site) = self.sites.get_mut(name) {
                 site.problem = Some(refusal.to_string().into());
             }
-            self.out.push(Action::Send {
-                site: name.clone(),
-                connection,
-                message: ToSite::Refused(refusal.clone()),
-            });
+            self.out.push(Action::Send { site: name.clone(), connection, message: ToSite::Refused(refusal) });
             self.out.push(Action::Disconnect { connection });
-            if self.sites.get(name).and_then(|site| site.connection) == Some(connection) {
-                self.site_lost(name, &refusal.to_string());
-            }
+            self.site_gone(name, connection, "it was refused");
             return;
         }
-        let before = self.sites.get(name).and_then(|site| site.connection);
+        let Some(site) = self.sites.get_mut(name) else { return };
+        let before = site.connection.replace(connection);
         if let Some(old) = before.filter(|old| *old != connection) {
-            // The site dialled again before its old connection was noticed gone. It has ended
-            // everything of before.
+            // The site dialled again before its old connection was noticed gone.
             self.out.push(Action::Disconnect { connection: old });
-            self.site_lost(name, "it connected anew");
         }
-        self.book.set_reserved(name, &offer.reserved, &offer.ranges);
-        if let Some(site) = self.sites.get_mut(name) {
-            site.usable = addresses::usable(&offer.ranges);
-            site.offer = Some(offer);
-            site.connection = Some(connection);
-            site.problem = None;
-        }
+        self.room.set_site(name, &offer);
+        site.offer = Some(offer);
+        (site.problem, site.silent_until) = (None, None);
         self.send(name, ToSite::Welcome);
+        if before != Some(connection) {
+            self.say_all_again(name);
+        }
         self.replan = true;
     }
 
     pub(super) fn site_gone(&mut self, name: &SiteName, connection: ConnectionId, why: &str) {
-        if self.sites.get(name).and_then(|site| site.connection) == Some(connection) {
-            self.site_lost(name, why);
+        let Some(site) = self.sites.get_mut(name) else { return };
+        if site.connection == Some(connection) {
+            site.closed = Some(connection);
+            self.site_away(name, why);
         }
     }
 
-    /// Every reservation with a part there fails. The site ends its sandboxes by itself when it
-    /// notices; until then nobody else gets their addresses.
-    fn site_lost(&mut self, name: &SiteName, why: &str) {
-        let now = self.now;
-        let until = now + self.settings.deadlines.quarantine;
+    /// The site is shown as away, and nothing else: what it holds it keeps, what it is asked is
+    /// said again when it is back, and deadlines decide how long that is waited for.
+    fn site_away(&mut self, name: &SiteName, why: &str) {
         let Some(site) = self.sites.get_mut(name) else { return };
         site.connection = None;
         if site.problem.is_none() {
             site.problem = Some(format!("the connection was lost: {why}").into());
         }
-        for id in std::mem::take(&mut site.reservations) {
-            let Some(reservation) = self.reservations.get(&id) else { continue };
-            let phase = reservation.phase;
-            let hint = "the other sites' share is given back; `gridpilot sites` shows when it is back";
-            let failure =
-                Failure::new(step_of(phase), format!("site {name} lost: {why}"), hint).at_site(name);
-            if phase == Phase::Holding {
-                // A hold dies with its connection, and nothing was started in it.
-                self.fail(id, failure);
-                continue;
-            }
-            let carve = reservation.part(name).map(|part| part.carve.clone()).unwrap_or_default();
-            self.book.quarantine(&carve, until);
-            self.part_ended(id, name);
-            self.fail(id, failure);
-        }
-        self.book.site_lost(name, until);
-        let expiry = self.book.next_expiry().unwrap_or(until);
-        self.set_timer(expiry, Due::Addresses);
-        self.replan = true;
-    }
-
-    fn progress(&mut self, site: &SiteName, id: ReservationId, progress: Progress) {
-        if let Some(part) = self.reservations.get_mut(&id).and_then(|r| r.part_mut(site)) {
-            part.progress = Progress { wanted: part.members, ..progress };
+        for id in site.reservations.clone() {
             self.watchers.reservation_changed(id);
         }
     }
 
-    fn site_ready(&mut self, site: &SiteName, id: ReservationId, members: Vec<ReadyMember>) {
-        let Some(reservation) = self.reservations.get_mut(&id) else { return };
-        if !matches!(reservation.phase, Phase::Starting | Phase::Joining | Phase::Ready) {
+    fn ended(&mut self, site: &SiteName, id: ReservationId, dirty: Vec<(NodeName, Text)>) {
+        if self.settle_owed(id, site) {
             return;
         }
-        let Some(part) = reservation.part_mut(site) else { return };
-        let checked = exchange::check(part.members, &part.carve, members);
-        let error = match checked {
-            Ok(ready) if part.stage < PartStage::Ready => {
-                part.stage = PartStage::Ready;
-                part.progress.built = part.members;
-                part.progress.arrived = part.members;
-                part.progress.submitted = part.members;
-                part.ready = ready;
-                None
-            }
-            Ok(again) => (again != part.ready).then_some(ExchangeError::Changed),
-            Err(error) => Some(error),
-        };
-        self.watchers.reservation_changed(id);
-        if let Some(error) = error {
-            self.fail(id, exchange_failure(site, &error));
-        } else if self.reservations.get(&id).is_some_and(|r| r.all_parts(PartStage::Ready)) {
-            self.advance(id, Happening::AllReady);
-        }
-    }
-
-    fn joined(&mut self, site: &SiteName, id: ReservationId) {
+        let now = self.now;
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
-        if reservation.phase != Phase::Joining {
+        if reservation.part(site).is_none_or(|part| part.stage == PartStage::Ended) {
             return;
         }
-        if let Some(part) = reservation.part_mut(site) {
-            part.stage = PartStage::Joined;
-            part.progress.joined = part.members;
-        }
-        let all = reservation.all_parts(PartStage::Joined);
-        self.watchers.reservation_changed(id);
-        if all {
-            self.advance(id, Happening::AllJoined);
-        }
-    }
-
-    fn ended(&mut self, site: &SiteName, id: ReservationId, epoch: Epoch, dirty: Vec<(NodeName, Text)>) {
-        if !self.current(site, id, epoch) {
-            self.replan |= self.book.settle(&(id, epoch, site.clone()));
-            return;
-        }
-        let Some(reservation) = self.reservations.get_mut(&id) else { return };
         for (node, why) in dirty.into_iter().take(DIRTY_SHOWN_MAX) {
             let what: Text = format!("site {site}, node {node} is not clean: {why}").into();
             self.out.push(Action::Report { reservation: id, what: what.clone() });
             reservation.dirty.push(what);
         }
         let phase = reservation.phase;
-        let hint = "try again; the site's log says more";
-        let unasked = Failure::new(step_of(phase), "the site ended its part unasked", hint).at_site(site);
-        if phase == Phase::Holding {
-            self.fail(id, unasked);
-            return;
+        match phase {
+            Phase::Ending => self.part_ended(id, site),
+            phase if phase.is_granted() => {
+                let over = reservation.window().is_some_and(|window| window.end <= now + EARLY_END);
+                if over {
+                    self.window_over(id);
+                } else {
+                    let hint = "try again; the site's log says more";
+                    let unasked = Failure::new(step_of(phase), "the site ended its part unasked", hint);
+                    let failure = unasked.at_site(site);
+                    self.finish(id, Some(failure.clone()), JobState::Failed(failure));
+                }
+                self.part_ended(id, site);
+            }
+            // Of an earlier attempt, or of none: nothing here was started.
+            _ => {}
         }
-        let carve = reservation.part(site).map(|part| part.carve.clone()).unwrap_or_default();
-        self.book.give_back(&carve);
-        self.part_ended(id, site);
-        self.fail(id, unasked);
+    }
+
+    fn used(&mut self, site: &SiteName, id: ReservationId, over_ms: u32, flows: &[Flow]) {
+        let at_s = self.now.as_secs();
+        let Some(reservation) = self.reservations.get_mut(&id) else { return };
+        for flow in flows.iter().filter(|flow| reservation.parts.iter().any(|part| part.site == flow.to)) {
+            let used = usage::kbit(flow.sent_bytes, over_ms);
+            reservation.usage.add(at_s, site, &flow.to, flow.granted_kbit, used);
+        }
     }
 }

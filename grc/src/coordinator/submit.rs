@@ -1,22 +1,24 @@
-//! What users make: reservations and jobs. Everything that can be refused without waiting is
+//! What users make: reservations and jobs. Everything that can be refused without asking a site is
 //! refused here, before anything changes.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use protocol::client::{NewJob, Reply, Selector};
-use protocol::ids::{Epoch, JobId, ReservationId};
+use protocol::ids::{Epoch, JobId, RequestId, ReservationId};
 use protocol::job::{Command, JobState};
+use protocol::limits::HORIZON_S_MAX;
 use protocol::names::UserName;
 use protocol::refusal::Refusal;
-use protocol::reservation::{Ask, Placement};
+use protocol::reservation::{Ask, Placement, Start};
 
-use super::event::Due;
-use super::users::{LIVE_JOBS_MAX, LIVE_RESERVATIONS_MAX, WAITING_COMMAND_BYTES_MAX};
+use super::attempt::Span;
+use super::requests::Outcome;
+use super::users::{COMMAND_BYTES_MAX, LIVE_JOBS_MAX};
 use super::{Action, Coordinator};
 use crate::job::{self, Happening, Job, Stage};
 use crate::plan::nodes;
-use crate::reservation::{Phase, Reservation};
+use crate::record::Value;
+use crate::reservation::Reservation;
 
 fn too_many(what: &str, count: usize) -> Refusal {
     Refusal::TooMany { what: what.into(), count: u32::try_from(count).unwrap_or(u32::MAX) }
@@ -31,52 +33,110 @@ pub(super) fn command_bytes(command: &Command) -> usize {
 }
 
 impl Coordinator {
-    pub(super) fn reserve(&mut self, user: &UserName, ask: Ask) -> Result<Reply, Refusal> {
+    /// A reservation, with a job of its own or without. One that may wait its turn is accepted at
+    /// once; another is planned now, and answered when everybody holds or somebody refuses.
+    pub(super) fn reserve(
+        &mut self,
+        user: &UserName,
+        request: RequestId,
+        ask: Ask,
+        job: Option<NewJob>,
+    ) -> Outcome {
+        job.as_ref().map_or(Ok(()), |job| self.check_job(user, job))?;
         self.check_ask(user, &ask)?;
-        Ok(Reply::Reserved(self.new_reservation(user, ask)))
+        let planned = match self.span(ask.start)? {
+            None => None,
+            Some(span) => Some(self.plan(&ask, span).map_err(|short| short.refusal)?),
+        };
+        let id = self.new_reservation(user, request, ask);
+        let job = job.map(|job| self.new_job(user, id, None, job));
+        if let Some(reservation) = self.reservations.get_mut(&id) {
+            reservation.own_job = job;
+        }
+        match planned {
+            Some(planned) => {
+                self.begin(id, planned, Some(request));
+                Ok(None)
+            }
+            None => {
+                self.announce(id);
+                self.save(id);
+                self.replan = true;
+                Ok(Some(self.made(id)))
+            }
+        }
     }
 
-    pub(super) fn submit(&mut self, user: &UserName, ask: Ask, job: NewJob) -> Result<Reply, Refusal> {
-        self.check_job(user, &job)?;
-        self.check_ask(user, &ask)?;
-        let reservation = self.new_reservation(user, ask);
-        let job = self.new_job(user, reservation, job);
-        if let Some(reservation) = self.reservations.get_mut(&reservation) {
-            reservation.own_job = Some(job);
+    /// From here on its user may speak of it: whoever waits for a grant has nothing before.
+    pub(super) fn announce(&mut self, id: ReservationId) {
+        let Some(reservation) = self.reservations.get(&id) else { return };
+        let (user, job) = (reservation.user.clone(), reservation.own_job);
+        let user = self.user(&user);
+        user.reservations.begin(id);
+        if let Some(job) = job {
+            user.jobs.begin(job);
         }
-        Ok(Reply::Submitted { job, reservation })
+    }
+
+    /// What the request that made a reservation is answered.
+    pub(super) fn made(&self, id: ReservationId) -> Reply {
+        match self.reservations.get(&id).and_then(|reservation| reservation.own_job) {
+            Some(job) => Reply::Submitted { job, reservation: id },
+            None => Reply::Reserved(id),
+        }
     }
 
     pub(super) fn submit_in(
         &mut self,
         user: &UserName,
+        request: RequestId,
         reservation: ReservationId,
         job: NewJob,
     ) -> Result<Reply, Refusal> {
         let reservation = self.own_reservation(user, Selector::Id(reservation))?;
         self.check_job(user, &job)?;
-        self.takes_jobs(reservation)?;
-        let job = self.new_job(user, reservation, job);
-        if self.reservations[&reservation].phase == Phase::Ready {
+        self.still_live(reservation)?;
+        let job = self.new_job(user, reservation, Some(request), job);
+        self.user(user).jobs.begin(job);
+        if self.takes_commands(reservation) {
             self.advance_job(job, Happening::Start);
         }
         Ok(Reply::Submitted { job, reservation })
     }
 
+    /// In which seconds it may begin; `None` is whenever it can.
+    fn span(&self, start: Start) -> Result<Option<Span>, Refusal> {
+        let now_s = self.now.as_secs();
+        let bad = |why: &str| Err(Refusal::BadWindow { why: why.into() });
+        let (earliest_s, latest_s) = match start {
+            Start::Open => return Ok(None),
+            Start::Within { wait_s } => (now_s, now_s.saturating_add(wait_s.into())),
+            Start::Between { earliest_s, latest_s } => (earliest_s, latest_s),
+        };
+        if latest_s < now_s {
+            return bad("it would begin in the past");
+        }
+        if latest_s > now_s.saturating_add(HORIZON_S_MAX) {
+            return bad("it may begin more than 366 days ahead");
+        }
+        Ok(Some(Span { earliest_s: earliest_s.max(now_s), latest_s }))
+    }
+
     fn check_ask(&mut self, user: &UserName, ask: &Ask) -> Result<(), Refusal> {
-        if self.user(user).reservations.live() >= LIVE_RESERVATIONS_MAX {
-            return Err(too_many("your reservations", LIVE_RESERVATIONS_MAX));
+        let most = self.settings.reservations_per_user;
+        let asker = self.user(user);
+        if asker.reservations.live() + asker.open.len() >= most {
+            return Err(too_many("your reservations", most));
         }
         nodes::check(ask, &self.capacities())?;
         if let Placement::Sites(parts) = &ask.placement {
             for (name, asked) in parts {
-                let could = self.sites.get(name).map_or(0, |site| self.book.could_give(name, &site.usable));
-                if could < u64::from(*asked) {
+                if self.room.could_give(name) < u64::from(*asked) {
                     return Err(Refusal::AddressesExhausted { site: name.clone(), asked: *asked });
                 }
             }
         }
-        Ok(())
+        self.check_rates(ask)
     }
 
     fn check_job(&mut self, user: &UserName, job: &NewJob) -> Result<(), Refusal> {
@@ -85,52 +145,36 @@ impl Coordinator {
         if user.jobs.live() >= LIVE_JOBS_MAX {
             return Err(too_many("your jobs", LIVE_JOBS_MAX));
         }
-        if user.waiting_command_bytes + command_bytes(&job.command) > WAITING_COMMAND_BYTES_MAX {
-            return Err(too_many("bytes of your waiting commands", WAITING_COMMAND_BYTES_MAX));
+        if user.command_bytes + command_bytes(&job.command) > COMMAND_BYTES_MAX {
+            return Err(too_many("bytes of your commands", COMMAND_BYTES_MAX));
         }
         Ok(())
     }
 
-    fn new_reservation(&mut self, user: &UserName, ask: Ask) -> ReservationId {
+    fn new_reservation(&mut self, user: &UserName, request: RequestId, ask: Ask) -> ReservationId {
         let id = self.new_reservation_id();
-        let deadline = self.now + self.settings.deadlines.waiting;
-        let reservation = Reservation {
-            id,
-            user: user.clone(),
-            ask,
-            own_job: None,
-            jobs: BTreeSet::new(),
-            made: self.now,
-            // Ids are never used again, so within one id the attempts alone would do; the start
-            // of the GRC in front keeps epochs growing once reservations outlive it.
-            epoch: Epoch(self.settings.incarnation.saturating_mul(1 << 16)),
-            attempts: 0,
-            phase: Phase::Waiting,
-            parts: Vec::new(),
-            holding: None,
-            failure: None,
-            deadline: Some(deadline),
-            ends: None,
-            not_before: Duration::ZERO,
-            waits_for: None,
-            dirty: Vec::new(),
-            ended: None,
-        };
+        let mut reservation = Reservation::new(id, user.clone(), ask, request, self.now);
+        reservation.deadline = Some(self.now + self.settings.deadlines.waiting);
         self.reservations.insert(id, reservation);
-        self.user(user).reservations.begin(id);
         self.waiting.insert(id);
-        self.set_timer(deadline, Due::Reservation(id));
-        self.replan = true;
+        self.set_alarm(id);
         id
     }
 
-    fn new_job(&mut self, user: &UserName, reservation: ReservationId, new: NewJob) -> JobId {
+    fn new_job(
+        &mut self,
+        user: &UserName,
+        reservation: ReservationId,
+        request: Option<RequestId>,
+        new: NewJob,
+    ) -> JobId {
         let id = self.new_job_id();
         let bytes = command_bytes(&new.command);
         let job = Job {
             id,
             user: user.clone(),
             reservation,
+            request,
             label: new.label,
             target: new.target,
             summary: job::summary(&new.command),
@@ -138,6 +182,7 @@ impl Coordinator {
             stage: Stage::Waiting,
             state: JobState::Waiting,
             stopping_as: None,
+            epoch: Epoch::FIRST,
             running: BTreeMap::new(),
             status: None,
             submitted: self.now,
@@ -145,15 +190,16 @@ impl Coordinator {
             ended: None,
             next_blow: None,
             killed: false,
+            resend: None,
             head: None,
         };
+        self.record(Value::Job(Box::new(job.saved())));
+        self.record(Value::Run(Box::new(job.saved_run())));
         self.jobs.insert(id, job);
         if let Some(reservation) = self.reservations.get_mut(&reservation) {
             reservation.jobs.insert(id);
         }
-        let user = self.user(user);
-        user.jobs.begin(id);
-        user.waiting_command_bytes += bytes;
+        self.user(user).command_bytes += bytes;
         self.out.push(Action::ExpectOutput { job: id, sources: Vec::new() });
         id
     }

@@ -8,14 +8,14 @@ use protocol::ids::{JobId, RequestId, ReservationId};
 use protocol::limits::LISTING_MAX;
 use protocol::refusal::Refusal;
 
-/// Requests whose answers are remembered, per user.
+use super::watch::Asker;
+
+/// Refused requests that are remembered, per user.
 const REQUESTS_MAX: usize = 1024;
-/// Reservations that are not over, per user.
-pub const LIVE_RESERVATIONS_MAX: usize = 256;
 /// Jobs that are not over, per user.
 pub const LIVE_JOBS_MAX: usize = 1024;
-/// Bytes of commands that wait for their reservation, per user.
-pub const WAITING_COMMAND_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of commands that are not over, per user.
+pub const COMMAND_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Things of one kind: live ones and a bounded history.
 #[derive(Debug)]
@@ -51,6 +51,11 @@ impl<I: Ord + Copy> Things<I> {
         self.all.len() - self.ended.len()
     }
 
+    /// Takes a live one away as if it had never been.
+    pub fn forget(&mut self, id: I) {
+        self.all.remove(&id);
+    }
+
     /// All that are known, newest first.
     pub fn newest_first(&self) -> impl Iterator<Item = I> {
         self.all.iter().rev().copied()
@@ -71,25 +76,32 @@ impl<I: Ord + Copy> Things<I> {
 pub(super) struct User {
     pub reservations: Things<ReservationId>,
     pub jobs: Things<JobId>,
-    pub waiting_command_bytes: usize,
+    pub command_bytes: usize,
+    /// Requests that are answered when their attempt is decided, and who asks.
+    pub open: BTreeMap<RequestId, Vec<Asker>>,
+    /// What requests have made that is still remembered.
+    pub made: BTreeMap<RequestId, Reply>,
+    /// Refusals.
     answers: BTreeMap<RequestId, Reply>,
-    answered: VecDeque<RequestId>,
+    answered: VecDeque<(RequestId, u64)>,
 }
 
 impl User {
     /// The answer given to this request before.
     pub fn answer_to(&self, request: RequestId) -> Option<&Reply> {
-        self.answers.get(&request)
+        self.made.get(&request).or_else(|| self.answers.get(&request))
     }
 
-    pub fn remember(&mut self, request: RequestId, reply: Reply) {
+    /// Keeps an answer under a number; that of the one which is forgotten for it, if one is.
+    pub fn remember(&mut self, request: RequestId, reply: Reply, number: u64) -> Option<u64> {
         self.answers.insert(request, reply);
-        self.answered.push_back(request);
-        if self.answered.len() > REQUESTS_MAX
-            && let Some(oldest) = self.answered.pop_front()
-        {
-            self.answers.remove(&oldest);
+        self.answered.push_back((request, number));
+        if self.answered.len() <= REQUESTS_MAX {
+            return None;
         }
+        let (oldest, number) = self.answered.pop_front()?;
+        self.answers.remove(&oldest);
+        Some(number)
     }
 }
 
@@ -118,7 +130,7 @@ mod tests {
         let mut user = User::default();
         let id = |n: u16| RequestId([n.to_le_bytes(); 8].concat().try_into().unwrap());
         for n in 0..=REQUESTS_MAX as u16 {
-            user.remember(id(n), Reply::Done);
+            user.remember(id(n), Reply::Done, n.into());
         }
         assert_eq!(user.answer_to(id(0)), None);
         assert!(user.answer_to(id(1)).is_some());

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use capacity::{Demand, Profile, Use, Window, extra};
 use protocol::names::SiteName;
+use protocol::planted::{Bug, planted};
 
 use super::{Criteria, Need, Pair, Refused, Resource};
 
@@ -109,6 +110,7 @@ impl Carriers {
     pub fn charges(&self, pairs: &[(Index, u32)]) -> Vec<(Index, u64)> {
         let mut charges: Vec<(Index, u64)> = Vec::with_capacity(3 * pairs.len());
         let mut add = |index: Index, rate: u32| match charges.iter_mut().find(|(one, _)| *one == index) {
+            Some((_, largest)) if planted(Bug::UplinkNotSummed) => *largest = (*largest).max(rate.into()),
             Some((_, sum)) => *sum += u64::from(rate),
             None => charges.push((index, u64::from(rate))),
         };

@@ -33,23 +33,16 @@ use std::time::Duration;
 use capacity::{Demand, Window};
 use protocol::names::SiteName;
 
+pub use protocol::ids::Version;
+pub use protocol::refusal::Resource;
+/// A rate between two sites, each way; in which order they are named does not matter.
+pub use protocol::reservation::PairRate as Pair;
+
 pub use static_links::StaticLinks;
 
 /// What one reservation has at the network; its number is the reservation's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
 pub struct Connection(pub u64);
-
-/// Grows with every attempt to hold something for a connection.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Ord, PartialOrd, Hash)]
-pub struct Version(pub u32);
-
-/// A rate between two sites, each way; in which order they are named does not matter.
-#[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
-pub struct Pair {
-    pub a: SiteName,
-    pub b: SiteName,
-    pub rate_kbit: u32,
-}
 
 /// What is reserved for a connection.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -81,25 +74,6 @@ pub enum Operation {
     /// Give everything back. Legal at any time.
     Terminate,
     Query,
-}
-
-/// Something of which there is only so much at a time.
-#[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
-pub enum Resource {
-    Nodes {
-        site: SiteName,
-    },
-    Addresses {
-        site: SiteName,
-    },
-    /// The names in ascending order.
-    Link {
-        a: SiteName,
-        b: SiteName,
-    },
-    Uplink {
-        site: SiteName,
-    },
 }
 
 /// Why nothing is held or committed.

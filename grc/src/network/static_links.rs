@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use capacity::Profile;
 use protocol::names::SiteName;
+use protocol::planted::{Bug, planted};
 
 pub use super::carriers::BadLinks;
 use super::carriers::{Carriers, Rates, Uses};
@@ -39,7 +40,7 @@ struct State {
 
 /// Fixed links and uplinks. The owner's records are its memory: see
 /// [`BandwidthProvider::restore`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct StaticLinks {
     carriers: Carriers,
     connections: BTreeMap<Connection, State>,
@@ -165,7 +166,11 @@ impl StaticLinks {
     }
 
     fn abort(&mut self, connection: Connection, version: Version) -> Answer {
-        if self.held(connection).is_some_and(|hold| hold.version == version) {
+        if let Some(hold) = self.held(connection).filter(|hold| hold.version == version) {
+            if planted(Bug::BandwidthBackTwice) {
+                let beside = hold.beside.clone();
+                self.carriers.give_back(&beside);
+            }
             self.drop_hold(connection);
         }
         Answer::Aborted { version }

@@ -123,7 +123,7 @@ fn candidates<'a>(ask: &'a Ask, sites: &'a Sites) -> impl Iterator<Item = (&'a S
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use protocol::reservation::Limits;
+    use protocol::reservation::{Bandwidth, Limits, Start};
 
     use super::*;
 
@@ -142,7 +142,9 @@ mod tests {
 
     fn ask(placement: Placement) -> Ask {
         let limits = Limits::default();
-        Ask { placement, slots: 1, limits, duration_s: 60, environment: EnvironmentName::host(), label: None }
+        let (start, bandwidth) = (Start::Open, Bandwidth::Unasked);
+        let environment = EnvironmentName::host();
+        Ask { placement, slots: 1, limits, start, duration_s: 60, bandwidth, environment, label: None }
     }
 
     /// The fewest sites that could do it, by trying every subset.

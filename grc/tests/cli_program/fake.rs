@@ -7,15 +7,16 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use protocol::client::{Notice, Reply, Request};
+use protocol::client::{Explanation, Notice, Reply, Request, SiteView};
 use protocol::connection::{greet, read};
 use protocol::frame::Kind;
 use protocol::hello::Role;
-use protocol::ids::{JobId, ReservationId};
-use protocol::job::{JobState, JobView, Stream, Target};
+use protocol::ids::{Epoch, JobId, ReservationId, Version};
+use protocol::job::{ExitStatus, JobState, JobView, Stream, Target};
 use protocol::names::{EnvironmentName, HostName};
 use protocol::reservation::{
-    AddressBlock, MemberView, PartView, Progress, ReservationState, ReservationView,
+    AddressBlock, BlockProof, MemberView, PairView, PartView, Progress, ReservationState, ReservationView,
+    UsagePoint,
 };
 use tempfile::TempDir;
 use tokio::net::{UnixListener, UnixStream};
@@ -43,7 +44,10 @@ pub struct Grc {
 
 impl Grc {
     pub fn new(script: impl Fn(u32, &Request) -> Vec<Act> + Send + Sync + 'static) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::at(tempfile::tempdir().unwrap(), script)
+    }
+
+    fn at(dir: TempDir, script: impl Fn(u32, &Request) -> Vec<Act> + Send + Sync + 'static) -> Self {
         let requests = Arc::new(Mutex::new(Vec::new()));
         let listener = std::os::unix::net::UnixListener::bind(dir.path().join("grc.sock")).unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -73,6 +77,18 @@ impl Grc {
     /// A GRC that gives one and the same answer to everything.
     pub fn answering(reply: Reply) -> Self {
         Self::new(move |_, _| vec![Act::Reply(reply.clone())])
+    }
+
+    /// Dies without a word; the next one listens at the same place. What was asked of the first.
+    pub fn restart(
+        self,
+        script: impl Fn(u32, &Request) -> Vec<Act> + Send + Sync + 'static,
+    ) -> (Vec<Request>, Self) {
+        let _ = self.stop.send(());
+        self.thread.join().unwrap();
+        std::fs::remove_file(self.dir.path().join("grc.sock")).unwrap();
+        let requests = self.requests.lock().unwrap().clone();
+        (requests, Self::at(self.dir, script))
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -196,8 +212,9 @@ pub fn job(state: JobState) -> JobView {
     }
 }
 
-/// Reservation 2 with two members at site a.
+/// Reservation 2 with two members at site a, and something granted to site b.
 pub fn reservation(state: ReservationState, arrived: u32) -> ReservationView {
+    let block = AddressBlock { first: [10, 71, 128, 0].into(), count: 2 };
     ReservationView {
         id: ReservationId(2),
         label: None,
@@ -208,20 +225,83 @@ pub fn reservation(state: ReservationState, arrived: u32) -> ReservationView {
         parts: vec![PartView {
             site: "a".parse().unwrap(),
             nodes: 2,
-            addresses: vec![AddressBlock { first: [10, 71, 128, 0].into(), count: 2 }],
+            addresses: vec![block],
             progress: Progress { wanted: 2, submitted: 2, arrived, built: arrived, joined: 0 },
             members: vec![MemberView {
                 host: HostName { site: "a".parse().unwrap(), number: 0 },
                 address: [10, 71, 128, 0].into(),
                 node: "a1".parse().unwrap(),
             }],
+            proof: vec![BlockProof { block, below: None, above: Some([10, 71, 128, 7].into()) }],
         }],
         made_s: 1_800_000_000,
-        ends_s: 1_800_003_600,
+        version: Version(3),
+        epoch: Epoch(1),
+        starts_s: 1_800_000_010,
+        pairs: vec![PairView {
+            a: "a".parse().unwrap(),
+            b: "b".parse().unwrap(),
+            granted_kbit: 100_000,
+            a_to_b_kbit: Some(1500),
+            b_to_a_kbit: None,
+        }],
+        ends_s: 1_800_003_610,
         deadline_s: Some(1_800_000_060),
     }
 }
 
 pub fn output(stream: Stream, offset: u64, bytes: &[u8]) -> Act {
     Act::Notice(Notice::Output { stream, offset, bytes: bytes.to_vec().into() })
+}
+
+fn site() -> SiteView {
+    SiteView {
+        name: "a".parse().unwrap(),
+        connected: true,
+        last_seen_s: Some(1_800_000_000),
+        batch_system: "embedded".into(),
+        nodes_usable: 2,
+        nodes_free: 1,
+        ranges: vec!["10.71.128.0/17".into()],
+        environments: vec!["host".parse().unwrap()],
+        problems: vec!["node a2 is dirty".into()],
+    }
+}
+
+fn usage() -> UsagePoint {
+    UsagePoint {
+        at_s: 1_800_000_020,
+        from: "a".parse().unwrap(),
+        to: "b".parse().unwrap(),
+        granted_kbit: 100_000,
+        used_kbit: 1500,
+    }
+}
+
+/// Answers every question that has one answer.
+pub fn honest(_: u32, request: &Request) -> Vec<Act> {
+    let ready = || reservation(ReservationState::Ready, 2);
+    vec![Act::Reply(match request {
+        Request::Sites => Reply::Sites(vec![site()]),
+        Request::Reserve { .. } => Reply::Reserved(ReservationId(2)),
+        Request::Submit { .. } | Request::SubmitIn { .. } => {
+            Reply::Submitted { job: JobId(3), reservation: ReservationId(2) }
+        }
+        Request::Reservations => Reply::Reservations(vec![ready()]),
+        Request::Jobs => {
+            Reply::Jobs(vec![job(JobState::Done(ExitStatus::Signal(9))), job(JobState::Running)])
+        }
+        Request::ShowReservation(_) | Request::WaitReservation(_) => Reply::Reservation(ready()),
+        Request::ShowJob(_) | Request::WaitJob(_) => Reply::Job(job(JobState::Running)),
+        Request::Log { .. } => Reply::LogEnd { offset: 0 },
+        Request::Cancel(_) | Request::Release(_) => Reply::Done,
+        Request::Modify { .. } => Reply::Modified { reservation: ReservationId(2), version: Version(4) },
+        Request::Usage(_) => Reply::Usage(vec![usage()]),
+        Request::ExplainJob(_) | Request::ExplainReservation(_) => Reply::Explained(Explanation {
+            summary: "waiting for nodes".into(),
+            reasons: vec!["site a has 0 free nodes".into()],
+            deadline_s: None,
+            hints: vec!["release one".into()],
+        }),
+    })]
 }

@@ -1,5 +1,8 @@
 //! `gridpilot` as a whole program, against a small GRC that speaks the real protocol.
 
 mod fake;
+mod orders;
+mod restarts;
 mod verbs;
 mod watch;
+mod windows;

@@ -1,63 +1,21 @@
 //! One question, one answer: requests, exit codes, forms of output.
 
-use std::ffi::OsStr;
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 
-use protocol::client::{Explanation, Reply, Request, Selector, SiteView};
+use protocol::client::{Reply, Request, Selector};
 use protocol::ids::{JobId, ReservationId};
-use protocol::job::{ExitStatus, JobState, Stream, Target};
+use protocol::job::{JobState, Stream};
 use protocol::refusal::{Failure, Refusal, Step};
-use protocol::reservation::{Limits, Placement, ReservationState};
+use protocol::reservation::ReservationState;
 use serde_json::json;
 
-use crate::fake::{Act, Grc, Outcome, gridpilot, job, reservation};
+use crate::fake::{Act, Grc, Outcome, gridpilot, honest, job, reservation};
 
 fn failure() -> Failure {
     Failure::new(Step::Run, "no sshd answers", "look at /usr/sbin/sshd on that node")
         .at_site(&"a".parse().unwrap())
         .at_node(&"a1".parse().unwrap())
-}
-
-fn site() -> SiteView {
-    SiteView {
-        name: "a".parse().unwrap(),
-        connected: true,
-        last_seen_s: Some(1_800_000_000),
-        batch_system: "embedded".into(),
-        nodes_usable: 2,
-        nodes_free: 1,
-        ranges: vec!["10.71.128.0/17".into()],
-        environments: vec!["host".parse().unwrap()],
-        problems: vec!["node a2 is dirty".into()],
-    }
-}
-
-/// Answers every question that has one answer.
-fn honest(_: u32, request: &Request) -> Vec<Act> {
-    let ready = || reservation(ReservationState::Ready, 2);
-    vec![Act::Reply(match request {
-        Request::Sites => Reply::Sites(vec![site()]),
-        Request::Reserve { .. } => Reply::Reserved(ReservationId(2)),
-        Request::Submit { .. } | Request::SubmitIn { .. } => {
-            Reply::Submitted { job: JobId(3), reservation: ReservationId(2) }
-        }
-        Request::Reservations => Reply::Reservations(vec![ready()]),
-        Request::Jobs => {
-            Reply::Jobs(vec![job(JobState::Done(ExitStatus::Signal(9))), job(JobState::Running)])
-        }
-        Request::ShowReservation(_) | Request::WaitReservation(_) => Reply::Reservation(ready()),
-        Request::ShowJob(_) | Request::WaitJob(_) => Reply::Job(job(JobState::Running)),
-        Request::Log { .. } => Reply::LogEnd { offset: 0 },
-        Request::Cancel(_) | Request::Release(_) => Reply::Done,
-        Request::ExplainJob(_) | Request::ExplainReservation(_) => Reply::Explained(Explanation {
-            summary: "waiting for nodes".into(),
-            reasons: vec!["site a has 0 free nodes".into()],
-            deadline_s: None,
-            hints: vec!["release one".into()],
-        }),
-    })]
 }
 
 #[test]
@@ -80,6 +38,8 @@ fn every_verb_asks_what_it_says() {
         (&["log", "-f", "j3"], vec![log(Stream::Stdout, true)]),
         (&["log", "j3", "--stderr"], vec![log(Stream::Stderr, false)]),
         (&["wait", "r2"], vec![Request::ShowReservation(r2)]),
+        (&["usage", "r2"], vec![Request::Usage(r2)]),
+        (&["usage", "last"], vec![Request::ShowReservation(Selector::Last), Request::Usage(r2)]),
     ];
     for (args, requests) in table {
         let grc = Grc::new(honest);
@@ -88,126 +48,6 @@ fn every_verb_asks_what_it_says() {
         assert_eq!(grc.requests(), requests, "{args:?}");
         grc.close();
     }
-}
-
-#[test]
-fn submit_carries_every_option_and_the_command_as_bytes() {
-    let grc = Grc::new(honest);
-    let mut command = grc.gridpilot(&[
-        "submit", "--nodes", "b=2,a=1", "--slots", "2", "--time", "01:30:00", "--cpus", "1.5", "--memory",
-        "2GiB", "--disk", "500M", "--env", "host", "--cwd", "/tmp", "--set", "A=b=c", "--name", "ring",
-        "--all", "--", "prog", "--nodes",
-    ]);
-    command.arg(OsStr::from_bytes(b"\xff\xfe"));
-    let outcome = Outcome::of(command.output().unwrap());
-    assert_eq!((outcome.code, outcome.text()), (Some(0), "j3 submitted in r2\n"), "{outcome:?}");
-    let [Request::Submit { ask, job, .. }] = &grc.requests()[..] else { panic!("{:?}", grc.requests()) };
-    assert_eq!(ask.placement, Placement::Sites(vec![("b".parse().unwrap(), 2), ("a".parse().unwrap(), 1)]));
-    assert_eq!((ask.slots, ask.duration_s), (2, 5400));
-    assert_eq!(
-        ask.limits,
-        Limits { cpus_milli: 1500, memory_bytes: 2 << 30, disk_bytes: 500 << 20, pids: 0 }
-    );
-    assert_eq!(ask.label.as_ref().unwrap().as_str(), "ring");
-    assert_eq!(job.label, ask.label);
-    assert_eq!(job.target, Target::All);
-    assert_eq!(job.command.argv, [b"prog".to_vec(), b"--nodes".to_vec(), b"\xff\xfe".to_vec()]);
-    assert_eq!(job.command.variables, [("A".parse().unwrap(), "b=c".to_owned())]);
-    assert_eq!(job.command.directories, ["/tmp".parse().unwrap()]);
-    assert!(job.command.directory_required);
-    grc.close();
-}
-
-#[test]
-fn without_options_one_node_for_an_hour_starts_in_this_directory_if_it_is_there() {
-    let grc = Grc::new(honest);
-    let here = tempfile::tempdir().unwrap();
-    let outcome = grc.gridpilot(&["submit", "--", "true"]).current_dir(here.path()).output().unwrap();
-    assert!(outcome.status.success());
-    let [Request::Submit { ask, job, .. }] = &grc.requests()[..] else { panic!("{:?}", grc.requests()) };
-    assert_eq!((&ask.placement, ask.slots, ask.duration_s), (&Placement::Anywhere(1), 1, 3600));
-    assert_eq!(ask.limits, Limits::default());
-    assert_eq!(ask.environment.as_str(), "host");
-    let real = std::fs::canonicalize(here.path()).unwrap();
-    assert_eq!(job.command.directories, [real.to_str().unwrap().parse().unwrap()]);
-    assert!(!job.command.directory_required);
-    assert_eq!(job.target, Target::Head);
-    grc.close();
-}
-
-#[test]
-fn a_file_says_the_same_and_what_is_typed_goes_before_it() {
-    let grc = Grc::new(honest);
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("job.toml");
-    let text =
-        "nodes = \"a=2\"\nslots = 2\nset = { A = \"file\", B = \"file\" }\ncommand = [\"./ring\", \"-v\"]\n";
-    std::fs::write(&path, text).unwrap();
-    let path = path.to_str().unwrap();
-    let outcome = grc.run(&["submit", path, "--slots", "3", "--set", "A=typed"]);
-    assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    let [Request::Submit { ask, job, .. }] = &grc.requests()[..] else { panic!("{:?}", grc.requests()) };
-    assert_eq!(ask.placement, Placement::Sites(vec![("a".parse().unwrap(), 2)]));
-    assert_eq!(ask.slots, 3);
-    assert_eq!(job.command.argv, [b"./ring".to_vec(), b"-v".to_vec()]);
-    let variables: Vec<_> = job.command.variables.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-    assert_eq!(variables, [("B", "file"), ("A", "typed")]);
-
-    std::fs::write(path, "slots = 2\nslot = 3\n").unwrap();
-    let outcome = grc.run(&["submit", path]);
-    assert_eq!(outcome.code, Some(2));
-    assert!(outcome.stderr.contains("job.toml, line 2: unknown field `slot`"), "{outcome:?}");
-    assert_eq!(grc.requests().len(), 1, "nothing was asked with a bad file");
-    grc.close();
-}
-
-#[test]
-fn submit_in_a_standing_reservation_takes_no_nodes_of_its_own() {
-    let grc = Grc::new(honest);
-    let outcome = grc.run(&["submit", "--in", "last", "--", "true"]);
-    assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    let requests = grc.requests();
-    assert_eq!(requests[0], Request::ShowReservation(Selector::Last));
-    assert!(matches!(requests[1], Request::SubmitIn { reservation: ReservationId(2), .. }), "{requests:?}");
-    let outcome = grc.run(&["submit", "--in", "r2", "--nodes", "4", "--", "true"]);
-    assert_eq!(outcome.code, Some(2), "{outcome:?}");
-    assert_eq!(grc.requests().len(), 2);
-    grc.close();
-}
-
-#[test]
-fn every_invocation_is_an_order_of_its_own() {
-    let grc = Grc::new(honest);
-    for _ in 0..3 {
-        assert_eq!(grc.run(&["reserve", "--nodes", "2"]).code, Some(0));
-    }
-    let mut ids: Vec<_> = grc
-        .requests()
-        .into_iter()
-        .map(|request| match request {
-            Request::Reserve { id, .. } => id,
-            other => panic!("{other:?}"),
-        })
-        .collect();
-    ids.sort();
-    ids.dedup();
-    assert_eq!(ids.len(), 3);
-    grc.close();
-}
-
-#[test]
-fn an_order_repeated_over_a_new_connection_is_the_same_order() {
-    let grc = Grc::new(|connection, request| match connection {
-        1 => vec![Act::Disconnect],
-        _ => honest(connection, request),
-    });
-    let outcome = grc.run(&["--output-mode", "quiet", "submit", "--", "true"]);
-    assert_eq!((outcome.code, outcome.text()), (Some(0), "j3\n"), "{outcome:?}");
-    assert!(outcome.stderr.contains("went away; trying again for 30s"), "{outcome:?}");
-    let requests = grc.requests();
-    assert_eq!(requests.len(), 2);
-    assert_eq!(requests[0], requests[1]);
-    grc.close();
 }
 
 #[test]
@@ -246,8 +86,6 @@ fn what_cannot_be_meant_is_usage_and_nothing_is_asked() {
         &["submit", "--time", "90", "--", "true"],
         &["submit", "--memory", "2X", "--", "true"],
         &["submit", "--set", "A", "--", "true"],
-        &["submit", "--bandwidth", "1Gbit", "--", "true"],
-        &["submit", "--start", "2026-12-01T10:00", "--", "true"],
         &["submit", "--packages", "a", "--", "true"],
         &["submit", "/no/such/file.toml"],
         &["reserve", "--", "true"],
@@ -279,18 +117,6 @@ fn a_program_gets_its_usage_errors_as_documents_too() {
     usage(Outcome::of(grc.gridpilot(&["bogus"]).env("GRIDPILOT_OUTPUT_MODE", "json").output().unwrap()));
     let text = grc.run(&["submit", "--bogus", "--", "true", "--output-mode", "json"]);
     assert!(text.stderr.starts_with("gridpilot: "), "what stands behind -- is the job's: {text:?}");
-    grc.close();
-}
-
-#[test]
-fn an_empty_command_is_refused_without_asking() {
-    let grc = Grc::new(honest);
-    for args in [&["submit", "--nodes", "2"][..], &["submit", "--"], &["submit", "--", ""]] {
-        let outcome = grc.run(args);
-        assert_eq!(outcome.code, Some(120), "{args:?} {outcome:?}");
-        assert!(outcome.stderr.contains("the command is empty"), "{outcome:?}");
-    }
-    assert_eq!(grc.requests(), []);
     grc.close();
 }
 
@@ -328,9 +154,9 @@ fn a_peer_that_is_no_grc_is_unreachable_and_one_of_another_version_is_refused() 
     assert_eq!(outcome.code, Some(122), "{outcome:?}");
     let outcome = run_against_bytes(b"\0\0\0\x0a\0\0\0\0\0\0\0\0\0\0\0\0GPLT\x01\0\x07\0\x09\0");
     assert_eq!(outcome.code, Some(120), "{outcome:?}");
-    assert!(outcome.stderr.contains("1..1") && outcome.stderr.contains("7..9"), "{outcome:?}");
+    assert!(outcome.stderr.contains("2..2") && outcome.stderr.contains("7..9"), "{outcome:?}");
     // A site's CRM listens at the place of the GRC.
-    let outcome = run_against_bytes(b"\0\0\0\x0a\0\0\0\0\0\0\0\0\0\0\0\0GPLT\x02\0\x01\0\x01\0");
+    let outcome = run_against_bytes(b"\0\0\0\x0a\0\0\0\0\0\0\0\0\0\0\0\0GPLT\x02\0\x02\0\x02\0");
     assert_eq!(outcome.code, Some(122), "{outcome:?}");
 }
 
@@ -375,18 +201,27 @@ fn json_has_its_documented_shape() {
     assert_eq!(ask(&["jobs"])[0], killed);
     let ready = json!({
         "id": "r2", "name": null, "user": "grid", "state": "ready", "failure": null, "slots": 1,
-        "environment": "host", "made": "2027-01-15T08:00:00Z", "ends": "2027-01-15T09:00:00Z",
-        "deadline": "2027-01-15T08:01:00Z",
+        "environment": "host", "made": "2027-01-15T08:00:00Z", "starts": "2027-01-15T08:00:10Z",
+        "ends": "2027-01-15T09:00:10Z", "deadline": "2027-01-15T08:01:00Z", "version": 3, "epoch": 1,
+        "pairs": [{"a": "a", "b": "b", "granted_kbit": 100_000, "a_to_b_kbit": 1500, "b_to_a_kbit": null}],
         "parts": [{
             "site": "a", "nodes": 2, "addresses": [{"first": "10.71.128.0", "count": 2}],
             "submitted": 2, "arrived": 2, "built": 2, "joined": 0,
             "members": [{"host": "a-0", "address": "10.71.128.0", "node": "a1"}],
+            "proof": [{"first": "10.71.128.0", "count": 2, "below": null, "above": "10.71.128.7"}],
         }],
     });
     assert_eq!(ask(&["show", "r2"]), ready);
     assert_eq!(ask(&["reservations"]), json!([ready]));
     assert_eq!(ask(&["submit", "--", "true"]), json!({"job": "j3", "reservation": "r2"}));
     assert_eq!(ask(&["reserve"]), json!({"reservation": "r2"}));
+    assert_eq!(ask(&["modify", "r2", "--time", "2h"]), json!({"reservation": "r2", "version": 4}));
+    assert_eq!(
+        ask(&["usage", "r2"]),
+        json!([{
+            "at": "2027-01-15T08:00:20Z", "from": "a", "to": "b", "granted_kbit": 100_000, "used_kbit": 1500,
+        }])
+    );
     assert_eq!(ask(&["cancel", "j3"]), json!({"job": "j3"}));
     assert_eq!(ask(&["release", "r2"]), json!({"reservation": "r2"}));
     assert_eq!(
@@ -431,8 +266,20 @@ fn tables_show_what_people_look_for() {
     }
     assert_eq!(jobs.lines().count(), 3, "one line each, unbroken when nobody has a width: {jobs}");
     let shown = text(&["show", "r2"]);
-    for word in ["a=2", "10.71.128.0-10.71.128.1", "a-0", "a1"] {
+    for word in [
+        "a=2",
+        "10.71.128.0-10.71.128.1",
+        "a-0",
+        "a1",
+        "3, epoch 1",
+        "2027-01-15 08:00",
+        "a-b: 100Mbit granted each way, used 1.5Mbit from a to b, - from b to a",
+    ] {
         assert!(shown.contains(word), "{word} in {shown}");
+    }
+    let used = text(&["usage", "r2"]);
+    for word in ["GRANTED", "100Mbit", "1.5Mbit"] {
+        assert!(used.contains(word), "{word} in {used}");
     }
     grc.close();
     let grc = Grc::answering(Reply::Jobs(vec![]));

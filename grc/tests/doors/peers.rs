@@ -57,6 +57,9 @@ impl Grc {
                 .into(),
             users: [(account, "u".parse().unwrap())].into(),
             deadlines: Deadlines::default(),
+            links: [].into(),
+            uplinks: [].into(),
+            reservations_per_user: 100,
             output_bytes_max: 1 << 20,
         };
         let stop = CancellationToken::new();
@@ -72,6 +75,17 @@ impl Grc {
         let ended = tokio::time::timeout(PATIENCE, self.task).await.expect("ends");
         ended.unwrap().unwrap();
         assert!(!self.config.socket.exists());
+    }
+
+    /// Ends, which says nothing to anybody and writes nothing; then another one on the same state.
+    pub async fn restart(self) -> Self {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+        let stop = CancellationToken::new();
+        let server = Server::start(self.config.clone(), stop.clone()).await.unwrap();
+        let address = server.address;
+        let task = tokio::spawn(server.run());
+        Self { address, stop, task, ..self }
     }
 
     pub fn secret(&self, site: &str) -> [u8; 32] {
@@ -125,6 +139,8 @@ pub fn publish(site: &str, range: &str) -> FromSite {
         reserved: vec![],
         nodes_usable: 4,
         nodes_free: 4,
+        layers: vec![4],
+        lead_s: 0,
         unusable: vec![],
         environments: vec![EnvironmentName::host()],
     };

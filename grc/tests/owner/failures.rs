@@ -1,14 +1,17 @@
-//! Deadlines, lost sites and sites that lie, at every state.
+//! Deadlines, sites that are away and sites that lie, at every state.
 
 use std::time::Duration;
 
-use protocol::client::{Request, Selector};
+use protocol::client::{Reply, Request, Selector};
+use protocol::ids::{Epoch, Version};
 use protocol::job::{JobState, Target};
 use protocol::keys::PublicKey;
 use protocol::names::SiteName;
 use protocol::refusal::{Failure, Refusal, Step};
-use protocol::site::FromSite;
+use protocol::reservation::{Ask, Start};
+use protocol::site::{FromSite, ToSite};
 
+use crate::fake::*;
 use crate::grid::*;
 
 fn muted(mute: Mute) -> Grid {
@@ -22,8 +25,8 @@ fn muted(mute: Mute) -> Grid {
 #[test]
 fn every_deadline_ends_the_wait_and_names_step_and_site() {
     let cases = [
-        (Mute::Hold, "holding", 10, Step::Hold),
-        (Mute::Commit, "starting", 90, Step::Pilots),
+        (Mute::Commit, "starting", 90, Step::Commit),
+        (Mute::Start, "starting", 90, Step::Pilots),
         (Mute::Join, "joining", 60, Step::SetKeys),
     ];
     for (mute, state, seconds, step) in cases {
@@ -42,65 +45,127 @@ fn every_deadline_ends_the_wait_and_names_step_and_site() {
 }
 
 #[test]
-fn a_site_that_does_not_confirm_the_end_keeps_its_addresses_out_of_use_until_it_does() {
+fn a_site_that_does_not_answer_a_hold_is_named_within_five_seconds_and_the_other_is_free() {
+    let mut grid = muted(Mute::Hold);
+    let now = Ask { start: Start::Within { wait_s: 0 }, ..ask(&[("a", 4), ("b", 1)]) };
+    let id = grid.fresh_id();
+    let request = Request::Reserve { id, ask: now };
+    let correlation = grid.post("u", request.clone());
+    assert!(!grid.answers.contains_key(&correlation));
+    assert_eq!(grid.sites[&site("a")].kept.len(), 1);
+    let again = grid.post("u", request.clone());
+    grid.pass(Duration::from_secs(5));
+    let Some(Reply::Failed(failure)) = grid.answers.get(&correlation).cloned() else { panic!() };
+    assert_eq!((failure.step, failure.site.as_ref()), (Step::Hold, Some(&site("b"))), "{failure}");
+    assert_eq!(failure.to_string().lines().count(), 2, "{failure}");
+    assert_eq!(grid.answers.get(&again), Some(&Reply::Failed(failure.clone())), "who asked again too");
+    assert_eq!(grid.request("u", request), Reply::Failed(failure));
+    assert_eq!(grid.request("u", Request::Reservations), Reply::Reservations(vec![]), "nothing remains");
+    grid.assert_nothing_left();
+    let held = grid.sent("b", |message| matches!(message, ToSite::Hold { .. }));
+    assert!(held >= 3, "it was asked {held} times");
+}
+
+#[test]
+fn what_may_wait_is_tried_again_when_a_site_did_not_answer() {
+    let mut grid = muted(Mute::Hold);
+    let (id, reservation) = grid.submit(ask(&[("a", 1), ("b", 1)]), job(Target::Head));
+    grid.pass(Duration::from_secs(6));
+    assert_eq!(grid.state(reservation), "waiting");
+    let Reply::Explained(why) = grid.request("u", Request::ExplainReservation(Selector::Last)) else {
+        panic!()
+    };
+    assert!(why.reasons.iter().any(|r| r.as_str().contains("hold, site b: no answer in 5 s")), "{why:?}");
+    grid.assert_nothing_left();
+    grid.sites.get_mut(&site("b")).unwrap().mute.clear();
+    grid.pass(Duration::from_secs(60));
+    assert_eq!(grid.state(reservation), "ready");
+    assert_eq!(grid.job(id).state, JobState::Running);
+}
+
+#[test]
+fn a_site_that_does_not_confirm_the_end_keeps_what_it_has_until_it_does() {
     let mut grid = muted(Mute::End);
-    let reservation = grid.reserve(ask(&[("a", 1), ("b", 2)]));
+    let reservation = grid.reserve(ask(&[("a", 1), ("b", 4)]));
     grid.request("u", Request::Release(Selector::Last));
     assert_eq!(grid.state(reservation), "ending");
     grid.pass(Duration::from_secs(31));
     let failure = grid.failure(reservation);
     assert_eq!((failure.step, failure.site), (Step::End, Some(site("b"))));
-    assert_eq!(grid.owner.taken_addresses().count(), 2);
-    grid.pass(Duration::from_secs(100_000));
-    assert_eq!(grid.owner.taken_addresses().count(), 2, "no time alone gives them back");
-    let fake = grid.sites.get_mut(&site("b")).unwrap();
-    let (&(reservation, epoch), _) = fake.granted.first_key_value().unwrap();
-    fake.granted.clear();
-    grid.say("b", FromSite::Ended { reservation, epoch, dirty: vec![] });
+    assert_eq!((grid.taken().count(), grid.owner.owed()), (4, 1));
+    let second = grid.reserve(ask(&[("b", 1)]));
+    assert_eq!(grid.state(second), "waiting", "its nodes are not free either");
+    grid.restart();
+    grid.connect("a");
+    grid.connect("b");
+    assert_eq!((grid.taken().count(), grid.owner.owed()), (4, 1));
+    assert_eq!(grid.state(second), "waiting");
+    grid.sites.get_mut(&site("b")).unwrap().mute.clear();
+    grid.pass(Duration::from_secs(30));
+    assert_eq!(
+        (grid.state(second).as_str(), grid.owner.owed()),
+        ("ready", 0),
+        "it was asked again and confirmed"
+    );
+    grid.request("u", Request::Release(Selector::Last));
+    grid.assert_nothing_left();
+}
+
+#[test]
+fn what_was_never_confirmed_comes_back_when_the_site_must_have_ended_it_by_itself() {
+    let mut grid = muted(Mute::End);
+    let mut short = ask(&[("a", 1), ("b", 2)]);
+    short.duration_s = 600;
+    grid.reserve(short);
+    grid.request("u", Request::Release(Selector::Last));
+    grid.pass(Duration::from_secs(600 + 29));
+    assert_eq!(grid.taken().count(), 2, "quarantine and margin are 30 s together");
+    grid.sites.get_mut(&site("b")).unwrap().kept.clear();
+    grid.pass(Duration::from_secs(40));
     grid.assert_nothing_left();
 }
 
 /// What the sites keep silent about decides in which state the loss of b finds the reservation.
 #[test]
-fn a_lost_site_fails_its_reservations_in_every_state_and_frees_the_others() {
+fn a_connection_that_breaks_disturbs_nothing_in_any_state() {
     let cases = [
-        (Some(Mute::Hold), "holding", Step::Hold),
-        (Some(Mute::Commit), "starting", Step::Pilots),
-        (Some(Mute::Join), "joining", Step::SetKeys),
-        (None, "ready", Step::Running),
+        (Some(Mute::Hold), "holding", 5),
+        (Some(Mute::Commit), "starting", 80),
+        (Some(Mute::Start), "starting", 80),
+        (Some(Mute::Join), "joining", 50),
+        (None, "ready", 3000),
     ];
-    for (mute, state, step) in cases {
+    for (mute, state, away_s) in cases {
         let mut grid = Grid::new();
         grid.sites.get_mut(&site("b")).unwrap().mute.extend(mute);
         let (id, reservation) = grid.submit(ask(&[("a", 1), ("b", 2)]), job(Target::Head));
-        let other = grid.reserve(ask(&[("a", 1)]));
         assert_eq!(grid.state(reservation), state);
         grid.lose("b");
-        let failure = grid.failure(reservation);
-        assert_eq!((failure.step, failure.site.as_ref()), (step, Some(&site("b"))), "{failure}");
-        assert!(failure.to_string().contains("site b lost"), "{failure}");
-        assert_eq!(grid.job(id).state, JobState::Failed(failure));
-        assert_eq!(grid.state(other), "ready", "others live on");
-        grid.request("u", Request::Release(Selector::Id(other)));
-        if state != "holding" {
-            assert_eq!(grid.owner.taken_addresses().count(), 2, "in quarantine");
-        }
-        grid.pass(Duration::from_secs(21));
-        grid.assert_nothing_left();
+        grid.pass(Duration::from_secs(away_s - 1));
+        assert_eq!(grid.state(reservation), state, "{mute:?}");
+        let Reply::Explained(why) = grid.request("u", Request::ExplainReservation(Selector::Last)) else {
+            panic!()
+        };
+        let away = |reason: &protocol::names::Text| reason.as_str().contains("site b has been away for");
+        assert!(why.reasons.iter().any(away), "{why:?}");
+        grid.sites.get_mut(&site("b")).unwrap().mute.clear();
         grid.connect("b");
-        let again = grid.reserve(ask(&[("b", 4)]));
-        assert_eq!(grid.state(again), if mute.is_some() { state } else { "ready" });
+        assert_eq!(grid.state(reservation), "ready", "{mute:?}");
+        assert_eq!(grid.job(id).state, JobState::Running);
+        let execs = grid.sent("a", |m| matches!(m, ToSite::Exec { epoch, .. } if *epoch != Epoch::FIRST));
+        assert_eq!(execs, 0, "it was never begun anew");
     }
 }
 
 #[test]
-fn a_site_lost_while_ending_is_not_waited_for() {
-    let mut grid = muted(Mute::End);
+fn a_site_that_is_away_hears_of_the_end_when_it_is_back() {
+    let mut grid = Grid::new();
     let reservation = grid.reserve(ask(&[("a", 1), ("b", 2)]));
-    grid.request("u", Request::Release(Selector::Last));
     grid.lose("b");
+    grid.request("u", Request::Release(Selector::Last));
+    assert_eq!(grid.state(reservation), "ending");
+    grid.connect("b");
     assert_eq!(grid.state(reservation), "ended");
-    grid.pass(Duration::from_secs(21));
     grid.assert_nothing_left();
 }
 
@@ -117,42 +182,50 @@ fn a_waiting_reservation_outlives_the_loss_of_a_site_that_gave_it_nothing() {
     assert_eq!(grid.state(second), "ready");
 }
 
+/// The one way to lose what was granted: the site itself has forgotten it.
 #[test]
-fn a_site_that_dials_again_has_lost_what_it_had() {
+fn a_site_that_lost_its_share_ends_the_reservation_by_name_and_frees_the_others() {
     let mut grid = Grid::new();
-    let reservation = grid.reserve(ask(&[("b", 1)]));
-    let fake = grid.sites.get_mut(&site("b")).unwrap();
-    let until = grid.now + Duration::from_secs(20);
-    fake.orphans.extend(std::mem::take(&mut fake.granted).into_values().map(|part| (until, part)));
+    let (id, reservation) = grid.submit(ask(&[("a", 1), ("b", 1)]), job(Target::Head));
+    grid.say("b", FromSite::Lost { reservation, version: Version(7) });
+    assert_eq!(grid.state(reservation), "ready", "of a version that never was");
+    grid.lose("b");
+    grid.sites.get_mut(&site("b")).unwrap().kept.clear();
     grid.connect("b");
-    assert!(grid.failure(reservation).to_string().contains("site b lost"));
-    let news = grid.reserve(ask(&[("b", 4)]));
-    assert_eq!(grid.state(news), "ready");
+    let failure = grid.failure(reservation);
+    assert_eq!((failure.step, failure.site.as_ref()), (Step::Commit, Some(&site("b"))), "{failure}");
+    assert_eq!(grid.job(id).state, JobState::Failed(failure));
+    grid.assert_nothing_left();
 }
 
 #[test]
-fn a_part_that_fails_ends_all_parts_and_names_the_node() {
-    let mut grid = muted(Mute::Commit);
-    let reservation = grid.reserve(ask(&[("a", 1), ("b", 1)]));
-    let (&(_, epoch), _) = grid.sites[&site("b")].granted.first_key_value().unwrap();
+fn an_incarnation_that_fails_ends_what_was_made_for_one_job_and_names_the_node() {
+    let mut grid = muted(Mute::Start);
+    let (id, reservation) = grid.submit(ask(&[("a", 1), ("b", 1)]), job(Target::Head));
     let elsewhere: SiteName = site("a");
     let failure =
         Failure::new(Step::Setup, "no memory", "").at_site(&elsewhere).at_node(&"b1".parse().unwrap());
-    grid.say("b", FromSite::Failed { reservation, epoch, failure });
+    grid.say("b", FromSite::Failed { reservation, epoch: Epoch::FIRST, failure });
     let text = grid.failure(reservation).to_string();
     assert_eq!(text, "SETUP, site b, node b1: no memory", "a site speaks for itself only");
+    assert!(matches!(grid.job(id).state, JobState::Failed(_)));
     grid.assert_nothing_left();
 }
 
 #[test]
 fn a_hold_refused_for_good_fails_with_the_sites_sentence() {
-    let mut grid = Grid::new();
     let refusal = Refusal::UserNotMapped { site: site("b"), user: "u".into() };
-    grid.sites.get_mut(&site("b")).unwrap().refuse = Some(refusal);
+    let mut grid = Grid::new();
+    grid.sites.get_mut(&site("b")).unwrap().refuse = Some(refusal.clone());
     let reservation = grid.reserve(ask(&[("a", 1), ("b", 1)]));
     let failure = grid.failure(reservation);
     assert_eq!(failure.step, Step::Hold);
     assert!(failure.to_string().contains("user u has no account at site b"), "{failure}");
+    grid.assert_nothing_left();
+    grid.sites.get_mut(&site("b")).unwrap().refuse = Some(refusal.clone());
+    let id = grid.fresh_id();
+    let now = Ask { start: Start::Within { wait_s: 60 }, ..ask(&[("a", 1), ("b", 1)]) };
+    assert_eq!(grid.request("u", Request::Reserve { id, ask: now }), Reply::Refused(refusal));
     grid.assert_nothing_left();
 }
 
@@ -166,10 +239,10 @@ fn a_site_that_reports_what_is_not_its_own_ends_the_reservation_by_name() {
         ("the same key", |members| members[0].keys.user = PublicKey(members[0].keys.host.0)),
     ];
     for (sentence, lie) in lies {
-        let mut grid = muted(Mute::Commit);
+        let mut grid = muted(Mute::Start);
         let reservation = grid.reserve(ask(&[("a", 1), ("b", 2)]));
-        let (&(_, epoch), part) = grid.sites[&site("b")].granted.first_key_value().unwrap();
-        let mut members = ready(&site("b"), (reservation, epoch), part);
+        let (epoch, part) = (Epoch::FIRST, grid.sites[&site("b")].part(reservation));
+        let mut members = ready(&site("b"), reservation, epoch, part);
         lie(&mut members);
         grid.say("b", FromSite::SiteReady { reservation, epoch, members });
         let failure = grid.failure(reservation);
@@ -183,8 +256,8 @@ fn a_site_that_reports_what_is_not_its_own_ends_the_reservation_by_name() {
 fn keys_that_change_after_they_were_reported_end_the_reservation() {
     let mut grid = Grid::new();
     let reservation = grid.reserve(ask(&[("a", 1), ("b", 1)]));
-    let (&(_, epoch), part) = grid.sites[&site("b")].granted.first_key_value().unwrap();
-    let members = ready(&site("b"), (reservation, epoch), part);
+    let (epoch, part) = (Epoch::FIRST, grid.sites[&site("b")].part(reservation));
+    let members = ready(&site("b"), reservation, epoch, part);
     let again = FromSite::SiteReady { reservation, epoch, members: members.clone() };
     grid.say("b", again);
     assert_eq!(grid.state(reservation), "ready", "a repeated report is harmless");
@@ -198,14 +271,12 @@ fn keys_that_change_after_they_were_reported_end_the_reservation() {
 fn news_of_another_incarnation_or_anothers_part_change_nothing() {
     let mut grid = Grid::new();
     let reservation = grid.reserve(ask(&[("a", 1)]));
-    let (&(_, epoch), _) = grid.sites[&site("a")].granted.first_key_value().unwrap();
-    let old = protocol::ids::Epoch(epoch.0 - 1);
     let failure = Failure::new(Step::Setup, "x", "");
-    for (name, epoch) in [("a", old), ("b", epoch)] {
+    for (name, epoch) in [("a", Epoch(0)), ("a", Epoch(2)), ("b", Epoch::FIRST)] {
         grid.say(name, FromSite::Failed { reservation, epoch, failure: failure.clone() });
-        grid.say(name, FromSite::Ended { reservation, epoch, dirty: vec![] });
         grid.say(name, FromSite::Joined { reservation, epoch });
     }
+    grid.say("b", FromSite::Ended { reservation, dirty: vec![] });
     assert_eq!(grid.state(reservation), "ready");
-    assert_eq!(grid.owner.taken_addresses().count(), 1);
+    assert_eq!(grid.taken().count(), 1);
 }

@@ -1,52 +1,26 @@
 //! A grid around the real owner: sites that answer at once, unless they are told to keep silent,
 //! and a check after every step that no address is held twice.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use grc::coordinator::{Action, ClientId, ConnectionId, Coordinator, Deadlines, Event, Ids, Settings};
+use grc::coordinator::{Action, ClientId, ConnectionId, Coordinator, Deadlines, Event, Record, Settings};
+use grc::plan::addresses::AddressSet;
+use grc::record::Key;
 use protocol::client::{NewJob, Notice, Reply, Request, Selector};
 use protocol::ids::{Epoch, JobId, RequestId, ReservationId};
 use protocol::job::{Command, ExitStatus, JobView, Target};
-use protocol::keys::{MemberKeys, PublicKey};
 use protocol::names::{EnvironmentName, SiteName};
-use protocol::refusal::{Failure, Refusal};
-use protocol::reservation::{Ask, Limits, Placement, ReservationView};
-use protocol::site::{FromSite, Offer, Part, ReadyMember, ToSite};
+use protocol::refusal::Failure;
+use protocol::reservation::{Ask, Bandwidth, Limits, PairRate, Placement, ReservationView, Start};
+use protocol::site::{FromSite, ToSite};
 
-/// What a site does not answer.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
-pub enum Mute {
-    Hold,
-    Commit,
-    Join,
-    End,
-}
+use crate::fake::{Fake, offer, take};
 
-type Key = (ReservationId, Epoch);
-
-#[derive(Debug)]
-pub struct Fake {
-    pub connection: Option<ConnectionId>,
-    pub nodes: u32,
-    pub ranges: Vec<&'static str>,
-    pub mute: BTreeSet<Mute>,
-    /// Answers the next hold with this.
-    pub refuse: Option<Refusal>,
-    pub held: BTreeMap<Key, Part>,
-    pub granted: BTreeMap<Key, Part>,
-    /// Sandboxes of before a lost connection, and when they have ended by themselves.
-    pub orphans: Vec<(Duration, Part)>,
-    pub sent: Vec<ToSite>,
-}
-
-impl Fake {
-    fn free(&self) -> u32 {
-        let taken: u32 = self.held.values().chain(self.granted.values()).map(|part| part.members).sum();
-        self.nodes.saturating_sub(taken)
-    }
-}
+/// When every grid of these tests begins.
+pub const BEGIN: Duration = Duration::from_secs(1_000_000);
+pub const RESERVATIONS_PER_USER: usize = 256;
 
 pub struct Grid {
     pub owner: Coordinator,
@@ -55,6 +29,13 @@ pub struct Grid {
     pub answers: BTreeMap<u64, Reply>,
     pub notices: Vec<(u64, Notice)>,
     pub actions: Vec<Action>,
+    /// What was made durable, in the order in which it was.
+    pub store: BTreeMap<Key, Record>,
+    pub settings: Settings,
+    /// The owner dies before its next action but so many.
+    pub dies_after: Option<usize>,
+    /// It died, and was not started again.
+    pub dead: bool,
     next_connection: u64,
     next_correlation: u64,
 }
@@ -68,7 +49,9 @@ pub fn ask(nodes: &[(&str, u32)]) -> Ask {
         placement: Placement::Sites(nodes.iter().map(|(name, n)| (site(name), *n)).collect()),
         slots: 1,
         limits: Limits::default(),
+        start: Start::Open,
         duration_s: 3600,
+        bandwidth: Bandwidth::Unasked,
         environment: EnvironmentName::host(),
         label: None,
     }
@@ -93,80 +76,110 @@ impl Grid {
         grid
     }
 
+    /// Dies and starts again, with everything that was made durable and nothing else.
+    pub fn restart(&mut self) {
+        self.dead = false;
+        let records = self.store.values().cloned().collect();
+        let (owner, first) = Coordinator::restore(self.settings.clone(), records);
+        self.owner = owner;
+        self.perform(first);
+        for fake in self.sites.values_mut() {
+            fake.connection = None;
+        }
+        self.step(Event::Tick);
+    }
+
     pub fn disconnected(sites: &[(&str, u32, &[&'static str])]) -> Self {
         let supernets =
             sites.iter().map(|(name, ..)| (site(name), vec!["10.1.0.0/16".parse().unwrap()])).collect();
-        let fake = |nodes, ranges: &[&'static str]| Fake {
-            connection: None,
-            nodes,
-            ranges: ranges.to_vec(),
-            mute: BTreeSet::new(),
-            refuse: None,
-            held: BTreeMap::new(),
-            granted: BTreeMap::new(),
-            orphans: Vec::new(),
-            sent: Vec::new(),
+        let settings = Settings {
+            supernets,
+            deadlines: Deadlines::default(),
+            links: BTreeMap::from([((site("a"), site("b")), 200_000)]),
+            uplinks: BTreeMap::new(),
+            reservations_per_user: RESERVATIONS_PER_USER,
         };
-        Self {
-            owner: Coordinator::new(Settings {
-                supernets,
-                deadlines: Deadlines::default(),
-                started_s: 1_000_000,
-                incarnation: 1,
-                ids: Ids { reservation: 1, job: 1 },
-            }),
-            now: Duration::ZERO,
-            sites: sites.iter().map(|(name, nodes, ranges)| (site(name), fake(*nodes, ranges))).collect(),
+        let mut grid = Self {
+            owner: Coordinator::new(settings.clone()),
+            now: BEGIN,
+            sites: sites
+                .iter()
+                .map(|(name, nodes, ranges)| (site(name), Fake::new(*nodes, ranges)))
+                .collect(),
             answers: BTreeMap::new(),
             notices: Vec::new(),
             actions: Vec::new(),
+            store: BTreeMap::new(),
+            settings,
+            dies_after: None,
+            dead: false,
             next_connection: 0,
             next_correlation: 0,
-        }
+        };
+        grid.step(Event::Tick);
+        grid
     }
 
     /// One event, and everything that the sites answer to what follows from it.
     pub fn step(&mut self, event: Event) {
-        let mut events = std::collections::VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
-            for action in self.owner.step(self.now, event) {
-                self.actions.push(action.clone());
-                match action {
-                    Action::Send { site, connection, message } => {
-                        let fake = self.sites.get_mut(&site).unwrap();
-                        if fake.connection == Some(connection) {
-                            let answers = take(fake, &site, message);
-                            events.extend(answers.into_iter().map(|message| Event::FromSite {
-                                site: site.clone(),
-                                connection,
-                                message,
-                            }));
-                        }
-                    }
-                    Action::Answer { correlation, reply, .. } => {
-                        let before = self.answers.insert(correlation, reply);
-                        assert_eq!(before, None, "request {correlation} was answered twice");
-                    }
-                    Action::Notify { correlation, notice, .. } => self.notices.push((correlation, notice)),
-                    _ => {}
-                }
-            }
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front().filter(|_| !self.dead) {
+            let actions = self.owner.step(self.now, event);
+            events.extend(self.perform(actions));
+            self.sites.values_mut().for_each(|fake| fake.expire(self.now));
             self.check();
         }
     }
 
-    /// No two members that may be alive anywhere hold the same address.
-    fn check(&mut self) {
-        let mut seen: BTreeMap<Ipv4Addr, SiteName> = BTreeMap::new();
-        for (name, fake) in &mut self.sites {
-            let now = self.now;
-            fake.orphans.retain(|(until, _)| *until > now);
-            let orphans = fake.orphans.iter().map(|(_, part)| part);
-            for part in fake.held.values().chain(fake.granted.values()).chain(orphans) {
-                for address in part.addresses.iter().flat_map(|block| block.addresses()) {
-                    let other = seen.insert(address, name.clone());
-                    assert_eq!(other, None, "{address} is held twice, also at {name}");
-                    assert!(self.owner.taken_addresses().contains(address), "{address} is not taken");
+    /// Does what the owner wants done; what the sites answer.
+    pub fn perform(&mut self, actions: Vec<Action>) -> Vec<Event> {
+        let mut events = Vec::new();
+        for action in actions {
+            match &mut self.dies_after {
+                Some(0) => {
+                    (self.dies_after, self.dead) = (None, true);
+                    return Vec::new();
+                }
+                Some(left) => *left -= 1,
+                None => {}
+            }
+            self.actions.push(action.clone());
+            match action {
+                Action::Record(record) => keep(&mut self.store, record),
+                Action::Send { site, connection, message } => {
+                    let fake = self.sites.get_mut(&site).unwrap();
+                    fake.expire(self.now);
+                    if fake.connection == Some(connection) {
+                        let answers = take(fake, &site, message);
+                        events.extend(answers.into_iter().map(|message| Event::FromSite {
+                            site: site.clone(),
+                            connection,
+                            message,
+                        }));
+                    }
+                }
+                Action::Answer { correlation, reply, .. } => {
+                    let before = self.answers.insert(correlation, reply);
+                    assert_eq!(before, None, "request {correlation} was answered twice");
+                }
+                Action::Notify { correlation, notice, .. } => self.notices.push((correlation, notice)),
+                _ => {}
+            }
+        }
+        events
+    }
+
+    /// No two sandboxes that may be alive anywhere have the same address.
+    fn check(&self) {
+        let mut seen: BTreeMap<Ipv4Addr, (&SiteName, ReservationId)> = BTreeMap::new();
+        let taken = self.taken();
+        for (name, fake) in &self.sites {
+            for (id, kept) in fake.kept.iter().filter(|(_, kept)| kept.epoch.is_some()) {
+                let blocks = kept.granted.iter().flat_map(|(_, part)| &part.addresses);
+                for address in blocks.flat_map(|block| block.addresses()) {
+                    let other = seen.insert(address, (name, *id));
+                    assert_eq!(other, None, "{address} is held twice, also by {id} at {name}");
+                    assert!(taken.contains(address), "{address} of {id} at {name} is not taken");
                 }
             }
         }
@@ -177,17 +190,26 @@ impl Grid {
         self.next_connection += 1;
         let fake = self.sites.get_mut(&site(name)).unwrap();
         fake.connection = Some(connection);
-        let message = FromSite::Publish { site: site(name), offer: offer(fake) };
-        self.step(Event::FromSite { site: site(name), connection, message });
+        // What a site says when it connects: its offer, what it holds, what it has committed.
+        let mut messages = vec![FromSite::Publish { site: site(name), offer: offer(fake) }];
+        for (id, kept) in &fake.kept {
+            let (reservation, mut say) = (*id, Vec::new());
+            say.extend(
+                kept.held.iter().map(|(version, _)| FromSite::Asks { reservation, version: *version }),
+            );
+            let committed = kept.granted.iter();
+            say.extend(committed.map(|(version, _)| FromSite::Committed { reservation, version: *version }));
+            messages.extend(say);
+        }
+        for message in messages {
+            self.step(Event::FromSite { site: site(name), connection, message });
+        }
     }
 
-    /// The connection breaks; the site's sandboxes take their time to notice.
+    /// The connection breaks; the site keeps what it has.
     pub fn lose(&mut self, name: &str) {
         let fake = self.sites.get_mut(&site(name)).unwrap();
         let Some(connection) = fake.connection.take() else { return };
-        fake.held.clear();
-        let until = self.now + Deadlines::default().quarantine;
-        fake.orphans.extend(std::mem::take(&mut fake.granted).into_values().map(|part| (until, part)));
         self.step(Event::SiteGone { site: site(name), connection, why: "cut".into() });
     }
 
@@ -199,7 +221,7 @@ impl Grid {
     /// Lets time pass, timer by timer.
     pub fn pass(&mut self, time: Duration) {
         let until = self.now + time;
-        while let Some(wake) = self.owner.next_wake().filter(|wake| *wake <= until) {
+        while let Some(wake) = self.owner.next_wake().filter(|wake| *wake <= until && !self.dead) {
             self.now = self.now.max(wake);
             self.step(Event::Tick);
         }
@@ -215,8 +237,11 @@ impl Grid {
         correlation
     }
 
+    /// A request that is answered at once; nobody dies of it.
     pub fn request(&mut self, user: &str, request: Request) -> Reply {
+        let dies_after = self.dies_after.take();
         let correlation = self.post(user, request);
+        self.dies_after = dies_after;
         self.answers.remove(&correlation).expect("answered at once")
     }
 
@@ -279,7 +304,7 @@ impl Grid {
     }
 
     /// The incarnation in which a job was started at a site.
-    pub fn key(&self, name: &str, job: JobId) -> Key {
+    pub fn key(&self, name: &str, job: JobId) -> (ReservationId, Epoch) {
         let started = |message: &ToSite| match message {
             ToSite::Exec { reservation, epoch, job: one, .. } if *one == job => Some((*reservation, *epoch)),
             _ => None,
@@ -291,96 +316,37 @@ impl Grid {
         self.sites[&site(name)].sent.iter().filter(|message| wanted(message)).count()
     }
 
+    /// Every address that the owner has taken, now or later.
+    pub fn taken(&self) -> AddressSet {
+        let mut set = AddressSet::default();
+        for block in self.owner.taken().iter().flat_map(|taken| &taken.addresses) {
+            block.addresses().for_each(|address| set.insert(address, address));
+        }
+        set
+    }
+
     /// Nothing of any reservation is left, anywhere.
     pub fn assert_nothing_left(&self) {
         for (name, fake) in &self.sites {
-            assert!(fake.held.is_empty() && fake.granted.is_empty(), "{name} still holds {fake:?}");
+            assert!(fake.kept.is_empty(), "{name} still holds {fake:?}");
         }
-        assert!(self.owner.taken_addresses().is_empty(), "{:?}", self.owner.taken_addresses());
-        assert_eq!(self.owner.live_carves().count(), 0);
+        assert_eq!(self.owner.taken(), []);
+        assert!(self.owner.book().is_empty(), "{:?}", self.owner.book());
+        for (a, b) in self.settings.links.keys() {
+            let pair = PairRate { a: a.clone(), b: b.clone(), rate_kbit: 1 };
+            for need in self.owner.network().needs(&[pair]).unwrap() {
+                assert!(need.demand.profile.is_empty(), "{need:?}");
+            }
+        }
+        assert_eq!(self.owner.live_grants(), []);
+        assert_eq!(self.owner.attempts(), []);
+        assert_eq!(self.owner.owed(), 0);
     }
 }
 
-pub fn offer(fake: &Fake) -> Offer {
-    Offer {
-        batch_system: "fake".into(),
-        ranges: fake.ranges.iter().map(|range| range.parse().unwrap()).collect(),
-        reserved: vec![Ipv4Addr::new(10, 1, 0, 1)],
-        nodes_usable: fake.nodes,
-        nodes_free: fake.free(),
-        unusable: vec![],
-        environments: vec![EnvironmentName::host()],
-    }
-}
-
-pub fn ready(name: &SiteName, key: Key, part: &Part) -> Vec<ReadyMember> {
-    let addresses = part.addresses.iter().flat_map(|block| block.addresses());
-    let digit = name.as_str().as_bytes()[0];
-    addresses
-        .zip(0..part.members)
-        .map(|(address, number)| {
-            let key = |kind| {
-                let mut bytes = [digit; 32];
-                bytes[0] = kind;
-                bytes[1..5].copy_from_slice(&number.to_le_bytes());
-                bytes[5..13].copy_from_slice(&key.0.0.to_le_bytes());
-                PublicKey(bytes)
-            };
-            let node = format!("{name}{number}").parse().unwrap();
-            ReadyMember { number, node, address, keys: MemberKeys { host: key(1), user: key(2) } }
-        })
-        .collect()
-}
-
-/// What a site does and answers.
-fn take(fake: &mut Fake, name: &SiteName, message: ToSite) -> Vec<FromSite> {
-    fake.sent.push(message.clone());
-    let publish = |fake: &Fake| FromSite::Publish { site: name.clone(), offer: offer(fake) };
-    match message {
-        ToSite::Hold { reservation, epoch, part } => {
-            if fake.mute.contains(&Mute::Hold) {
-                return vec![];
-            }
-            if let Some(refusal) = fake.refuse.take() {
-                return vec![FromSite::HoldRefused { reservation, epoch, refusal }];
-            }
-            if fake.free() < part.members {
-                let refusal =
-                    Refusal::NodesBusy { site: name.clone(), asked: part.members, have: fake.free() };
-                return vec![FromSite::HoldRefused { reservation, epoch, refusal }];
-            }
-            fake.held.insert((reservation, epoch), part);
-            vec![FromSite::Held { reservation, epoch }, publish(fake)]
-        }
-        ToSite::Commit { reservation, epoch } => {
-            let Some(part) = fake.held.remove(&(reservation, epoch)) else { return vec![] };
-            let members = ready(name, (reservation, epoch), &part);
-            fake.granted.insert((reservation, epoch), part);
-            if fake.mute.contains(&Mute::Commit) {
-                return vec![];
-            }
-            vec![FromSite::SiteReady { reservation, epoch, members }]
-        }
-        ToSite::Release { reservation, epoch } => {
-            fake.held.remove(&(reservation, epoch));
-            vec![publish(fake)]
-        }
-        ToSite::Join { reservation, epoch, .. } => {
-            let silent = fake.mute.contains(&Mute::Join);
-            if silent { vec![] } else { vec![FromSite::Joined { reservation, epoch }] }
-        }
-        ToSite::End { reservation, epoch } => {
-            if fake.mute.contains(&Mute::End) {
-                return vec![];
-            }
-            fake.held.remove(&(reservation, epoch));
-            fake.granted.remove(&(reservation, epoch));
-            vec![FromSite::Ended { reservation, epoch, dirty: vec![] }, publish(fake)]
-        }
-        ToSite::Welcome
-        | ToSite::Refused(_)
-        | ToSite::Exec { .. }
-        | ToSite::Signal { .. }
-        | ToSite::OutputSaved { .. } => vec![],
+pub fn keep(store: &mut BTreeMap<Key, Record>, record: Record) {
+    match record {
+        Record::Put(_) => drop(store.insert(record.key(), record)),
+        Record::Forget(key) => drop(store.remove(&key)),
     }
 }

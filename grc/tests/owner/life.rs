@@ -8,6 +8,7 @@ use protocol::refusal::Refusal;
 use protocol::reservation::{Placement, ReservationState};
 use protocol::site::ToSite;
 
+use crate::fake::*;
 use crate::grid::*;
 
 #[test]
@@ -46,8 +47,9 @@ fn the_number_of_messages_to_a_site_does_not_depend_on_the_number_of_nodes() {
             grid.exit("b", id, member, ExitStatus::Code(0));
         }
         assert!(grid.job(id).state.is_final());
-        // Welcomes answer the site's own offers.
-        counts.push(grid.sent("a", |message| !matches!(message, ToSite::Welcome)));
+        // Welcomes answer the site's own offers, and each exit is acknowledged.
+        let answers = |message: &ToSite| matches!(message, ToSite::Welcome | ToSite::ExitSaved { .. });
+        counts.push(grid.sent("a", |message| !answers(message)));
     }
     assert_eq!(counts[0], counts[1]);
 }
@@ -103,12 +105,12 @@ fn a_site_that_is_busy_though_its_offer_said_otherwise_is_asked_again_later() {
     grid.assert_nothing_left();
     grid.pass(Duration::from_secs(1));
     assert_eq!(grid.state(id), "ready");
-    let epochs: Vec<_> = grid.sites[&site("b")]
+    let versions: Vec<_> = grid.sites[&site("b")]
         .sent
         .iter()
-        .filter_map(|m| if let ToSite::Hold { epoch, .. } = m { Some(*epoch) } else { None })
+        .filter_map(|m| if let ToSite::Hold { version, .. } = m { Some(*version) } else { None })
         .collect();
-    assert!(epochs[0] < epochs[1], "late news of the first attempt cannot be taken for the second's");
+    assert!(versions[0] < versions[1], "late news of the first attempt cannot be taken for the second's");
 }
 
 #[test]
@@ -129,13 +131,13 @@ fn anywhere_prefers_one_site() {
 #[test]
 fn who_waits_hears_of_every_change_and_is_answered_once() {
     let mut grid = Grid::new();
-    grid.sites.get_mut(&site("b")).unwrap().mute.insert(Mute::Commit);
+    grid.sites.get_mut(&site("b")).unwrap().mute.insert(Mute::Start);
     let (id, reservation) = grid.submit(ask(&[("a", 1), ("b", 1)]), job(Target::Head));
     let for_job = grid.post("u", Request::WaitJob(Selector::Last));
     let for_ready = grid.post("u", Request::WaitReservation(Selector::Id(reservation)));
     let fake = &grid.sites[&site("b")];
-    let (&(_, epoch), part) = fake.granted.first_key_value().unwrap();
-    let members = ready(&site("b"), (reservation, epoch), part);
+    let epoch = protocol::ids::Epoch::FIRST;
+    let members = ready(&site("b"), reservation, epoch, fake.part(reservation));
     grid.say("b", protocol::site::FromSite::SiteReady { reservation, epoch, members });
     assert!(matches!(grid.answers.get(&for_ready), Some(Reply::Reservation(view))
         if view.state == ReservationState::Ready && view.parts[0].members.len() == 1));

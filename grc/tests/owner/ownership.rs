@@ -1,6 +1,7 @@
 //! Whose things are whose, what is refused before anything changes, and requests that come twice.
 
-use grc::coordinator::{Action, ConnectionId, Event, LIVE_RESERVATIONS_MAX};
+use grc::coordinator::{Action, ConnectionId, Event, Record};
+use grc::record::Value;
 use protocol::client::{Reply, Request, Selector};
 use protocol::ids::{JobId, RequestId, ReservationId};
 use protocol::job::{Stream, Target};
@@ -8,6 +9,7 @@ use protocol::refusal::Refusal;
 use protocol::reservation::{Ask, Placement};
 use protocol::site::{FromSite, ToSite};
 
+use crate::fake::*;
 use crate::grid::*;
 
 #[test]
@@ -103,7 +105,7 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
 fn one_user_cannot_take_all_reservations() {
     let mut grid = Grid::new();
     let first = grid.reserve(ask(&[("a", 4), ("b", 4)]));
-    for _ in 1..LIVE_RESERVATIONS_MAX {
+    for _ in 1..RESERVATIONS_PER_USER {
         grid.reserve(ask(&[("a", 1)]));
     }
     let id = grid.fresh_id();
@@ -126,7 +128,7 @@ fn ids_are_made_durable_before_they_are_told() {
     }
     for action in &grid.actions {
         match action {
-            Action::ReserveIds(ids) => durable = ids.reservation,
+            Action::Record(Record::Put(Value::Ids(ids))) => durable = ids.reservation,
             Action::Answer { reply: Reply::Reserved(ReservationId(id)), .. } => {
                 assert!(*id < durable, "r{id} was told before it was durable");
             }

@@ -1,0 +1,370 @@
+//! What a site is made of besides its CRM: the batch system, which may lie, and the nodes with
+//! their pilots. All of it goes on while the CRM is dead.
+//!
+//! ```text
+//! process: queued -> started -> dialled in -> sandbox stands -> sandbox gone -> ended -> told
+//!             \__________\____________\______________\_ dies at any point, and may leave remains
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use crm::pilot::PilotId;
+use crm::site::{Asked, Event, Submit};
+use protocol::ids::JobId;
+use protocol::job::ExitStatus;
+use protocol::names::NodeName;
+use protocol::node::{Notice, Reply};
+
+use crate::agenda::{MS, Micros, S};
+use crate::history::History;
+use crate::random::Random;
+use crate::scenario::{SiteSpec, Temper};
+use crate::truth::Truth;
+
+/// A class of a sandbox: its number, its rate, and what the whole part was granted for it.
+pub type ClassRate = (u8, u32, u64);
+
+/// What a sandbox is allowed, by its grant or by rates that came later.
+#[derive(Clone, Debug, Default)]
+pub struct Allowed {
+    pub classes: Vec<ClassRate>,
+    /// From when it is told.
+    pub lifetime: Micros,
+}
+
+/// What happens at a site beside its CRM.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// The batch system starts a process on its node.
+    Starts(usize),
+    Dials(usize, u32),
+    Built(usize, Ipv4Addr),
+    Answers(usize, Asked, Reply),
+    Says(usize, Notice),
+    /// A command ends.
+    Exits(usize, JobId, ExitStatus),
+    /// The CRM notices that the connection to this agent is gone.
+    LostByCrm(usize),
+    /// The agent notices it.
+    LostByAgent(usize),
+    Installed(usize, Allowed),
+    TornDown(usize),
+    /// A sandbox may have come to the end that its grant sets.
+    LeaseOver(usize),
+    Dies(usize, bool),
+    /// The batch system reports.
+    Gone(PilotId),
+    Swept(PilotId, usize),
+    Counts(usize),
+}
+
+#[derive(Debug)]
+pub struct Process {
+    pub pilot: PilotId,
+    pub node: usize,
+    pub uid: u32,
+    /// The CRM that made its token.
+    pub crm: u32,
+    pub started: bool,
+    pub ended: bool,
+    /// Its agent is connected to that CRM.
+    pub connected: bool,
+    /// It answers nothing any more.
+    pub silent: bool,
+    pub tearing: bool,
+    pub sandbox: Option<Ipv4Addr>,
+    /// Nothing that it says overtakes what it said before.
+    pub says_at: Micros,
+    pub commands: BTreeMap<JobId, Option<ExitStatus>>,
+    /// When the sandbox ends by itself, by its own clock.
+    pub lease: Micros,
+    /// What comes with the sandbox.
+    pub allowed: Allowed,
+    /// Rate and bytes sent, by class.
+    pub classes: BTreeMap<u8, (u32, u64)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Token {
+    crm: u32,
+    used: bool,
+    void: bool,
+}
+
+/// What the field needs of the world around it.
+pub struct Around<'a> {
+    pub at: Micros,
+    pub site: usize,
+    pub temper: &'a Temper,
+    pub history: &'a mut History,
+    pub truth: &'a mut Truth,
+    /// What follows, and how much later.
+    pub follows: &'a mut Vec<(Micros, News)>,
+}
+
+#[derive(Debug)]
+pub struct Field {
+    pub random: Random,
+    pub members_max: u32,
+    names: Vec<NodeName>,
+    pub processes: Vec<Process>,
+    /// Agents connected to the CRM of now.
+    pub agents: BTreeMap<PilotId, usize>,
+    tokens: BTreeMap<PilotId, Token>,
+    /// Which life of the CRM was told that a pilot is gone.
+    told: BTreeMap<PilotId, u32>,
+    /// The CRM of now.
+    pub crm: u32,
+    pub traffic: bool,
+}
+
+impl Field {
+    pub fn new(random: Random, spec: &SiteSpec, names: Vec<NodeName>, traffic: bool) -> Self {
+        Self {
+            random,
+            members_max: spec.members_max,
+            names,
+            processes: Vec::new(),
+            agents: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            told: BTreeMap::new(),
+            crm: 0,
+            traffic,
+        }
+    }
+
+    /// The CRM died: every agent will notice.
+    pub fn crm_died(&mut self, around: &mut Around) {
+        for number in std::mem::take(&mut self.agents).into_values() {
+            self.processes[number].connected = false;
+            around.follows.push((self.random.below(10_000) * MS, News::LostByAgent(number)));
+        }
+    }
+
+    pub fn submit(&mut self, around: &mut Around, submit: &Submit) {
+        let pilot = submit.pilot;
+        let temper = around.temper;
+        self.tokens.insert(pilot, Token { crm: self.crm, used: false, void: false });
+        self.told.remove(&pilot);
+        let gone = |random: &mut Random| (random.between(5, 500) * MS, News::Gone(pilot));
+        if self.random.chance(temper.batch_refuses) {
+            around.follows.push(gone(&mut self.random));
+            return;
+        }
+        if self.random.chance(temper.submit_answer_lost) {
+            around.follows.push(gone(&mut self.random));
+        } else if self.random.chance(temper.gone_early) {
+            around.follows.push((self.random.below(20_000) * MS, News::Gone(pilot)));
+        }
+        let copies = if self.random.chance(temper.pilot_twice) { 2 } else { 1 };
+        for _ in 0..copies {
+            let number = self.processes.len();
+            self.processes.push(Process {
+                pilot,
+                node: self.names.iter().position(|name| *name == submit.node).unwrap_or_default(),
+                uid: submit.account.uid,
+                crm: self.crm,
+                started: false,
+                ended: false,
+                connected: false,
+                silent: false,
+                tearing: false,
+                sandbox: None,
+                says_at: 0,
+                commands: BTreeMap::new(),
+                lease: 0,
+                allowed: Allowed::default(),
+                classes: BTreeMap::new(),
+            });
+            if self.random.chance(temper.batch_never) {
+                continue;
+            }
+            let late = self.random.chance(temper.batch_late);
+            let delay = if late { self.random.between(2, 50) * S } else { self.random.between(20, 900) * MS };
+            around.follows.push((delay, News::Starts(number)));
+        }
+    }
+
+    pub fn cancel(&mut self, around: &mut Around, pilot: PilotId) {
+        if let Some(token) = self.tokens.get_mut(&pilot) {
+            token.void = true;
+        }
+        let mut none = true;
+        for number in 0..self.processes.len() {
+            let process = &mut self.processes[number];
+            if process.pilot != pilot || process.ended {
+                continue;
+            }
+            none = false;
+            let ignored = self.random.chance(around.temper.cancel_ignored);
+            let delay =
+                if ignored { self.random.between(5, 100) * S } else { self.random.between(20, 2_000) * MS };
+            around.follows.push((delay, News::Dies(number, false)));
+        }
+        if none {
+            around.follows.push((self.random.between(5, 800) * MS, News::Gone(pilot)));
+        }
+    }
+
+    pub fn sweep(&mut self, around: &mut Around, pilot: PilotId, node: &NodeName) {
+        let node = self.names.iter().position(|name| name == node).unwrap_or_default();
+        around.follows.push((self.random.between(50, 2_000) * MS, News::Swept(pilot, node)));
+    }
+
+    /// Lets something happen; perhaps the CRM of now is told. `expected` is what it says of a pilot
+    /// that dials: nothing, while it is down or paused.
+    pub fn news(&mut self, around: &mut Around, news: News, expected: Option<bool>) -> Option<Event> {
+        match news {
+            News::Starts(number) => {
+                let process = &mut self.processes[number];
+                if !process.ended {
+                    process.started = true;
+                    around.follows.push((self.random.between(5, 300) * MS, News::Dials(number, 0)));
+                }
+                None
+            }
+            News::Dials(number, tries) => self.dials(around, number, tries, expected),
+            News::Built(number, address) => {
+                self.built(around, number, address);
+                None
+            }
+            News::Answers(number, asked, reply) => {
+                let process = &self.processes[number];
+                let heard = process.connected && process.crm == self.crm && !process.ended;
+                heard.then_some(Event::Answered { pilot: process.pilot, asked, reply })
+            }
+            News::Says(number, notice) => {
+                let process = &self.processes[number];
+                let heard = process.connected && process.crm == self.crm;
+                heard.then_some(Event::Noticed { pilot: process.pilot, notice })
+            }
+            News::Exits(number, job, status) => {
+                self.exits(around, number, job, status);
+                None
+            }
+            News::LostByCrm(number) => {
+                let process = &mut self.processes[number];
+                let pilot = process.pilot;
+                let was = self.agents.get(&pilot) == Some(&number);
+                if was {
+                    self.agents.remove(&pilot);
+                }
+                process.connected = false;
+                was.then(|| Event::AgentLost { pilot, cause: "reset".into() })
+            }
+            News::LostByAgent(number) => {
+                self.processes[number].connected = false;
+                self.tear_down(around, number);
+                None
+            }
+            News::Installed(number, allowed) => {
+                self.install(around, number, &allowed);
+                None
+            }
+            News::TornDown(number) => {
+                self.torn_down(around, number);
+                None
+            }
+            News::LeaseOver(number) => {
+                if self.processes[number].lease <= around.at {
+                    self.tear_down(around, number);
+                }
+                None
+            }
+            News::Dies(number, leaves) => {
+                self.dies(around, number, leaves);
+                None
+            }
+            News::Gone(pilot) => {
+                self.told.insert(pilot, self.crm);
+                Some(Event::BatchGone { pilot, reason: "exit code 1".into() })
+            }
+            News::Swept(pilot, node) => Some(self.swept(around, pilot, node)),
+            News::Counts(number) => self.counts(around, number),
+        }
+    }
+
+    fn dials(
+        &mut self,
+        around: &mut Around,
+        number: usize,
+        tries: u32,
+        expected: Option<bool>,
+    ) -> Option<Event> {
+        let process = &self.processes[number];
+        if process.ended {
+            return None;
+        }
+        let pilot = process.pilot;
+        match expected {
+            None if tries < 20 => {
+                around.follows.push((700 * MS, News::Dials(number, tries + 1)));
+                return None;
+            }
+            Some(true) => {
+                let token = self.tokens.get_mut(&pilot);
+                if let Some(token) = token.filter(|one| one.crm == self.crm && !one.used && !one.void) {
+                    token.used = true;
+                    self.agents.insert(pilot, number);
+                    let process = &mut self.processes[number];
+                    process.connected = true;
+                    process.crm = self.crm;
+                    return Some(Event::Arrived { pilot, nonce: self.random.bytes() });
+                }
+            }
+            None | Some(false) => {}
+        }
+        self.dies(around, number, false);
+        None
+    }
+
+    /// The process is gone, whatever it was doing; the kernel takes the sandbox along, unless
+    /// something of it stays until the node is swept.
+    pub fn dies(&mut self, around: &mut Around, number: usize, leaves: bool) {
+        let process = &mut self.processes[number];
+        if process.ended {
+            return;
+        }
+        process.ended = true;
+        let pilot = process.pilot;
+        if process.connected {
+            around.follows.push((self.random.below(800) * MS, News::LostByCrm(number)));
+        }
+        if !leaves && let Some(address) = process.sandbox.take() {
+            around.truth.gone((around.site, number), address);
+        }
+        let alive = self.processes.iter().any(|other| other.pilot == pilot && !other.ended);
+        if !alive && self.told.get(&pilot) != Some(&self.crm) {
+            around.follows.push((self.random.below(1_500) * MS, News::Gone(pilot)));
+            if self.random.chance(around.temper.gone_twice) {
+                around.follows.push((self.random.between(1_500, 5_000) * MS, News::Gone(pilot)));
+            }
+        }
+    }
+
+    fn swept(&mut self, around: &mut Around, pilot: PilotId, node: usize) -> Event {
+        let outcome = |what: &str| Event::Swept { pilot, outcome: Err(what.into()) };
+        if self.random.chance(around.temper.sweep_fails) {
+            return outcome("the node does not answer");
+        }
+        let there = |process: &&mut Process| process.pilot == pilot && process.node == node;
+        for (number, process) in self.processes.iter_mut().enumerate() {
+            if !there(&&mut *process) {
+                continue;
+            }
+            if !process.ended && process.sandbox.is_some() {
+                return outcome("it is alive");
+            }
+            if let Some(address) = process.sandbox.take() {
+                around.truth.gone((around.site, number), address);
+            }
+        }
+        Event::Swept { pilot, outcome: Ok(()) }
+    }
+
+    /// Pilots that are queued or running.
+    pub fn alive(&self) -> impl Iterator<Item = &Process> {
+        self.processes.iter().filter(|process| !process.ended)
+    }
+}
