@@ -140,6 +140,8 @@ pub struct SavedReservation {
     pub attempt: Option<SavedAttempt>,
     pub grant: Option<Grant>,
     pub shares: Vec<Share>,
+    /// Sites that have confirmed the end: what they had may be somebody else's by now.
+    pub confirmed: Vec<SiteName>,
     pub epoch: Epoch,
     /// This epoch was ready once.
     pub ready: bool,

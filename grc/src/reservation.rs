@@ -418,6 +418,12 @@ impl Reservation {
             attempt,
             grant: self.grant.clone(),
             shares: self.shares(),
+            confirmed: self
+                .parts
+                .iter()
+                .filter(|part| part.stage == PartStage::Ended)
+                .map(|part| part.site.clone())
+                .collect(),
             epoch: self.epoch,
             ready: self.was_ready,
             failure: self.failure.clone(),

@@ -87,8 +87,9 @@ impl Coordinator {
                 continue;
             }
             let ask = reservation.ask.clone();
-            match self.plan(&ask, Span { earliest_s: now_s, latest_s: now_s }) {
-                Ok(planned) => self.begin(id, planned, None),
+            let planned = self.plan(&ask, Span { earliest_s: now_s, latest_s: now_s });
+            match planned.and_then(|planned| Ok(self.begin(id, planned, None)?)) {
+                Ok(()) => {}
                 Err(Short { refusal, next_s }) => {
                     let now = self.now;
                     if let Some(reservation) = self.reservations.get_mut(&id) {
@@ -115,25 +116,39 @@ impl Coordinator {
         }
     }
 
-    /// Begins an attempt: for the first grant of a reservation that waits, or for a change. What
-    /// was planned must be so still: nothing may have been taken since.
-    pub(super) fn begin(&mut self, id: ReservationId, planned: Planned, request: Option<RequestId>) {
+    /// Begins an attempt: for the first grant of a reservation that waits, or for a change.
+    ///
+    /// # Errors
+    /// What was planned is somebody else's by now; nothing was begun.
+    pub(super) fn begin(
+        &mut self,
+        id: ReservationId,
+        planned: Planned,
+        request: Option<RequestId>,
+    ) -> Result<(), Refusal> {
         let deadline = self.now + self.settings.deadlines.holding;
-        let Some(reservation) = self.reservations.get_mut(&id) else { return };
         let Planned { window, shares, rates } = planned;
-        reservation.version = Version(reservation.version.0 + 1);
-        let version = reservation.version;
-        let sites: Vec<SiteName> = shares.iter().map(|share| share.site.clone()).collect();
+        let taken_by = || Refusal::WrongState {
+            what: "the reservation".into(),
+            state: "what was planned for it was taken meanwhile; ask again".into(),
+        };
+        let Some(reservation) = self.reservations.get_mut(&id) else { return Err(taken_by()) };
         let first = reservation.phase == Phase::Waiting;
-        if first {
-            reservation.parts = shares.iter().map(|share| PartState::new(share, PartStage::Asked)).collect();
-            reservation.deadline = Some(deadline);
-        }
         let taken = match first {
             true => self.room.take(id, window, &shares, self.now),
             false => self.room.take_beside(id, window, &shares),
         };
         debug_assert!(taken || planted(Bug::CarvePerSite), "planned and taken in one step");
+        if !taken {
+            return Err(taken_by());
+        }
+        reservation.version = Version(reservation.version.0 + 1);
+        let version = reservation.version;
+        let sites: Vec<SiteName> = shares.iter().map(|share| share.site.clone()).collect();
+        if first {
+            reservation.parts = shares.iter().map(|share| PartState::new(share, PartStage::Asked)).collect();
+            reservation.deadline = Some(deadline);
+        }
         let all = Coallocation::begin(sites.clone());
         reservation.attempt = Some(Attempt { version, window, shares, rates, all, deadline, request });
         for site in &sites {
@@ -153,16 +168,17 @@ impl Coordinator {
         }
         self.resend_soon(id);
         self.watchers.reservation_changed(id);
+        Ok(())
     }
 
     /// Asks one site to hold; may be repeated.
     pub(super) fn hold(&mut self, id: ReservationId, site: &SiteName) {
         let now = self.now;
         let Some(reservation) = self.reservations.get(&id) else { return };
-        let Some(attempt) = &reservation.attempt else { return };
+        let Some(attempt) = reservation.attempt.as_ref().filter(|a| a.all.waits_for(site)) else { return };
         let Some(share) = attempt.share(site) else { return };
-        // A newer hold would take the place of a grant that the site has only voted for so far: its
-        // Commit comes first.
+        // A newer hold takes the place of one that was not committed: a site that has only voted for
+        // the grant is told of that first, and asked when it has acknowledged.
         let voted = |part: &PartState| reservation.grant.is_some() && !part.acknowledged;
         if reservation.part(site).is_some_and(voted) {
             return;
@@ -344,7 +360,7 @@ impl Coordinator {
     }
 
     /// Nothing remains of a reservation whose user was refused.
-    fn forget_refused(&mut self, id: ReservationId) {
+    pub(super) fn forget_refused(&mut self, id: ReservationId) {
         let Some(reservation) = self.reservations.remove(&id) else { return };
         self.waiting.remove(&id);
         self.timers.retain(|(_, due)| *due != Due::Reservation(id) && *due != Due::Resend(id));

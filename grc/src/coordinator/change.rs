@@ -67,7 +67,7 @@ impl Coordinator {
         let begun = reservation.phase > Phase::Booked || window.near() <= self.now;
         let other = Other { window, members: &members, rates: &rates, begun };
         let shares = self.room.plan_change(id, other, self.network.as_ref())?;
-        self.begin(id, Planned { window, shares, rates }, Some(request));
+        self.begin(id, Planned { window, shares, rates }, Some(request))?;
         Ok(None)
     }
 

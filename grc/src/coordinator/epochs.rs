@@ -205,8 +205,12 @@ impl Coordinator {
     }
 
     /// This incarnation shall be on: an order for the next one, else the question how it stands.
+    /// A site that has not acknowledged the grant is told of that first.
     pub(super) fn start(&mut self, id: ReservationId, site: &SiteName) {
         let Some(reservation) = self.reservations.get(&id) else { return };
+        if reservation.part(site).is_none_or(|part| !part.acknowledged) {
+            return;
+        }
         let Some(grant) = &reservation.grant else { return };
         let (epoch, window) = (reservation.epoch, grant.window.remaining(self.now));
         self.send(site, ToSite::Start { reservation: id, epoch, window });

@@ -191,6 +191,9 @@ impl Coordinator {
         self.watchers.reservation_changed(id);
         if reservation.phase == Phase::Ending && reservation.all_parts(PartStage::Ended) {
             self.advance(id, Happening::AllEnded);
+        } else {
+            // Durable before anybody else gets what it had: a restart must not take it again.
+            self.save(id);
         }
         self.replan = true;
     }

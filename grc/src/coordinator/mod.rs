@@ -114,7 +114,7 @@ impl Coordinator {
     /// the next event's.
     pub fn step(&mut self, now: Duration, event: Event) -> Vec<Action> {
         self.now = self.now.max(now);
-        // What is due happened before this, however late the event comes to be looked at.
+        // What is due has happened before this, however late the event is looked at.
         self.tick();
         match event {
             Event::Request { client, correlation, user, request } => {

@@ -26,7 +26,7 @@ use super::{Action, Coordinator, Ids, Record, Settings};
 use crate::job::{Job, Stage};
 use crate::network::{Connection, StaticLinks};
 use crate::record::{Key, SavedAnswer, SavedJob, SavedOwed, SavedReservation, SavedRun, Standing, Value};
-use crate::reservation::{PartStage, PartState, Phase, Reservation, Share, Window};
+use crate::reservation::{Happening, PartStage, PartState, Phase, Reservation, Share, Window};
 
 impl Coordinator {
     /// The owner as it stood when these records were made, and what is to be done first. Whoever
@@ -112,11 +112,13 @@ impl Coordinator {
             Standing::Over { .. } => (Phase::Over, PartStage::Ended),
         };
         let shares = if waits { &[][..] } else { saved.shares.as_slice() };
+        let confirmed = |share: &Share| saved.confirmed.contains(&share.site);
+        let open: Vec<Share> = shares.iter().filter(|share| !confirmed(share)).cloned().collect();
         if phase != Phase::Over
             && let Some(grant) = &saved.grant
             && !planted(Bug::RestartForgetsBook)
         {
-            self.room.restore(id, grant.window, shares);
+            self.room.restore(id, grant.window, &open);
             let (connection, criteria) = (Connection(id.0), criteria(grant.window, &grant.rates));
             if !grant.rates.is_empty() {
                 self.network.restore(connection, grant.version, criteria);
@@ -125,7 +127,7 @@ impl Coordinator {
                 self.room.end(id);
             }
         }
-        for share in shares.iter().filter(|_| phase != Phase::Over) {
+        for share in open.iter().filter(|_| phase != Phase::Over) {
             if let Some(site) = self.sites.get_mut(&share.site) {
                 site.reservations.insert(id);
             }
@@ -137,7 +139,10 @@ impl Coordinator {
             phase,
             version: saved.version,
             grant: saved.grant,
-            parts: shares.iter().map(|share| PartState::new(share, stage)).collect(),
+            parts: shares
+                .iter()
+                .map(|share| PartState::new(share, if confirmed(share) { PartStage::Ended } else { stage }))
+                .collect(),
             epoch: saved.epoch,
             was_ready: saved.ready,
             resumed: true,
@@ -284,6 +289,10 @@ impl Coordinator {
             }
             if reservation.phase == Phase::Ending {
                 reservation.deadline = Some(ending);
+                if reservation.all_parts(PartStage::Ended) {
+                    self.advance(id, Happening::AllEnded);
+                    continue;
+                }
             }
             self.resend_soon(id);
             self.set_alarm(id);

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use protocol::ids::{ReservationId, Version};
+use protocol::ids::{Epoch, ReservationId, Version};
 use protocol::job::JobState;
 use protocol::names::{NodeName, SiteName, Text};
 use protocol::planted::{Bug, planted};
@@ -177,17 +177,18 @@ impl Coordinator {
 
     fn committed(&mut self, site: &SiteName, id: ReservationId, version: Version) {
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
-        let (in_force, resumed) = (reservation.in_force(), reservation.resumed);
-        let stands = reservation.stands();
+        let in_force = reservation.in_force();
+        // The first incarnation begins by itself, if it is not one that others speak of already.
+        let ordered = reservation.stands() && (reservation.resumed || reservation.epoch > Epoch::FIRST);
         let Some(part) = reservation.part_mut(site) else { return };
         if version < in_force {
             self.commit(id, site);
-        } else if version == in_force {
-            let first = !std::mem::replace(&mut part.acknowledged, true);
-            let unknown = part.ready.is_empty();
-            if first && resumed && stands && unknown {
+        } else if version == in_force && !std::mem::replace(&mut part.acknowledged, true) {
+            if ordered && part.ready.is_empty() {
                 self.start(id, site);
             }
+            // A change waited for that.
+            self.hold(id, site);
         }
     }
 

@@ -55,7 +55,10 @@ impl Coordinator {
         }
         match planned {
             Some(planned) => {
-                self.begin(id, planned, Some(request));
+                if let Err(refusal) = self.begin(id, planned, Some(request)) {
+                    self.forget_refused(id);
+                    return Err(refusal);
+                }
                 Ok(None)
             }
             None => {
