@@ -63,7 +63,8 @@ impl Gate for Places<'_> {
     /// It fits if one layer has room, so no start is possible before the first has.
     fn ask(&self, window: Window) -> Answer {
         let mut first = Answer::Never;
-        let layers = self.site.layers.iter().zip(&self.not_before);
+        // In the order of `Book::layer_for`: what is read here is at hand there.
+        let layers = self.site.layers.iter().zip(&self.not_before).rev();
         for (layer, not_before) in layers.filter(|(layer, _)| layer.capacity >= self.members) {
             if not_before.get() <= window.start() {
                 match layer.demand(self.members).ask(window) {
@@ -114,16 +115,12 @@ impl Book {
         Ok(gates)
     }
 
-    /// The layer in which a part leaves the least over: large gaps stay whole. Of equal ones the
-    /// lowest. `None` if none has room.
-    pub(super) fn tightest_layer(&self, site: u16, members: u32, window: Window) -> Option<u32> {
-        let layers = self.sites[usize::from(site)].layers.iter().zip(0u32..);
-        let roomy = layers.filter(|(layer, _)| layer.capacity >= members);
-        let fitting = roomy.filter_map(|(layer, number)| {
-            let left = layer.free(window).checked_sub(u64::from(members))?;
-            Some((left, number))
-        });
-        fitting.min().map(|(_, number)| number)
+    /// The highest layer in which a part has room: it is the smallest, so that large gaps of lower
+    /// ones stay whole. `None` if none has.
+    pub(super) fn layer_for(&self, site: u16, members: u32, window: Window) -> Option<u32> {
+        let layers = &self.sites[usize::from(site)].layers;
+        let has_room = |layer: &Layer| layer.demand(members).ask(window) == Answer::Fits;
+        layers.iter().rposition(has_room).and_then(|number| u32::try_from(number).ok())
     }
 }
 

@@ -165,7 +165,7 @@ impl Book {
         let part = |(&(site, members), blocks): (&(u16, u32), &Vec<Block>)| Part {
             site: self.sites[usize::from(site)].name.clone(),
             members,
-            layer: self.tightest_layer(site, members, found.window).unwrap_or(0),
+            layer: self.layer_for(site, members, found.window).unwrap_or(0),
             blocks: to_wire(blocks),
         };
         let parts = parts.iter().zip(&found.carves).map(part).collect();
@@ -215,7 +215,7 @@ impl Book {
             let layer = match beside.iter().find(|held| !free(held)) {
                 None => u32::from(held.layer),
                 Some(short) => {
-                    let other = self.tightest_layer(held.site, members, window);
+                    let other = self.layer_for(held.site, members, window);
                     other.filter(|_| !change.begun).ok_or_else(|| {
                         let have = u64::from(members) - short.amount + own.free(short.window);
                         let resource = Resource::Nodes { site: site.name.clone() };

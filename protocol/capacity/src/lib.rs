@@ -14,6 +14,7 @@ mod blocks;
 mod change;
 mod node;
 mod profile;
+mod row;
 pub mod search;
 mod window;
 

@@ -18,7 +18,7 @@ fn take(book: &mut Book, id: u64, request: &Request) -> Plan {
 }
 
 #[test]
-fn a_part_stands_in_one_layer_and_in_the_tightest_that_has_room() {
+fn a_part_stands_in_one_layer_and_in_the_highest_that_has_room() {
     let mut book = one_site(&[6, 3]);
     let (candidates, rates) = (all_of(&["a"]), Rates::None);
     let layer_of = |book: &mut Book, id, members| {
@@ -33,7 +33,8 @@ fn a_part_stands_in_one_layer_and_in_the_tightest_that_has_room() {
     assert_eq!(answer.resource, Resource::Nodes { site: site("a") });
     assert_eq!((answer.asked, answer.have), (2, 1));
     assert_eq!(answer.starts, [10, 20, 30]);
-    assert_eq!(layer_of(&mut book, 3, 1), 0);
+    assert_eq!(layer_of(&mut book, 3, 1), 1);
+    assert_eq!(layer_of(&mut book, 4, 1), 0);
 }
 
 #[test]
