@@ -142,8 +142,8 @@ words! {
 }
 
 words! {
-    /// The steps of a build, in order, then those of shaping. A failure names exactly one of them; its sentence
-    /// is what was being done, to be read after "cannot".
+    /// The steps of a build, in order, then those of shaping. A failure names exactly one of
+    /// them; its sentence is what was being done, to be read after "cannot".
     Step {
         /// State, signature, nonce and caller.
         CheckGrant => "accept the grant",

@@ -5,6 +5,7 @@
 mod common;
 mod counters;
 mod death;
+mod full_disk;
 mod grid;
 mod hostile;
 mod house;

@@ -188,7 +188,11 @@ impl Site {
             return;
         }
         let newest = booking.wanted.max(booking.begun);
-        self.hear_window(reservation, window);
+        // It does not say of which version its window is: a late one would undo a change. After a
+        // restart it may be all that is ever said of it.
+        if booking.unsure {
+            self.hear_window(reservation, window);
+        }
         if epoch < newest {
             if planted(Bug::OlderEpochObeyed) {
                 self.order(reservation, epoch, Epoch(epoch.0 - 1));

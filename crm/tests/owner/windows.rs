@@ -174,6 +174,20 @@ fn the_first_epoch_begins_by_itself_and_an_ordered_one_with_its_order() {
     assert_eq!(world.submitted.len(), 1);
 }
 
+#[test]
+fn a_late_start_does_not_undo_a_change_of_the_window() {
+    let mut world = World::new(1);
+    booked(&mut world, 1, 1, window(0, 100));
+    let addresses = vec![AddressBlock { first: [10, 71, 128, 10].into(), count: 1 }];
+    world.say(hold_of(R, Version(2), Part { window: window(0, 500), addresses, ..part(1) }));
+    world.say(commit(Version(2), window(0, 500)));
+    world.say(Event::Grc(ToSite::Start { reservation: R, epoch: Epoch(1), window: window(0, 100) }));
+    world.pass(s(499));
+    assert!(!world.alive.is_empty());
+    world.pass(s(1));
+    assert!(world.site.is_idle());
+}
+
 /// The site has voted for a longer window: no timer of its own takes that back.
 #[test]
 fn a_change_that_is_held_outlives_the_window_of_the_grant() {

@@ -9,7 +9,7 @@
 //!                     end
 //! ```
 
-use capacity::{Block, Profile, Use, Window, extra};
+use capacity::{Block, Calendar, Profile, Use, Window, extra};
 use protocol::names::SiteName;
 use protocol::planted::{Bug, planted};
 
@@ -96,6 +96,7 @@ impl Book {
             return Err(NotTaken::AddressTaken);
         }
         self.charge(&booking);
+        booking.parts.iter().for_each(|part| self.go_round(part));
         self.entries.insert(reservation, Entry { booking, held: None, over: false });
         Ok(())
     }
@@ -114,6 +115,9 @@ impl Book {
     /// nothing is booked yet. Ids must differ.
     pub fn restore_all(&mut self, grants: impl IntoIterator<Item = (u64, Plan)>) {
         let mut uses: Vec<Vec<Vec<(Window, u64)>>> = Vec::new();
+        let mut takes: Vec<(Block, Window)> = Vec::new();
+        let grants = grants.into_iter();
+        self.entries.reserve(grants.size_hint().0);
         for (reservation, plan) in grants {
             let booking = self.booking(&plan);
             for part in &booking.parts {
@@ -122,11 +126,12 @@ impl Book {
                 let of_site = &mut uses[site];
                 of_site.resize_with(of_site.len().max(layer + 1), Vec::new);
                 of_site[layer].push((booking.window, u64::from(part.members)));
-                self.calendar.take(&part.blocks, booking.addresses);
-                self.wear(part);
+                takes.extend(part.blocks.iter().map(|block| (*block, booking.addresses)));
+                self.go_round(part);
             }
             self.entries.insert(reservation, Entry { booking, held: None, over: false });
         }
+        self.calendar = Calendar::of(takes);
         for (site, layers) in uses.into_iter().enumerate() {
             for (number, uses) in layers.into_iter().enumerate() {
                 layer(&mut self.sites[site].layers, number).used = Profile::of(uses);
@@ -150,7 +155,6 @@ impl Book {
         for part in &booking.parts {
             self.add_places(part.site, part.layer, part.places(booking.window));
             self.calendar.take(&part.blocks, booking.addresses);
-            self.wear(part);
         }
     }
 
@@ -171,16 +175,13 @@ impl Book {
         places.take_from(&mut layer(layers, usize::from(number)).used);
     }
 
-    /// These addresses are no longer fresh. When one of them was not before, all of the site's
-    /// have had their turn: the round begins anew.
-    fn wear(&mut self, part: &Held) {
-        let worn = |block: &Block| self.worn.next_from(block.first).is_some_and(|(at, _)| at <= block.last());
-        if part.blocks.iter().any(worn) {
-            for (first, last) in self.sites[usize::from(part.site)].usable.intervals() {
-                self.worn.remove(first, last);
-            }
+    /// The next carve looks behind these.
+    fn go_round(&mut self, part: &Held) {
+        let Some(last) = part.blocks.last() else { return };
+        let next = last.last().wrapping_add(1);
+        for other in self.sites[usize::from(part.site)].shared.clone() {
+            self.sites[usize::from(other)].next = next;
         }
-        part.blocks.iter().for_each(|block| self.worn.insert_run(block.first.into(), block.count));
     }
 
     /// Books what a change needs beside the grant, so that both the old and the new are possible.
@@ -216,15 +217,10 @@ impl Book {
         }
         places.iter().for_each(|&(site, layer, places)| self.add_places(site, layer, places));
         blocks.iter().for_each(|(blocks, span)| self.calendar.take(blocks, *span));
-        booking.parts.iter().for_each(|part| self.keep_worn(part));
         if let Some(entry) = self.entries.get_mut(&reservation) {
             entry.held = Some(Box::new(Pending { booking, places, blocks }));
         }
         Ok(())
-    }
-
-    fn keep_worn(&mut self, part: &Held) {
-        part.blocks.iter().for_each(|block| self.worn.insert_run(block.first.into(), block.count));
     }
 
     /// Gives back what was booked for a change. Without one it changes nothing.
@@ -250,16 +246,8 @@ impl Book {
         let old = std::mem::replace(&mut entry.booking, held.booking.clone());
         self.drop_pending(&held);
         self.discharge(&old);
-        self.charge_again(&held.booking);
+        self.charge(&held.booking);
         Ok(())
-    }
-
-    /// Like `charge`, for what was worn when it was held.
-    fn charge_again(&mut self, booking: &Booking) {
-        for part in &booking.parts {
-            self.add_places(part.site, part.layer, part.places(booking.window));
-            self.calendar.take(&part.blocks, booking.addresses);
-        }
     }
 
     /// The reservation is over, be it before its end. What it has stays taken, place and address,

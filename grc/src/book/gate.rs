@@ -1,17 +1,26 @@
 //! What a set of parts needs, as gates of the search, and what is short where one is closed.
 
+use std::cell::Cell;
+
 use capacity::{Answer, Demand, Gate, Window};
 
 use super::request::{Blocked, NoPlan, Pair, Resource};
 use super::{Book, Layer, Site};
 use crate::network::{BandwidthProvider, Need, Refused};
 
-/// One thing that is needed for all of a window.
+/// One thing that is needed for all of a window. Asked about later and later starts only.
 pub(super) enum Needed<'a> {
     /// Places of one layer, whichever.
-    Places { site: &'a Site, members: u32 },
+    Places(Places<'a>),
     /// A rate on a link or an uplink.
     Rate(Need<'a>),
+}
+
+pub(super) struct Places<'a> {
+    site: &'a Site,
+    members: u32,
+    /// Before which start each layer is known to have no room: it need not be asked again.
+    not_before: Vec<Cell<u64>>,
 }
 
 /// What is short, in whole.
@@ -35,26 +44,40 @@ impl Layer {
     }
 }
 
+impl<'a> Needed<'a> {
+    pub fn places(site: &'a Site, members: u32) -> Self {
+        Self::Places(Places { site, members, not_before: vec![Cell::new(0); site.layers.len()] })
+    }
+}
+
 impl Gate for Needed<'_> {
     fn ask(&self, window: Window) -> Answer {
         match self {
             Self::Rate(need) => need.demand.ask(window),
-            Self::Places { site, members } => {
-                // It fits if one layer has room, so no start is possible before the first has.
-                let mut first = Answer::Never;
-                for layer in site.layers.iter().filter(|layer| layer.capacity >= *members) {
-                    first = match (layer.demand(*members).ask(window), first) {
-                        (Answer::Fits, _) => return Answer::Fits,
-                        (Answer::NotBefore(one), Answer::NotBefore(other)) => {
-                            Answer::NotBefore(one.min(other))
-                        }
-                        (Answer::Never, first) => first,
-                        (answer, _) => answer,
-                    };
-                }
-                first
-            }
+            Self::Places(places) => places.ask(window),
         }
+    }
+}
+
+impl Gate for Places<'_> {
+    /// It fits if one layer has room, so no start is possible before the first has.
+    fn ask(&self, window: Window) -> Answer {
+        let mut first = Answer::Never;
+        let layers = self.site.layers.iter().zip(&self.not_before);
+        for (layer, not_before) in layers.filter(|(layer, _)| layer.capacity >= self.members) {
+            if not_before.get() <= window.start() {
+                match layer.demand(self.members).ask(window) {
+                    Answer::Fits => return Answer::Fits,
+                    Answer::Never => continue,
+                    Answer::NotBefore(later) => not_before.set(later),
+                }
+            }
+            first = match first {
+                Answer::NotBefore(other) => Answer::NotBefore(other.min(not_before.get())),
+                _ => Answer::NotBefore(not_before.get()),
+            };
+        }
+        first
     }
 }
 
@@ -62,7 +85,7 @@ impl Needed<'_> {
     /// What of it there is in all of the window.
     pub fn short(&self, window: Window) -> Short {
         match self {
-            Self::Places { site, members } => Short {
+            Self::Places(Places { site, members, .. }) => Short {
                 resource: Resource::Nodes { site: site.name.clone() },
                 asked: u64::from(*members),
                 have: site.free(window),
@@ -82,9 +105,8 @@ impl Book {
         pairs: &[Pair],
         network: &'a dyn BandwidthProvider,
     ) -> Result<Vec<Needed<'a>>, NoPlan> {
-        let places = parts
-            .iter()
-            .map(|&(site, members)| Needed::Places { site: &self.sites[usize::from(site)], members });
+        let places =
+            parts.iter().map(|&(site, members)| Needed::places(&self.sites[usize::from(site)], members));
         let mut gates: Vec<Needed> = places.collect();
         if !pairs.is_empty() {
             gates.extend(network.needs(pairs).map_err(no_link)?.into_iter().map(Needed::Rate));

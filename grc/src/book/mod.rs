@@ -30,7 +30,6 @@ use capacity::{AddressSet, Block, Calendar, Profile, Window};
 use ipnet::Ipv4Net;
 use protocol::limits::BLOCKS_PER_PART_MAX;
 use protocol::names::SiteName;
-use protocol::planted::{Bug, planted};
 use protocol::reservation::AddressBlock;
 
 use crate::plan::addresses;
@@ -60,6 +59,12 @@ struct Site {
     usable: AddressSet,
     /// The site's own machines, where they lie in its own ranges: it cannot keep others from theirs.
     machines: AddressSet,
+    /// The address behind its last carve, from which the next one looks on: an address is used
+    /// again after all others. A connection that the last holder left half closed, or a neighbour
+    /// who remembers it, then meets nobody new.
+    next: u32,
+    /// Sites that can have some of its addresses, itself among them: they go round together.
+    shared: Vec<u16>,
 }
 
 impl Layer {
@@ -88,9 +93,6 @@ pub struct Book {
     sites: Vec<Site>,
     names: BTreeMap<SiteName, u16>,
     calendar: Calendar,
-    /// Given out before: carved again only when nothing fresher is left. A connection that the
-    /// last holder left half closed, or a neighbour who remembers it, then meets nobody new.
-    worn: AddressSet,
     /// Machines of all sites: never carved, at whichever site.
     machines: AddressSet,
     /// By reservation. Never walked through, so its order is nobody's concern.
@@ -124,8 +126,19 @@ impl Book {
     /// Where a site's sandboxes may have addresses, and which of these its machines have.
     pub fn set_addresses(&mut self, site: &SiteName, ranges: &[Ipv4Net], machines: &[Ipv4Addr]) {
         let index = self.index_or_new(site);
+        let usable = addresses::usable(ranges);
+        let mut shared = Vec::new();
+        for (other, number) in self.sites.iter_mut().zip(0..) {
+            other.shared.retain(|one| *one != index);
+            if number == index {
+                shared.push(index);
+            } else if !other.usable.intersection(&usable).is_empty() {
+                other.shared.push(index);
+                shared.push(number);
+            }
+        }
         let site = &mut self.sites[usize::from(index)];
-        site.usable = addresses::usable(ranges);
+        (site.usable, site.shared) = (usable, shared);
         site.machines = AddressSet::default();
         for machine in machines.iter().filter(|machine| ranges.iter().any(|range| range.contains(*machine))) {
             site.machines.insert(*machine, *machine);
@@ -143,7 +156,8 @@ impl Book {
         // A grid has far fewer sites than there are numbers.
         let index = self.sites.len() as u16;
         let (usable, machines) = Default::default();
-        self.sites.push(Site { name: site.clone(), layers: Vec::new(), usable, machines });
+        let (name, layers, shared) = (site.clone(), Vec::new(), vec![index]);
+        self.sites.push(Site { name, layers, usable, machines, next: 0, shared });
         self.names.insert(site.clone(), index);
         index
     }
@@ -167,29 +181,15 @@ impl Book {
         let mut chosen = AddressSet::default();
         let mut carves = vec![Vec::new(); parts.len()];
         for part in order {
-            let count = parts[part].1;
-            let fresh = [&self.machines, &chosen, &self.worn];
-            let any = &fresh[..2];
-            let here = planted(Bug::CarvePerSite).then(|| self.calendar_of(parts[part].0));
-            let calendar = here.as_ref().unwrap_or(&self.calendar);
-            let carve = |avoid: &[&AddressSet], blocks_max| {
-                calendar.carve(usable(part), avoid, count, window, blocks_max)
-            };
-            let blocks = carve(&fresh, 1).or_else(|| carve(any, BLOCKS_PER_PART_MAX)).ok_or(part)?;
+            let (site, count) = parts[part];
+            let next = self.sites[usize::from(site)].next;
+            let avoid = [&self.machines, &chosen];
+            let blocks = self.calendar.carve(usable(part), &avoid, count, window, BLOCKS_PER_PART_MAX, next);
+            let blocks = blocks.ok_or(part)?;
             blocks.iter().for_each(|block| chosen.insert_run(block.first.into(), block.count));
             carves[part] = blocks;
         }
         Ok(carves)
-    }
-
-    /// What is taken at one site alone, for the bug that looks at nothing else.
-    fn calendar_of(&self, site: u16) -> Calendar {
-        let mut calendar = Calendar::default();
-        for entry in self.entries.values() {
-            let here = entry.parts().iter().filter(|part| part.site == site);
-            here.for_each(|part| calendar.take(&part.blocks, entry.addresses()));
-        }
-        calendar
     }
 
     /// When, behind `after`, the first address of these sites comes back.

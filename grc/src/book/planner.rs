@@ -231,7 +231,8 @@ impl Book {
             if let Some(more) = members.checked_sub(had).filter(|more| *more > 0) {
                 let blocks_max = BLOCKS_PER_PART_MAX.saturating_sub(blocks.len());
                 let avoid = [&self.machines, &chosen];
-                let carved = self.calendar.carve(&site.usable, &avoid, more, addresses, blocks_max);
+                let carved =
+                    self.calendar.carve(&site.usable, &avoid, more, addresses, blocks_max, site.next);
                 let carved = carved.filter(|_| keeps || !change.begun);
                 let carved =
                     carved.ok_or_else(|| self.short_of_addresses((held.site, members), addresses))?;

@@ -44,22 +44,19 @@ pub(super) type Uses = Vec<(Index, Use)>;
 #[derive(Debug, Default)]
 pub(super) struct Carriers {
     carriers: Vec<Carrier>,
-    links: BTreeMap<(SiteName, SiteName), Index>,
+    /// By the smaller name, then by the other.
+    links: BTreeMap<SiteName, BTreeMap<SiteName, Index>>,
     uplinks: BTreeMap<SiteName, Index>,
-}
-
-fn ordered(a: &SiteName, b: &SiteName) -> (SiteName, SiteName) {
-    (a.min(b).clone(), a.max(b).clone())
 }
 
 impl Carriers {
     pub fn add_link(&mut self, a: &SiteName, b: &SiteName, capacity_kbit: u64) -> Result<(), BadLinks> {
-        let (a, b) = ordered(a, b);
+        let (a, b) = (a.min(b).clone(), a.max(b).clone());
         if a == b {
             return Err(BadLinks::ToItself(a));
         }
         let index = self.push(Resource::Link { a: a.clone(), b: b.clone() }, capacity_kbit)?;
-        match self.links.insert((a.clone(), b.clone()), index) {
+        match self.links.entry(a.clone()).or_default().insert(b.clone(), index) {
             Some(_) => Err(BadLinks::LinkTwice(a, b)),
             None => Ok(()),
         }
@@ -89,10 +86,10 @@ impl Carriers {
 
     /// The link of a pair, or that there is none.
     pub fn link(&self, pair: &Pair) -> Result<(Index, u32), Refused> {
-        let (a, b) = ordered(&pair.a, &pair.b);
-        match self.links.get(&(a.clone(), b.clone())) {
+        let (a, b) = ((&pair.a).min(&pair.b), (&pair.a).max(&pair.b));
+        match self.links.get(a).and_then(|links| links.get(b)) {
             Some(link) => Ok((*link, pair.rate_kbit)),
-            None => Err(Refused::UnknownLink { a, b }),
+            None => Err(Refused::UnknownLink { a: a.clone(), b: b.clone() }),
         }
     }
 

@@ -46,7 +46,7 @@ pub fn carve(
 ) -> Option<Vec<AddressBlock>> {
     let calendar = Calendar::default();
     let blocks = Window::lasting(0, 1)
-        .and_then(|any_time| calendar.carve(usable, taken, count, any_time, blocks_max))?;
+        .and_then(|any_time| calendar.carve(usable, taken, count, any_time, blocks_max, 0))?;
     Some(
         blocks
             .into_iter()

@@ -145,6 +145,15 @@ impl Handler {
             }
             let remove_by = self.remove_by.unwrap_or_else(Instant::now);
             tokio::select! {
+                // What was done here before what is said of it: a word of the CRM about the end of
+                // a command must find that it ended.
+                biased;
+                () = sleep_until(remove_by), if self.remove_by.is_some() => {
+                    self.ending = Some(Ending::Unconfirmed { cause: self.cause.clone() });
+                }
+                Some(done) = results.recv() => self.on_done(done).await,
+                said = self.monitor.next() => self.on_monitor(said).await,
+                Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
                 frame = inbox.next(), if connected => match frame {
                     Ok(frame) => self.on_frame(&frame).await,
                     Err(error) => {
@@ -153,12 +162,6 @@ impl Handler {
                         self.end(Some(self.failure(Step::Running, cause))).await;
                     }
                 },
-                said = self.monitor.next() => self.on_monitor(said).await,
-                Some(done) = results.recv() => self.on_done(done).await,
-                Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
-                () = sleep_until(remove_by), if self.remove_by.is_some() => {
-                    self.ending = Some(Ending::Unconfirmed { cause: self.cause.clone() });
-                }
             }
         }
     }

@@ -81,6 +81,30 @@ fn pages(first: u32, last: u32) -> impl DoubleEndedIterator<Item = (u32, u64)> {
 }
 
 impl Calendar {
+    /// The same as taking all of these one by one, in a fraction of the time.
+    pub fn of(takes: impl IntoIterator<Item = (Block, Window)>) -> Self {
+        let mut flips: Vec<(u32, u64, u64)> = Vec::new();
+        for (block, window) in takes.into_iter().filter(|(block, _)| block.count > 0) {
+            for (number, bits) in pages(block.first, block.last()) {
+                flips.push((number, window.start(), bits));
+                flips.push((number, window.end(), bits));
+            }
+        }
+        flips.sort_unstable();
+        let page = |flips: &[(u32, u64, u64)]| {
+            let mut busy = 0;
+            let seconds = flips.chunk_by(|(_, a, _), (_, b, _)| a == b).filter_map(|flips| {
+                let flipped = flips.iter().fold(0, |sum, (_, _, bits)| sum ^ bits);
+                busy ^= flipped;
+                flips.first().filter(|_| flipped != 0).map(|(_, at, _)| (*at, busy))
+            });
+            seconds.collect::<Page>()
+        };
+        let of_pages = flips.chunk_by(|(a, _, _), (b, _, _)| a == b);
+        let pages = of_pages.filter_map(|flips| flips.first().map(|(number, _, _)| (*number, page(flips))));
+        Self { pages: pages.filter(|(_, page)| !page.is_empty()).collect(), forgotten: 0 }
+    }
+
     /// Takes all of these addresses over the window. The caller has asked before whether they
     /// are free.
     pub fn take(&mut self, blocks: &[Block], window: Window) {
@@ -117,9 +141,12 @@ impl Calendar {
     }
 
     /// Finds `count` addresses of `usable` that are in none of `avoid` and that nobody takes in
-    /// the window, in at most `blocks_max` blocks: the first gap that is large enough, else the
-    /// largest gaps. In ascending order, and always the same for the same calendar. `None` if
-    /// there are not enough.
+    /// the window, in at most `blocks_max` blocks: the first gap that is large enough, from `hint`
+    /// on and then from the lowest on, else the largest gaps. In ascending order, and always the
+    /// same for the same calendar. `None` if there are not enough.
+    ///
+    /// Who gives as hint the address behind the last carve goes round: an address is used again
+    /// after all others.
     pub fn carve(
         &self,
         usable: &AddressSet,
@@ -127,18 +154,22 @@ impl Calendar {
         count: u32,
         window: Window,
         blocks_max: usize,
+        hint: u32,
     ) -> Option<Vec<Block>> {
         let mut gaps: Vec<Block> = Vec::new();
-        let whole = self.each_gap(usable, avoid, window, |first, last| {
-            // As a difference, for the whole address space does not fit into 32 bits.
-            if last - first >= count.saturating_sub(1) {
-                return ControlFlow::Break(Block { first, count });
+        for from in [hint, 0] {
+            gaps.clear();
+            let whole = self.each_gap(usable, avoid, window, from, |first, last| {
+                // As a difference, for the whole address space does not fit into 32 bits.
+                if last - first >= count.saturating_sub(1) {
+                    return ControlFlow::Break(Block { first, count });
+                }
+                gaps.push(Block { first, count: last - first + 1 });
+                ControlFlow::Continue(())
+            });
+            if let ControlFlow::Break(block) = whole {
+                return Some(vec![block]);
             }
-            gaps.push(Block { first, count: last - first + 1 });
-            ControlFlow::Continue(())
-        });
-        if let ControlFlow::Break(block) = whole {
-            return Some(vec![block]);
         }
         gaps.sort_by_key(|gap| (std::cmp::Reverse(gap.count), gap.first));
         let mut wanted = count;
@@ -158,24 +189,25 @@ impl Calendar {
     /// How many addresses of `usable` are in none of `avoid` and that nobody takes in the window.
     pub fn count_free(&self, usable: &AddressSet, avoid: &[&AddressSet], window: Window) -> u64 {
         let mut count = 0;
-        let _all: ControlFlow<()> = self.each_gap(usable, avoid, window, |first, last| {
+        let _all: ControlFlow<()> = self.each_gap(usable, avoid, window, 0, |first, last| {
             count += u64::from(last - first) + 1;
             ControlFlow::Continue(())
         });
         count
     }
 
-    /// Every stretch of free addresses, lowest first, by its first and last address.
+    /// Every stretch of free addresses from `from` on, lowest first, by its first and last address.
     fn each_gap<T>(
         &self,
         usable: &AddressSet,
         avoid: &[&AddressSet],
         window: Window,
+        from: u32,
         mut visit: impl FnMut(u32, u32) -> ControlFlow<T>,
     ) -> ControlFlow<T> {
         for (first, last) in usable.intervals() {
             let last = u32::from(last);
-            let mut next = Some(u32::from(first));
+            let mut next = Some(u32::from(first).max(from));
             while let Some(at) = next.filter(|at| *at <= last) {
                 // Past everything that is avoided here, however the sets interlock.
                 if let Some(end) = avoid.iter().filter_map(|set| set.covering(at)).max() {

@@ -1,10 +1,12 @@
 //! The tree below a profile: chunks of break points, and nodes of chunks.
 //!
-//! Each point has the level from it on, each child the level in front of it, both counted from
-//! the start of the node that they are in. So a change of everything behind an instant is one
-//! short loop per level of the tree (what is counted from a changed start moves with it), and
-//! nothing has ever to be pushed down. A child also has the extremes of its own levels, which is
-//! how a question passes over it without looking inside.
+//! Levels are counted from the start of the node that they are in, be it of a point or in front
+//! of a child. So a child moves with everything in it by one number, and nothing has ever to be
+//! pushed down: a change touches two chunks, and in each node above them what lies between. Of
+//! each child the extremes are known, which is how a question passes over it without looking
+//! inside.
+
+use std::ops::Range;
 
 use crate::window::Window;
 
@@ -21,23 +23,25 @@ pub(crate) struct Point {
     level: i64,
 }
 
-#[derive(Clone, Debug)]
-pub(crate) struct Child {
-    /// Its first point's second.
-    first: u64,
-    /// The level in front of it; that of a node's first child is 0.
-    base: i64,
-    /// The highest and the lowest level after one of its points, counted from `base`.
-    high: i64,
-    low: i64,
-    node: Node,
+/// A row of children, in ascending order; what is known of each lies apart, for a question reads
+/// one thing of many.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Row {
+    /// The second of its first point.
+    firsts: Vec<u64>,
+    /// The level in front of it; that of the first child is 0.
+    bases: Vec<i64>,
+    /// The highest and the lowest level after one of its points.
+    highs: Vec<i64>,
+    lows: Vec<i64>,
+    nodes: Vec<Node>,
 }
 
-/// Points and children are in ascending order, and no point has the level of the one before it.
+/// Points are in ascending order, and none has the level of the one before it.
 #[derive(Clone, Debug)]
 pub(crate) enum Node {
     Chunk(Vec<Point>),
-    Inner(Vec<Child>),
+    Inner(Row),
 }
 
 /// Where the level last was above a limit.
@@ -48,37 +52,127 @@ pub(crate) enum Over {
     From(u64),
 }
 
-impl Child {
-    fn of(base: i64, node: Node) -> Self {
-        let mut child = Self { first: 0, base, high: 0, low: 0, node };
-        child.refresh();
-        child
+impl Row {
+    /// Index of the child in which `at` lies: the first one for what is before all.
+    fn at(&self, at: u64) -> usize {
+        self.firsts.partition_point(|first| *first <= at).saturating_sub(1)
     }
 
-    fn refresh(&mut self) {
-        (self.high, self.low) = (i64::MIN, i64::MAX);
-        match &self.node {
-            Node::Chunk(points) => {
-                self.first = points.first().map_or(0, |point| point.at);
-                for point in points {
-                    self.high = self.high.max(point.level);
-                    self.low = self.low.min(point.level);
-                }
-            }
-            Node::Inner(children) => {
-                self.first = children.first().map_or(0, |child| child.first);
-                for child in children {
-                    self.high = self.high.max(child.base + child.high);
-                    self.low = self.low.min(child.base + child.low);
-                }
-            }
+    /// How many children begin before `end`.
+    fn before(&self, end: u64) -> usize {
+        self.firsts.partition_point(|first| *first < end)
+    }
+
+    fn insert(&mut self, place: usize, base: i64, node: Node) {
+        self.firsts.insert(place, 0);
+        self.bases.insert(place, base);
+        self.highs.insert(place, 0);
+        self.lows.insert(place, 0);
+        self.nodes.insert(place, node);
+        self.refresh(place);
+    }
+
+    fn remove(&mut self, place: usize) -> (i64, Node) {
+        self.firsts.remove(place);
+        self.highs.remove(place);
+        self.lows.remove(place);
+        (self.bases.remove(place), self.nodes.remove(place))
+    }
+
+    /// Looks at a child again after a change in it.
+    fn refresh(&mut self, place: usize) {
+        let (node, base) = (&self.nodes[place], self.bases[place]);
+        let (high, low) = node.extremes();
+        self.firsts[place] = node.first_at();
+        (self.highs[place], self.lows[place]) = (high + base, low + base);
+    }
+
+    /// Moves whole children by `by`.
+    fn shift(&mut self, places: Range<usize>, by: i64) {
+        for row in [&mut self.bases, &mut self.highs, &mut self.lows] {
+            row[places.clone()].iter_mut().for_each(|level| *level += by);
         }
+    }
+
+    /// Brings a child up to date after a change in it, and its size within bounds.
+    fn mend(&mut self, place: usize) {
+        let len = self.nodes[place].len();
+        if len == 0 {
+            // What is gone added up to nothing, so the bases behind it are right.
+            self.remove(place);
+            return;
+        }
+        let right = (len >= FULL).then(|| self.nodes[place].split());
+        self.refresh(place);
+        if let Some((level, node)) = right {
+            self.insert(place + 1, self.bases[place] + level, node);
+        } else if len < SPARSE {
+            self.join(place);
+        }
+    }
+
+    /// Joins a child with the neighbour that has more room, if there is one with enough.
+    fn join(&mut self, place: usize) {
+        let size = |n: usize| self.nodes.get(n).map_or(usize::MAX / 2, Node::len);
+        let before = place.checked_sub(1).map_or(usize::MAX / 2, size);
+        let left = if before < size(place + 1) { place - 1 } else { place };
+        if size(left) + size(left + 1) > JOINED_MAX {
+            return;
+        }
+        let (base, right) = self.remove(left + 1);
+        self.nodes[left].append(base - self.bases[left], right);
+        self.refresh(left);
+    }
+
+    fn split_off(&mut self) -> (i64, Self) {
+        let half = self.nodes.len() / 2;
+        let mut right = Self {
+            firsts: self.firsts.split_off(half),
+            bases: self.bases.split_off(half),
+            highs: self.highs.split_off(half),
+            lows: self.lows.split_off(half),
+            nodes: self.nodes.split_off(half),
+        };
+        let base = right.bases.first().copied().unwrap_or(0);
+        right.shift(0..right.nodes.len(), -base);
+        (base, right)
+    }
+
+    fn append(&mut self, base: i64, mut more: Self) {
+        more.shift(0..more.nodes.len(), base);
+        self.firsts.append(&mut more.firsts);
+        self.bases.append(&mut more.bases);
+        self.highs.append(&mut more.highs);
+        self.lows.append(&mut more.lows);
+        self.nodes.append(&mut more.nodes);
     }
 }
 
-/// Index of the child in which `at` lies: the first one for what is before all.
-fn child_at(children: &[Child], at: u64) -> usize {
-    children.partition_point(|child| child.first <= at).saturating_sub(1)
+/// Moves the level by `by` from the first instant on until the second one, if there is one. The
+/// points that this needs appear, and those that are for nothing vanish.
+fn change_points(points: &mut Vec<Point>, from: u64, until: Option<u64>, by: i64) {
+    let mut place = |at: u64| {
+        let i = points.partition_point(|point| point.at < at);
+        if points.get(i).is_none_or(|point| point.at != at) {
+            if points.len() == points.capacity() {
+                points.reserve_exact(FULL / 4);
+            }
+            let level = if i == 0 { 0 } else { points[i - 1].level };
+            points.insert(i, Point { at, level });
+        }
+        i
+    };
+    let begin = place(from);
+    let end = until.map(&mut place);
+    let behind = end.unwrap_or(points.len());
+    for point in &mut points[begin..behind] {
+        point.level += by;
+    }
+    for i in end.into_iter().chain([begin]) {
+        if points[i].level == if i == 0 { 0 } else { points[i - 1].level } {
+            points.remove(i);
+        }
+    }
 }
 
 impl Node {
@@ -89,50 +183,54 @@ impl Node {
     fn len(&self) -> usize {
         match self {
             Self::Chunk(points) => points.len(),
-            Self::Inner(children) => children.len(),
+            Self::Inner(row) => row.nodes.len(),
         }
     }
 
-    /// Moves the level from `at` on by `by`. A point appears or vanishes as needed. The caller
-    /// splits this node if it is full then.
-    pub fn change(&mut self, at: u64, by: i64) {
+    fn first_at(&self) -> u64 {
+        match self {
+            Self::Chunk(points) => points.first().map_or(0, |point| point.at),
+            Self::Inner(row) => row.firsts.first().copied().unwrap_or(0),
+        }
+    }
+
+    /// The highest and the lowest level after one of its points.
+    fn extremes(&self) -> (i64, i64) {
+        let none = (i64::MIN, i64::MAX);
         match self {
             Self::Chunk(points) => {
-                let i = points.partition_point(|point| point.at < at);
-                let before = if i == 0 { 0 } else { points[i - 1].level };
-                if points.get(i).is_none_or(|point| point.at != at) {
-                    if points.len() == points.capacity() {
-                        points.reserve_exact(FULL / 4);
-                    }
-                    points.insert(i, Point { at, level: before });
-                }
-                for point in &mut points[i..] {
-                    point.level += by;
-                }
-                if points[i].level == before {
-                    points.remove(i);
-                }
+                points.iter().fold(none, |(high, low), point| (high.max(point.level), low.min(point.level)))
             }
-            Self::Inner(children) => {
-                let i = child_at(children, at);
-                for child in &mut children[i + 1..] {
-                    child.base += by;
+            Self::Inner(row) => {
+                let high = row.highs.iter().fold(none.0, |high, one| high.max(*one));
+                (high, row.lows.iter().fold(none.1, |low, one| low.min(*one)))
+            }
+        }
+    }
+
+    /// Moves the level by `by` from the first instant on until the second one; without one, for
+    /// all that follows in this node. The caller settles or mends it afterwards.
+    pub fn change(&mut self, from: u64, until: Option<u64>, by: i64) {
+        match self {
+            Self::Chunk(points) => change_points(points, from, until, by),
+            Self::Inner(row) => {
+                let begin = row.at(from);
+                let end = until.map(|until| (row.at(until), until));
+                match end {
+                    Some((end, until)) if end > begin => {
+                        row.shift(begin + 1..end + 1, by);
+                        row.nodes[begin].change(from, None, by);
+                        row.nodes[end].change(until, None, -by);
+                        // The later one first, for it may be gone then.
+                        row.mend(end);
+                    }
+                    Some(_) => row.nodes[begin].change(from, until, by),
+                    None => {
+                        row.shift(begin + 1..row.nodes.len(), by);
+                        row.nodes[begin].change(from, None, by);
+                    }
                 }
-                let child = &mut children[i];
-                child.node.change(at, by);
-                child.refresh();
-                let len = child.node.len();
-                if len == 0 {
-                    // What is gone added up to nothing, so the bases behind it are right.
-                    children.remove(i);
-                } else if len >= FULL {
-                    let (base, node) = child.node.split();
-                    child.refresh();
-                    let right = Child::of(child.base + base, node);
-                    children.insert(i + 1, right);
-                } else if len < SPARSE {
-                    join(children, i);
-                }
+                row.mend(begin);
             }
         }
     }
@@ -142,12 +240,15 @@ impl Node {
         if self.len() >= FULL {
             let (base, right) = self.split();
             let left = std::mem::replace(self, Self::Chunk(Vec::new()));
-            *self = Self::Inner(vec![Child::of(0, left), Child::of(base, right)]);
+            let mut row = Row::default();
+            row.insert(0, 0, left);
+            row.insert(1, base, right);
+            *self = Self::Inner(row);
         }
-        while let Self::Inner(children) = self
-            && children.len() <= 1
+        while let Self::Inner(row) = self
+            && row.nodes.len() <= 1
         {
-            *self = children.pop().map_or(Self::Chunk(Vec::new()), |child| child.node);
+            *self = row.nodes.pop().unwrap_or(Self::Chunk(Vec::new()));
         }
     }
 
@@ -160,10 +261,8 @@ impl Node {
                 right.iter_mut().for_each(|point| point.level -= base);
                 (base, Self::Chunk(right))
             }
-            Self::Inner(children) => {
-                let mut right = children.split_off(children.len() / 2);
-                let base = right.first().map_or(0, |child| child.base);
-                right.iter_mut().for_each(|child| child.base -= base);
+            Self::Inner(row) => {
+                let (base, right) = row.split_off();
                 (base, Self::Inner(right))
             }
         }
@@ -175,9 +274,7 @@ impl Node {
             (Self::Chunk(points), Self::Chunk(more)) => {
                 points.extend(more.into_iter().map(|point| Point { level: point.level + base, ..point }));
             }
-            (Self::Inner(children), Self::Inner(more)) => {
-                children.extend(more.into_iter().map(|child| Child { base: child.base + base, ..child }));
-            }
+            (Self::Inner(row), Self::Inner(more)) => row.append(base, more),
             _ => unreachable!("all children of a node are of one kind"),
         }
     }
@@ -192,10 +289,10 @@ impl Node {
                     let i = points.partition_point(|point| point.at <= at);
                     return if i == 0 { sum } else { sum + points[i - 1].level };
                 }
-                Self::Inner(children) => {
-                    let child = &children[child_at(children, at)];
-                    sum += child.base;
-                    node = &child.node;
+                Self::Inner(row) => {
+                    let place = row.at(at);
+                    sum += row.bases[place];
+                    node = &row.nodes[place];
                 }
             }
         }
@@ -210,20 +307,19 @@ impl Node {
                 let inside = points[i..].iter().take_while(|point| point.at < window.end());
                 inside.fold(level, |high, point| high.max(point.level))
             }
-            Self::Inner(children) => {
-                let i = child_at(children, window.start());
-                let mut high = children[i].base + children[i].node.highest(window);
-                let end = children.partition_point(|child| child.first < window.end());
-                let inside = children.get(i + 1..end).and_then(|inside| inside.split_last());
-                let Some((last, wholly)) = inside else { return high };
-                for child in wholly {
-                    high = high.max(child.base + child.high);
+            Self::Inner(row) => {
+                let (begin, end) = (row.at(window.start()), row.before(window.end()));
+                let high = row.bases[begin] + row.nodes[begin].highest(window);
+                if end <= begin + 1 {
+                    return high;
                 }
+                let (wholly, last) = (begin + 1..end - 1, end - 1);
+                let high = row.highs[wholly].iter().fold(high, |high, one| high.max(*one));
                 // Only the last one may reach out of the window.
-                if last.base + last.high > high {
-                    high = high.max(last.base + last.node.highest(window));
+                if row.highs[last] <= high {
+                    return high;
                 }
-                high
+                high.max(row.bases[last] + row.nodes[last].highest(window))
             }
         }
     }
@@ -247,15 +343,14 @@ impl Node {
                 }
                 None
             }
-            Self::Inner(children) => {
-                let end = children.partition_point(|child| child.first < window.end());
-                for child in children[..end].iter().rev() {
-                    if child.base + child.high > limit
-                        && let Some(over) = child.node.last_over(window, limit - child.base)
+            Self::Inner(row) => {
+                for place in (0..row.before(window.end())).rev() {
+                    if row.highs[place] > limit
+                        && let Some(over) = row.nodes[place].last_over(window, limit - row.bases[place])
                     {
                         return Some(over);
                     }
-                    if child.first <= window.start() {
+                    if row.firsts[place] <= window.start() {
                         break;
                     }
                 }
@@ -271,10 +366,9 @@ impl Node {
                 let i = points.partition_point(|point| point.at <= after);
                 points[i..].iter().find(|point| point.level <= limit).map(|point| point.at)
             }
-            Self::Inner(children) => children[child_at(children, after)..]
-                .iter()
-                .filter(|child| child.base + child.low <= limit)
-                .find_map(|child| child.node.first_within(after, limit - child.base)),
+            Self::Inner(row) => (row.at(after)..row.nodes.len())
+                .filter(|place| row.lows[*place] <= limit)
+                .find_map(|place| row.nodes[place].first_within(after, limit - row.bases[place])),
         }
     }
 
@@ -282,7 +376,7 @@ impl Node {
     pub fn first(&self) -> Option<(u64, i64)> {
         match self {
             Self::Chunk(points) => points.first().map(|point| (point.at, point.level)),
-            Self::Inner(children) => children.first().and_then(|child| child.node.first()),
+            Self::Inner(row) => row.nodes.first().and_then(Self::first),
         }
     }
 
@@ -290,8 +384,9 @@ impl Node {
     pub fn collect(&self, base: i64, into: &mut Vec<(u64, i64)>) {
         match self {
             Self::Chunk(points) => into.extend(points.iter().map(|point| (point.at, base + point.level))),
-            Self::Inner(children) => {
-                children.iter().for_each(|child| child.node.collect(base + child.base, into));
+            Self::Inner(row) => {
+                let children = row.bases.iter().zip(&row.nodes);
+                children.for_each(|(own, node)| node.collect(base + own, into));
             }
         }
     }
@@ -301,36 +396,24 @@ impl Node {
     pub fn build(points: &[(u64, i64)]) -> Self {
         const FILLED: usize = FULL / 4 * 3;
         let mut base = 0;
-        let mut row: Vec<Child> = Vec::with_capacity(points.len().div_ceil(FILLED));
+        let mut nodes: Vec<(i64, Self)> = Vec::with_capacity(points.len().div_ceil(FILLED));
         for part in points.chunks(FILLED) {
             let chunk = part.iter().map(|&(at, level)| Point { at, level: level - base }).collect();
-            row.push(Child::of(base, Self::Chunk(chunk)));
+            nodes.push((base, Self::Chunk(chunk)));
             base = part.last().map_or(base, |&(_, level)| level);
         }
-        while row.len() > 1 {
-            let mut above: Vec<Child> = Vec::with_capacity(row.len().div_ceil(FILLED));
-            let mut row_left = row.into_iter().peekable();
-            while let Some(base) = row_left.peek().map(|child| child.base) {
-                let children = row_left.by_ref().take(FILLED);
-                let children = children.map(|child| Child { base: child.base - base, ..child }).collect();
-                above.push(Child::of(base, Self::Inner(children)));
+        while nodes.len() > 1 {
+            let mut above: Vec<(i64, Self)> = Vec::with_capacity(nodes.len().div_ceil(FILLED));
+            let mut left = nodes.into_iter().peekable();
+            while let Some(base) = left.peek().map(|(base, _)| *base) {
+                let mut row = Row::default();
+                for (place, (own, node)) in left.by_ref().take(FILLED).enumerate() {
+                    row.insert(place, own - base, node);
+                }
+                above.push((base, Self::Inner(row)));
             }
-            row = above;
+            nodes = above;
         }
-        row.pop().map_or(Self::Chunk(Vec::new()), |child| child.node)
+        nodes.pop().map_or(Self::Chunk(Vec::new()), |(_, node)| node)
     }
-}
-
-/// Joins child `i` with the neighbour that has more room, if there is one with enough.
-fn join(children: &mut Vec<Child>, i: usize) {
-    let size = |n: usize| children.get(n).map_or(usize::MAX / 2, |child| child.node.len());
-    let before = i.checked_sub(1).map_or(usize::MAX / 2, size);
-    let left = if before < size(i + 1) { i - 1 } else { i };
-    if size(left) + size(left + 1) > JOINED_MAX {
-        return;
-    }
-    let right = children.remove(left + 1);
-    let into = &mut children[left];
-    into.node.append(right.base - into.base, right.node);
-    into.refresh();
 }

@@ -67,15 +67,9 @@ impl Profile {
         if by == 0 || start >= window.end() {
             return;
         }
-        self.step(start, by);
-        self.step(window.end(), -by);
-        debug_assert!(self.root.level(start) >= 0, "more taken out of {window} than was added");
-    }
-
-    /// Moves everything from `at` on.
-    fn step(&mut self, at: u64, by: i64) {
-        self.root.change(at, by);
+        self.root.change(start, Some(window.end()), by);
         self.root.settle();
+        debug_assert!(self.root.level(start) >= 0, "more taken out of {window} than was added");
     }
 
     /// What is used in this second.
@@ -130,10 +124,12 @@ impl Profile {
         self.forgotten = second;
         let level = self.root.level(second);
         while let Some((at, first)) = self.root.first().filter(|(at, _)| *at <= second) {
-            self.step(at, -first);
+            self.root.change(at, None, -first);
+            self.root.settle();
         }
         if level != 0 {
-            self.step(second, level);
+            self.root.change(second, None, level);
+            self.root.settle();
         }
     }
 

@@ -50,10 +50,10 @@ proptest! {
     #[test]
     fn no_address_is_carved_twice_at_a_time_and_a_carve_is_found_if_there_is_one(
         steps in prop::collection::vec(
-            (sets(), sets(), 1u32..70, windows(), any::<prop::sample::Index>(), 0u8..4), 1..40),
+            (sets(), sets(), 1u32..70, windows(), any::<prop::sample::Index>(), 0u8..4, 0..ADDRESSES), 1..40),
     ) {
         let (mut calendar, mut held) = (Calendar::default(), Held::new());
-        for (usable, avoid, count, window, which, kind) in steps {
+        for (usable, avoid, count, window, which, kind, hint) in steps {
             if kind == 0 && !held.is_empty() {
                 let (blocks, window) = held.swap_remove(which.index(held.len()));
                 calendar.give_back(&blocks, window);
@@ -64,14 +64,14 @@ proptest! {
                 usable.iter().filter(|one| !avoid.contains(one) && !busy.contains(one)).copied().collect();
             let (usable, avoid) = (set_of(&usable), set_of(&avoid));
             prop_assert_eq!(calendar.count_free(&usable, &[&avoid], window), free.len() as u64);
-            match calendar.carve(&usable, &[&avoid], count, window, 64) {
+            match calendar.carve(&usable, &[&avoid], count, window, 64, FIRST + hint) {
                 None => {
                     prop_assert!(free.len() < count as usize);
                     // The promise by which a search goes on: no earlier start helps.
                     let release = calendar.next_release(&usable, window.start());
                     for start in window.start()..release.unwrap_or(SECONDS) {
                         let later = Window::lasting(start, window.seconds()).unwrap();
-                        prop_assert_eq!(calendar.carve(&usable, &[&avoid], count, later, 64), None);
+                        prop_assert_eq!(calendar.carve(&usable, &[&avoid], count, later, 64, 0), None);
                     }
                 }
                 Some(blocks) => {
@@ -80,7 +80,8 @@ proptest! {
                     prop_assert!(all.iter().all(|one| free.contains(one)), "{:?} of {:?}", all, free);
                     prop_assert!(all.is_sorted_by(|a, b| a < b));
                     let run = |first: &u32| (0..count).all(|n| free.contains(&(first + n)));
-                    let one_block = free.iter().find(|first| run(first));
+                    let behind = free.range(hint..).find(|first| run(first));
+                    let one_block = behind.or_else(|| free.iter().find(|first| run(first)));
                     if let Some(first) = one_block {
                         prop_assert_eq!(&blocks, &[Block { first: FIRST + first, count }]);
                     }
@@ -93,10 +94,19 @@ proptest! {
                 prop_assert_eq!(calendar.taken_at(second), set_of(&taken(&held, now)));
             }
         }
+        let flat = |(blocks, window): &(Vec<Block>, Window)| {
+            let window = *window;
+            blocks.clone().into_iter().map(move |block| (block, window))
+        };
+        let mut built = Calendar::of(held.iter().flat_map(flat));
+        for second in 0..SECONDS * 2 {
+            prop_assert_eq!(calendar.taken_at(second), built.taken_at(second));
+        }
         for (blocks, window) in held {
             calendar.give_back(&blocks, window);
+            built.give_back(&blocks, window);
         }
-        prop_assert!(calendar.is_empty());
+        prop_assert!(calendar.is_empty() && built.is_empty());
     }
 
     #[test]
@@ -152,9 +162,9 @@ fn the_whole_address_space_is_as_little_work_as_a_few_addresses() {
     let mut calendar = Calendar::default();
     let ends = [Block { first: 0, count: 3 }, Block { first: u32::MAX - 1, count: 2 }];
     calendar.take(&ends, window(5, 5));
-    let carved = calendar.carve(&everything, &[], 4096, window(0, 6), 1).unwrap();
+    let carved = calendar.carve(&everything, &[], 4096, window(0, 6), 1, 0).unwrap();
     assert_eq!(carved, [Block { first: 3, count: 4096 }]);
-    assert_eq!(calendar.carve(&everything, &[&everything], 1, window(0, 1), 9), None);
+    assert_eq!(calendar.carve(&everything, &[&everything], 1, window(0, 1), 9, 0), None);
     assert_eq!(calendar.below(u32::MAX - 1, window(9, 1)), Some(2));
     assert_eq!(calendar.above(2, window(9, 1)), Some(u32::MAX - 1));
     assert_eq!(calendar.above(u32::MAX, window(9, 1)), None);
@@ -168,9 +178,9 @@ fn one_address_serves_one_after_the_other() {
     one.insert_run([10, 0, 0, 1].into(), 1);
     let mut calendar = Calendar::default();
     for n in 0..50 {
-        let blocks = calendar.carve(&one, &[], 1, window(n * 10, 10), 1).unwrap();
+        let blocks = calendar.carve(&one, &[], 1, window(n * 10, 10), 1, 0).unwrap();
         calendar.take(&blocks, window(n * 10, 10));
-        assert_eq!(calendar.carve(&one, &[], 1, window(n * 10 + 9, 1), 1), None);
+        assert_eq!(calendar.carve(&one, &[], 1, window(n * 10 + 9, 1), 1, 0), None);
         assert_eq!(calendar.next_release(&one, n * 10), Some(n * 10 + 10));
     }
 }

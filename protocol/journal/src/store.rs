@@ -48,9 +48,22 @@ impl Store {
     /// in the order of their keys. `owner` is the site's name or the grid's pin.
     ///
     /// The file is verified as a whole before a byte of it is changed, and a commit that was cut
-    /// short is taken back. Refused, and left as it is: what is damaged, another's, of another
-    /// format, open to others, or in use.
+    /// short is taken back, or kept whole. Refused, and left as it is: what is damaged, another's,
+    /// of another format, open to others, or in use. A full disk is no obstacle.
     pub fn open(path: &Path, kind: Kind, owner: &str) -> Result<(Store, Vec<Record>), StoreError> {
+        let mut records = Vec::new();
+        let store = Store::open_each(path, kind, owner, |key, value| records.push((key, value.to_vec())))?;
+        Ok((store, records))
+    }
+
+    /// The same, showing one record after the other instead of keeping them all. What was shown
+    /// counts only if this returns a store.
+    pub fn open_each(
+        path: &Path,
+        kind: Kind,
+        owner: &str,
+        show: impl FnMut(Key, &[u8]),
+    ) -> Result<Store, StoreError> {
         let file = match file::existing(path, true)? {
             Some(file) => file,
             None => {
@@ -66,8 +79,7 @@ impl Store {
                 Arc::into_inner(medium).ok_or_else(|| StoreError::Ended { path: path.to_owned() })?
             }
         };
-        let (core, records) = Core::open(Arc::new(file), path, kind, owner)?;
-        Ok((Store { core }, records))
+        Ok(Store { core: Core::open(Arc::new(file), path, kind, owner, show)? })
     }
 
     /// Makes all of these changes durable, or none; returns after fsync. No changes: no fsync.
@@ -125,7 +137,8 @@ impl<M: Medium> Core<M> {
         path: &Path,
         kind: Kind,
         owner: &str,
-    ) -> Result<(Core<M>, Vec<Record>), StoreError> {
+        mut show: impl FnMut(Key, &[u8]),
+    ) -> Result<Core<M>, StoreError> {
         let (core, about) = Core::held(medium, path)?;
         let path = || path.to_owned();
         if about.kind != kind {
@@ -135,13 +148,12 @@ impl<M: Medium> Core<M> {
             let (found, wanted) = (about.owner, owner.to_owned());
             return Err(StoreError::OtherOwner { path: path(), found, wanted });
         }
-        let mut records = Vec::new();
         core.each(|key, value| {
-            records.push((key, value.to_vec()));
+            show(key, value);
             Ok(())
         })?;
         core.disk.release().map_err(|error| StoreError::io("repair", &core.path, error))?;
-        Ok((core, records))
+        Ok(core)
     }
 
     /// A verified store whose medium is as it was; nothing can be committed to it.
@@ -295,7 +307,10 @@ fn explain<M: Medium>(disk: &Disk<M>, doing: &'static str, path: &Path, error: r
         }
         (Some(cause), _) => StoreError::io(doing, path, cause),
         (None, redb::Error::Io(cause)) => StoreError::io(doing, path, cause),
-        (None, error) => StoreError::Damaged { path: path.to_owned(), why: error.to_string() },
+        (None, redb::Error::Corrupted(why)) => {
+            StoreError::Damaged { path: path.to_owned(), why: format!("redb: {why}") }
+        }
+        (None, error) => StoreError::Damaged { path: path.to_owned(), why: format!("redb: {error}") },
     }
 }
 

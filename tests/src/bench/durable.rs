@@ -3,7 +3,7 @@
 //! records are on disk, and another takes its place. The disk's own fsync stands beside it.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -81,7 +81,7 @@ fn load(path: &Path, waiting: u64, time: Duration) -> Result<Load> {
     }
     let took = begin.elapsed();
     writer.finish().context("the writer panicked")?;
-    Ok(Load { decisions: done, took, waits, bytes: fs::metadata(path)?.len() })
+    Ok(Load { decisions: done, took, waits, bytes: taken(path)? })
 }
 
 /// Fills a store with so many records in growing order, then opens it again.
@@ -103,21 +103,21 @@ fn open_full(path: &Path, records: u64) -> Result<[Duration; 2]> {
     Ok([filled, opened])
 }
 
-/// The file's size while records come and go, always `live` of them: at the beginning, the most,
+/// The space that the file takes while records come and go, always `live` of them: at the beginning, the most,
 /// and at the end.
 fn churn(path: &Path, live: u64, changes: u64) -> Result<[u64; 3]> {
     let (mut store, _) = Store::open(path, Kind::Grc, OWNER)?;
     let put = |number| Write::Put { key: Key::of(1, number), value: value(number) };
     store.commit(&(0..live).map(put).collect::<Vec<_>>())?;
-    let first = fs::metadata(path)?.len();
+    let first = taken(path)?;
     let mut most = first;
     for number in live..live + changes {
         store.commit(&[put(number), Write::Delete { key: Key::of(1, number - live) }])?;
         if number % 100 == 0 {
-            most = most.max(fs::metadata(path)?.len());
+            most = most.max(taken(path)?);
         }
     }
-    Ok([first, most, fs::metadata(path)?.len()])
+    Ok([first, most, taken(path)?])
 }
 
 /// In the directory, which should be on the disk that a daemon's state is on.
@@ -126,7 +126,7 @@ pub fn run(directory: &Path, seconds: f64, records: u64, changes: u64) -> Result
     let time = Duration::try_from_secs_f64(seconds)?;
     let [middle, worst] = fsync(bed.path(), 2_000)?;
     let mut rows =
-        vec![row(["waiting", "decisions/s", "wait median ms", "wait 99th of 100 ms", "file MiB after"])];
+        vec![row(["waiting", "decisions/s", "wait median ms", "wait 99th of 100 ms", "MiB on disk after"])];
     for waiting in WAITING {
         let path = bed.path().join(format!("waiting-{waiting}"));
         let mut load = load(&path, waiting, time)?;
@@ -139,14 +139,14 @@ pub fn run(directory: &Path, seconds: f64, records: u64, changes: u64) -> Result
     }
     let full = bed.path().join("full");
     let [filled, opened] = open_full(&full, records)?;
-    let size = fs::metadata(&full)?.len();
+    let size = taken(&full)?;
     let [first, most, last] = churn(&bed.path().join("churn"), 1_000, changes)?;
     Ok(format!(
         "fsync of this disk (256 bytes in place): median {} ms, 99th of 100 {} ms; a commit is two.\n\n{}\n\
          {records} records of {RECORD_BYTES} bytes: written in {:.1} s, opened and verified in {:.2} s, \
-         file {} MiB.\n\
-         1000 live records, {changes} times one more and one less: file {} MiB at first, {} MiB at most, \
-         {} MiB at the end.",
+         {} MiB on disk.\n\
+         1000 live records, {changes} times one more and one less: {} MiB on disk at first, {} at most, \
+         {} at the end.",
         fine_ms(middle),
         fine_ms(worst),
         table(&rows),
@@ -157,6 +157,11 @@ pub fn run(directory: &Path, seconds: f64, records: u64, changes: u64) -> Result
         mib(most),
         mib(last),
     ))
+}
+
+/// Of the disk; the file may be longer, for it has holes.
+fn taken(path: &Path) -> Result<u64> {
+    Ok(fs::metadata(path)?.blocks() * 512)
 }
 
 fn mib(bytes: u64) -> String {

@@ -2,12 +2,14 @@
 //! and medians are shown, for the machine is never quiet. No test asserts a time.
 
 pub mod bed;
+pub mod durable;
 pub mod exchange;
 pub mod far;
 pub mod helper;
 pub mod network;
 pub mod probe;
 pub mod sandbox;
+pub mod search;
 pub mod start;
 pub mod thousand;
 

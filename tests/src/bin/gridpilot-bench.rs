@@ -65,6 +65,29 @@ enum What {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
+    /// Decisions made durable by group commit, beside the disk's own fsync.
+    Durable {
+        /// Should be on the disk that a daemon's state is on.
+        #[arg(long, default_value = "/var/lib")]
+        directory: PathBuf,
+        /// How long each number of waiting requests is kept up.
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+        /// Of the store that is opened.
+        #[arg(long, default_value_t = 1_000_000)]
+        records: u64,
+        /// Records that come and go in a store of 1,000.
+        #[arg(long, default_value_t = 100_000)]
+        changes: u64,
+    },
+    /// Planning over nodes, links and uplinks of a year with many live reservations.
+    Search {
+        #[arg(long, default_value_t = 1_000_000)]
+        reservations: usize,
+        /// Questions of each kind.
+        #[arg(long, default_value_t = 3000)]
+        questions: usize,
+    },
     #[command(hide = true)]
     One {
         bed: PathBuf,
@@ -85,7 +108,7 @@ enum What {
 }
 
 /// What is measured when nothing is named.
-const ALL: [&str; 5] = ["sandbox", "thousand", "network", "start", "exchange"];
+const ALL: [&str; 7] = ["sandbox", "thousand", "network", "start", "exchange", "durable", "search"];
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().what {
@@ -133,6 +156,10 @@ fn measure(what: What) -> Result<()> {
         }
         What::Network { rounds, seconds } => ("Network", bench::network::run(rounds, seconds)?),
         What::Exchange { sites, nodes, rounds } => ("Exchange", bench::exchange::run(sites, nodes, rounds)?),
+        What::Durable { directory, seconds, records, changes } => {
+            ("Durable decisions", bench::durable::run(&directory, seconds, records, changes)?)
+        }
+        What::Search { reservations, questions } => ("Search", bench::search::run(reservations, questions)?),
         What::Start { rounds } => ("From submit to output", start(rounds)?),
     };
     println!("## {name}\n\n{}\n\n{text}", bench::machine());

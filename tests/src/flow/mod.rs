@@ -50,6 +50,8 @@ pub struct Second {
     pub second: u32,
     /// Its end, in milliseconds since the epoch: tells several receivers' seconds apart.
     pub ended_unix_ms: u64,
+    /// How long it really was; the rates are over this time.
+    pub passed_ms: u64,
     #[serde(flatten)]
     pub arrived: Arrived,
     /// Payload.
@@ -103,7 +105,7 @@ mod tests {
     fn second(tcp_bytes: u64, udp_bytes: u64) -> Second {
         let arrived = Arrived { tcp_bytes, udp_bytes };
         let (mbit, class_mbit) = (arrived.mbit(1.0), arrived.class_mbit(1.0));
-        Second { second: 1, ended_unix_ms: 0, arrived, mbit, class_mbit }
+        Second { second: 1, ended_unix_ms: 0, passed_ms: 1000, arrived, mbit, class_mbit }
     }
 
     #[test]

@@ -96,6 +96,7 @@ pub fn serve(args: &Serve, out: &mut impl Write) -> Result<Total> {
         let line = Second {
             second,
             ended_unix_ms,
+            passed_ms: (now - since).as_millis() as u64,
             arrived,
             mbit: arrived.mbit(passed),
             class_mbit: arrived.class_mbit(passed),

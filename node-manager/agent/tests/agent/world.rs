@@ -148,11 +148,6 @@ impl World {
         self.notices.remove(0)
     }
 
-    /// The notices that came while replies were awaited.
-    pub fn taken(&mut self) -> Vec<Notice> {
-        std::mem::take(&mut self.notices)
-    }
-
     /// Runs a command to its end, saving all at once.
     pub async fn run(&mut self, job: JobId, command: Command) -> (String, String, protocol::job::ExitStatus) {
         assert_eq!(self.ask(&Request::Exec { job, command }).await, Reply::Done);

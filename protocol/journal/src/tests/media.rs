@@ -128,7 +128,10 @@ impl Ram {
 }
 
 pub fn open(medium: &Arc<Ram>) -> Result<(Core<Ram>, Vec<Record>), StoreError> {
-    Core::open(medium.clone(), Path::new(PATH), Kind::Grc, OWNER)
+    let mut records = Vec::new();
+    let show = |key, value: &[u8]| records.push((key, value.to_vec()));
+    let core = Core::open(medium.clone(), Path::new(PATH), Kind::Grc, OWNER, show)?;
+    Ok((core, records))
 }
 
 /// A new store with nothing in it.
