@@ -237,6 +237,7 @@ impl Coordinator {
         }
         if first {
             self.advance(id, Happening::Granted);
+            self.announce(id);
         }
         self.save(id);
         self.commit_network(id);
@@ -378,6 +379,7 @@ fn may_be_tried_again(why: &Why) -> bool {
             refusal,
             Refusal::NodesBusy { .. }
                 | Refusal::AddressesExhausted { .. }
+                | Refusal::MoreNodesThanExist { .. }
                 | Refusal::NoRoom { .. }
                 | Refusal::SiteDown { .. }
                 | Refusal::TooMany { .. }

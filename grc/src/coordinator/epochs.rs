@@ -168,6 +168,8 @@ impl Coordinator {
         let next = now + pause.min(PAUSE_LAST);
         reservation.troubles.count += 1;
         reservation.troubles.next_try = Some(next);
+        let start = reservation.window().map_or(next, |window| window.start);
+        reservation.deadline = Some(start.max(next) + self.settings.deadlines.starting);
         for part in &mut reservation.parts {
             part.begin_anew();
         }
@@ -178,15 +180,12 @@ impl Coordinator {
     /// The next epoch is durable before anybody hears of it.
     pub(super) fn begin_anew_due(&mut self, id: ReservationId) {
         let now = self.now;
-        let starting = self.settings.deadlines.starting;
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
         if !reservation.phase.is_granted() || reservation.troubles.next_try.is_none_or(|at| at > now) {
             return;
         }
         reservation.troubles.next_try = None;
         reservation.epoch = Epoch(reservation.epoch.0 + 1);
-        let start = reservation.window().map_or(now, |window| window.start);
-        reservation.deadline = Some(start.max(now) + starting);
         let sites: Vec<SiteName> = reservation.parts.iter().map(|part| part.site.clone()).collect();
         if planted(Bug::EpochNotRecorded) {
             self.say_start_to(id, &sites);

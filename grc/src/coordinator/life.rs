@@ -87,6 +87,8 @@ impl Coordinator {
             let failure = overdue(reservation);
             match reservation.phase {
                 Phase::Ending => self.give_up_ending(id, failure),
+                // One more incarnation that came to nothing: the grant stands.
+                Phase::Starting | Phase::Joining => self.broken(id, failure),
                 _ => self.fail(id, failure),
             }
         } else if reservation.phase == Phase::Booked && passed(window.map(|window| window.near())) {
@@ -99,11 +101,9 @@ impl Coordinator {
 
     /// The time is over: what still runs fails with that, the reservation has simply ended.
     pub(super) fn window_over(&mut self, id: ReservationId) {
-        let Some(window) = self.reservations.get(&id).and_then(Reservation::window) else { return };
-        let lasted = (window.end - window.start).as_secs();
-        let cause = format!("its time of {lasted} s is over");
-        let spent = Failure::new(Step::Running, cause, "ask for more with --time");
-        self.finish(id, None, JobState::Failed(spent));
+        if let Some(spent) = self.reservations.get(&id).map(spent) {
+            self.finish(id, None, JobState::Failed(spent));
+        }
     }
 
     /// The one way down: release, cancel, failure, loss, end of time. Its jobs get `jobs_as`.
@@ -119,7 +119,6 @@ impl Coordinator {
         reservation.failure = failure;
         let user = reservation.user.clone();
         let asked = reservation.attempt.as_ref().and_then(|attempt| attempt.request);
-        let jobs: Vec<_> = reservation.jobs.iter().copied().collect();
         // What is under way beside the grant is given up with it.
         self.release_attempt(id);
         self.advance(id, Happening::EndWanted);
@@ -131,7 +130,13 @@ impl Coordinator {
                 protocol::client::Reply::Refused(Refusal::ReservationOver { id, state }),
             );
         }
-        for job in jobs {
+        self.end_jobs(id, &jobs_as);
+    }
+
+    /// What runs in a reservation that ends, or waits for it, is over.
+    pub(super) fn end_jobs(&mut self, id: ReservationId, jobs_as: &JobState) {
+        let Some(reservation) = self.reservations.get(&id) else { return };
+        for job in reservation.jobs.iter().copied().collect::<Vec<_>>() {
             if let Some(job) = self.jobs.get_mut(&job) {
                 job.stopping_as.get_or_insert_with(|| jobs_as.clone());
             }
@@ -220,6 +225,13 @@ impl Coordinator {
             self.part_over(id, &site);
         }
     }
+}
+
+/// Why what ran in it was cut short.
+pub(super) fn spent(reservation: &Reservation) -> Failure {
+    let lasted = reservation.window().map_or(Duration::ZERO, |window| window.end - window.start);
+    let cause = format!("its time of {} s is over", lasted.as_secs());
+    Failure::new(Step::Running, cause, "ask for more with --time")
 }
 
 pub(super) fn exchange_failure(site: &SiteName, error: &exchange::ExchangeError) -> Failure {

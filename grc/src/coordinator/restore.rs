@@ -15,6 +15,7 @@ use protocol::planted::{Bug, planted};
 use protocol::reservation::Start;
 
 use super::event::Due;
+use super::life::spent;
 use super::network::criteria;
 use super::resend::RESEND_FIRST;
 use super::room::Room;
@@ -155,7 +156,10 @@ impl Coordinator {
             let changed = |(request, version): &(_, _)| {
                 (*request, Reply::Modified { reservation: id, version: *version })
             };
-            let replies = reservation.changes.iter().map(changed).chain([(saved.request, made)]);
+            // One that was released before it was granted was refused.
+            let accepted = reservation.grant.is_some() || reservation.ask.start == Start::Open;
+            let made = Some((saved.request, made)).filter(|_| accepted);
+            let replies = reservation.changes.iter().map(changed).chain(made);
             self.user(&saved.user).made.extend(replies.collect::<Vec<_>>());
         }
         if waits {
@@ -246,9 +250,33 @@ impl Coordinator {
         }
     }
 
+    /// An end that was recorded of one thing, but not yet of what ends with it.
+    fn finish_half_ends(&mut self) {
+        for id in self.reservations.keys().copied().collect::<Vec<_>>() {
+            let Some(reservation) = self.reservations.get(&id) else { continue };
+            let over = |job: &JobId| self.jobs.get(job).is_none_or(|job| job.stage == Stage::Over);
+            if reservation.phase < Phase::Ending && reservation.own_job.is_some_and(|job| over(&job)) {
+                self.finish(id, None, JobState::Cancelled);
+                continue;
+            }
+            if reservation.phase < Phase::Ending {
+                continue;
+            }
+            let jobs_as = match &reservation.failure {
+                Some(failure) => JobState::Failed(failure.clone()),
+                None if reservation.window().is_some_and(|window| window.end <= self.now) => {
+                    JobState::Failed(spent(reservation))
+                }
+                None => JobState::Cancelled,
+            };
+            self.end_jobs(id, &jobs_as);
+        }
+    }
+
     /// First thing after a restart, with the time: deadlines and timers begin.
     pub(super) fn resume(&mut self) {
         let ending = self.now + self.settings.deadlines.ending;
+        self.finish_half_ends();
         for id in self.reservations.keys().copied().collect::<Vec<_>>() {
             let Some(reservation) = self.reservations.get_mut(&id) else { continue };
             if reservation.phase == Phase::Over {

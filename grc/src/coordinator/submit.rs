@@ -59,10 +59,22 @@ impl Coordinator {
                 Ok(None)
             }
             None => {
+                self.announce(id);
                 self.save(id);
                 self.replan = true;
                 Ok(Some(self.made(id)))
             }
+        }
+    }
+
+    /// From here on its user may speak of it: whoever waits for a grant has nothing before.
+    pub(super) fn announce(&mut self, id: ReservationId) {
+        let Some(reservation) = self.reservations.get(&id) else { return };
+        let (user, job) = (reservation.user.clone(), reservation.own_job);
+        let user = self.user(&user);
+        user.reservations.begin(id);
+        if let Some(job) = job {
+            user.jobs.begin(job);
         }
     }
 
@@ -85,6 +97,7 @@ impl Coordinator {
         self.check_job(user, &job)?;
         self.still_live(reservation)?;
         let job = self.new_job(user, reservation, Some(request), job);
+        self.user(user).jobs.begin(job);
         if self.takes_commands(reservation) {
             self.advance_job(job, Happening::Start);
         }
@@ -111,7 +124,8 @@ impl Coordinator {
 
     fn check_ask(&mut self, user: &UserName, ask: &Ask) -> Result<(), Refusal> {
         let most = self.settings.reservations_per_user;
-        if self.user(user).reservations.live() >= most {
+        let asker = self.user(user);
+        if asker.reservations.live() + asker.open.len() >= most {
             return Err(too_many("your reservations", most));
         }
         nodes::check(ask, &self.capacities())?;
@@ -142,7 +156,6 @@ impl Coordinator {
         let mut reservation = Reservation::new(id, user.clone(), ask, request, self.now);
         reservation.deadline = Some(self.now + self.settings.deadlines.waiting);
         self.reservations.insert(id, reservation);
-        self.user(user).reservations.begin(id);
         self.waiting.insert(id);
         self.set_alarm(id);
         id
@@ -186,9 +199,7 @@ impl Coordinator {
         if let Some(reservation) = self.reservations.get_mut(&reservation) {
             reservation.jobs.insert(id);
         }
-        let user = self.user(user);
-        user.jobs.begin(id);
-        user.command_bytes += bytes;
+        self.user(user).command_bytes += bytes;
         self.out.push(Action::ExpectOutput { job: id, sources: Vec::new() });
         id
     }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use grc::coordinator::ConnectionId;
 use protocol::ids::{Epoch, ReservationId, Version};
@@ -29,12 +30,15 @@ pub struct Kept {
     /// The incarnation that is on.
     pub epoch: Option<Epoch>,
     pub joined: bool,
+    /// When it ends by itself, whatever the owner says.
+    pub ends: Option<Duration>,
 }
 
 /// A site that keeps what it has through any loss of a connection, as sites do.
 #[derive(Debug)]
 pub struct Fake {
     pub connection: Option<ConnectionId>,
+    pub now: Duration,
     pub nodes: u32,
     pub lead_s: u32,
     pub ranges: Vec<&'static str>,
@@ -43,12 +47,18 @@ pub struct Fake {
     pub refuse: Option<Refusal>,
     pub kept: BTreeMap<ReservationId, Kept>,
     pub sent: Vec<ToSite>,
+    /// So many messages to it are lost, and so many that it answers.
+    pub deaf: u32,
+    pub dumb: u32,
+    /// Hears every message twice.
+    pub echo: bool,
 }
 
 impl Fake {
     pub fn new(nodes: u32, ranges: &[&'static str]) -> Self {
         Self {
             connection: None,
+            now: Duration::ZERO,
             nodes,
             lead_s: 0,
             ranges: ranges.to_vec(),
@@ -56,7 +66,16 @@ impl Fake {
             refuse: None,
             kept: BTreeMap::new(),
             sent: Vec::new(),
+            deaf: 0,
+            dumb: 0,
+            echo: false,
         }
+    }
+
+    /// A site ends every window by its own clock.
+    pub fn expire(&mut self, now: Duration) {
+        self.now = now;
+        self.kept.retain(|_, kept| kept.ends.is_none_or(|ends| ends > now));
     }
 
     /// The part in force.
@@ -105,8 +124,23 @@ pub fn ready(name: &SiteName, id: ReservationId, epoch: Epoch, part: &Part) -> V
         .collect()
 }
 
-/// What a site does and answers.
+/// What comes of a message on a line that loses and repeats.
 pub fn take(fake: &mut Fake, name: &SiteName, message: ToSite) -> Vec<FromSite> {
+    if fake.deaf > 0 {
+        fake.deaf -= 1;
+        return vec![];
+    }
+    let mut answers = obey(fake, name, message.clone());
+    if fake.echo {
+        answers.extend(obey(fake, name, message));
+    }
+    let lost = (fake.dumb as usize).min(answers.len());
+    fake.dumb -= lost as u32;
+    answers.split_off(lost)
+}
+
+/// What a site does and answers.
+fn obey(fake: &mut Fake, name: &SiteName, message: ToSite) -> Vec<FromSite> {
     fake.sent.push(message.clone());
     let publish = |fake: &Fake| FromSite::Publish { site: name.clone(), offer: offer(fake) };
     let mute = |fake: &Fake, what| fake.mute.contains(&what);
@@ -151,6 +185,7 @@ pub fn take(fake: &mut Fake, name: &SiteName, message: ToSite) -> Vec<FromSite> 
             if kept.granted.as_ref().is_none_or(|(granted, _)| *granted != version) {
                 return vec![lost];
             }
+            kept.ends = Some(fake.now + Duration::from_millis(window.ends_in_ms));
             let mut answers = vec![FromSite::Committed { reservation, version }];
             if first && window.starts_in_ms <= u64::from(fake.lead_s) * 1000 {
                 answers.extend(begin(fake, name, reservation, Epoch::FIRST));

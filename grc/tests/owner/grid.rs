@@ -1,7 +1,7 @@
 //! A grid around the real owner: sites that answer at once, unless they are told to keep silent,
 //! and a check after every step that no address is held twice.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -126,6 +126,7 @@ impl Grid {
         while let Some(event) = events.pop_front().filter(|_| !self.dead) {
             let actions = self.owner.step(self.now, event);
             events.extend(self.perform(actions));
+            self.sites.values_mut().for_each(|fake| fake.expire(self.now));
             self.check();
         }
     }
@@ -147,6 +148,7 @@ impl Grid {
                 Action::Record(record) => keep(&mut self.store, record),
                 Action::Send { site, connection, message } => {
                     let fake = self.sites.get_mut(&site).unwrap();
+                    fake.expire(self.now);
                     if fake.connection == Some(connection) {
                         let answers = take(fake, &site, message);
                         events.extend(answers.into_iter().map(|message| Event::FromSite {
@@ -167,25 +169,17 @@ impl Grid {
         events
     }
 
-    /// No two members that may be alive anywhere hold the same address.
-    fn check(&mut self) {
-        let mut seen: BTreeMap<Ipv4Addr, (SiteName, ReservationId)> = BTreeMap::new();
+    /// No two sandboxes that may be alive anywhere have the same address.
+    fn check(&self) {
+        let mut seen: BTreeMap<Ipv4Addr, (&SiteName, ReservationId)> = BTreeMap::new();
         let taken = self.taken();
         for (name, fake) in &self.sites {
-            for (id, kept) in &fake.kept {
-                // A change holds the addresses that are held already.
-                let own: BTreeSet<Ipv4Addr> = [&kept.held, &kept.granted]
-                    .into_iter()
-                    .flatten()
-                    .flat_map(|(_, part)| part.addresses.iter().flat_map(|block| block.addresses()))
-                    .collect();
-                for address in own {
-                    let other = seen.insert(address, (name.clone(), *id));
+            for (id, kept) in fake.kept.iter().filter(|(_, kept)| kept.epoch.is_some()) {
+                let blocks = kept.granted.iter().flat_map(|(_, part)| &part.addresses);
+                for address in blocks.flat_map(|block| block.addresses()) {
+                    let other = seen.insert(address, (name, *id));
                     assert_eq!(other, None, "{address} is held twice, also by {id} at {name}");
-                    assert!(
-                        taken.contains(address) || kept.granted.is_none(),
-                        "{address} of {id} at {name} is not taken"
-                    );
+                    assert!(taken.contains(address), "{address} of {id} at {name} is not taken");
                 }
             }
         }
@@ -227,7 +221,7 @@ impl Grid {
     /// Lets time pass, timer by timer.
     pub fn pass(&mut self, time: Duration) {
         let until = self.now + time;
-        while let Some(wake) = self.owner.next_wake().filter(|wake| *wake <= until) {
+        while let Some(wake) = self.owner.next_wake().filter(|wake| *wake <= until && !self.dead) {
             self.now = self.now.max(wake);
             self.step(Event::Tick);
         }

@@ -1,7 +1,9 @@
 //! Histories of the owner: the real state machine among sites that answer, keep silent, refuse,
 //! lie and vanish. Time is an argument, so nothing here waits.
 
+mod changes;
 mod commands;
+mod epochs;
 mod failures;
 mod fake;
 mod grid;
@@ -9,3 +11,4 @@ mod histories;
 mod life;
 mod ownership;
 mod restarts;
+mod windows;
