@@ -214,8 +214,9 @@ impl Driver {
                     if *open > OPEN_REQUESTS_MAX {
                         let what = "open requests on one connection".into();
                         let refusal = Refusal::TooMany { what, count: OPEN_REQUESTS_MAX as u32 };
-                        self.answer(client, correlation, Reply::Refused(refusal));
-                        return Ok(());
+                        // Behind the answers that wait for the disk: in the order of requests.
+                        let reply = Reply::Refused(refusal);
+                        return self.take_actions(vec![Action::Answer { client, correlation, reply }]);
                     }
                 }
                 self.step(*event)?;

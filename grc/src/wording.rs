@@ -18,15 +18,21 @@ pub fn show_duration(seconds: u64) -> String {
     if text.is_empty() { "0s".to_owned() } else { text }
 }
 
-/// What is short and by how much: `the link a-b has 50Mbit left then, 100Mbit are needed`.
+/// What is short and by how much: `the link a-b has 50Mbit left in that window, 100Mbit are needed`.
 pub fn no_room(resource: &Resource, asked: u64, have: u64) -> String {
     match resource {
-        Resource::Nodes { .. } => format!("{resource} has {have} free nodes then, {asked} are needed"),
+        Resource::Nodes { .. } => {
+            format!("{resource} has {have} free nodes in that window, {asked} are needed")
+        }
         Resource::Addresses { .. } => {
-            format!("{resource} has {have} free addresses then, {asked} are needed")
+            format!("{resource} has {have} free addresses in that window, {asked} are needed")
         }
         Resource::Link { .. } | Resource::Uplink { .. } => {
-            format!("{resource} has {} left then, {} are needed", rates::show(have), rates::show(asked))
+            format!(
+                "{resource} has {} left in that window, {} are needed",
+                rates::show(have),
+                rates::show(asked)
+            )
         }
     }
 }

@@ -10,10 +10,9 @@ use std::time::Duration;
 use gridpilot_tests::account::Account;
 use gridpilot_tests::demo::Workplace;
 use gridpilot_tests::install;
-use gridpilot_tests::links::Links;
 use gridpilot_tests::process::{Identity, wait_until};
 use gridpilot_tests::residue::Residue;
-use gridpilot_tests::state::{Driver, Plan};
+use gridpilot_tests::state::Plan;
 use gridpilot_tests::world::{self, Grid};
 use serde_json::Value;
 
@@ -42,7 +41,7 @@ pub fn fresh_directory() -> PathBuf {
 
 /// The plan of a grid in a directory of its own.
 pub fn plan(sites: u32, nodes: u32) -> Plan {
-    Plan { directory: fresh_directory(), sites, nodes, driver: Driver::default(), links: Links::default() }
+    Plan { sites, nodes, ..Plan::new(fresh_directory()) }
 }
 
 /// What a command printed and how it ended.

@@ -160,6 +160,8 @@ fn a_stranger_cannot_speak_as_a_site() {
         reserved: vec![],
         nodes_usable: 100,
         nodes_free: 100,
+        layers: vec![100],
+        lead_s: 0,
         unusable: vec![],
         environments: vec![],
     };

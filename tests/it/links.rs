@@ -95,7 +95,7 @@ fn traffic_inside_a_site_and_to_the_grc_is_in_no_class_of_a_cable() {
 
 #[test]
 fn a_link_that_nobody_could_make_is_refused_before_anything_is_made() {
-    let links = Links { shaped: true, ..Links::default() };
+    let links = Links { shaped: true, link: None, ..Links::default() };
     let plan = Plan { links, ..plan(2, 1) };
     let directory = plan.directory.clone();
     let programs = gridpilot_tests::install::programs().unwrap();

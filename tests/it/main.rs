@@ -5,6 +5,7 @@
 mod common;
 mod counters;
 mod death;
+mod flood;
 mod full_disk;
 mod grid;
 mod hostile;
@@ -14,3 +15,4 @@ mod links;
 mod local_grid;
 mod machines;
 mod refusals;
+mod reservations;

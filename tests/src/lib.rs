@@ -17,4 +17,6 @@ pub mod residue;
 pub mod shared;
 pub mod site;
 pub mod state;
+pub mod storm;
+pub mod tight;
 pub mod world;

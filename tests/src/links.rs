@@ -37,11 +37,11 @@ const QUEUE_BYTES_MIN: u64 = 65_536;
 const UNLIMITED: Rate = Rate { kbit: 100_000_000 };
 
 /// What of the cables between the sites was asked for.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, clap::Args)]
+#[derive(Clone, Debug, Serialize, Deserialize, clap::Args)]
 #[serde(deny_unknown_fields)]
 pub struct Links {
     /// Tell the GRC of a link of this capacity between every two sites.
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", default_value = "200Mbit")]
     pub link: Option<Rate>,
     /// Tell the GRC that this much goes in and out of every site.
     #[arg(long, value_name = "RATE")]
@@ -54,6 +54,16 @@ pub struct Links {
     #[arg(long)]
     #[serde(default)]
     pub same_ranges: bool,
+}
+
+/// Capacity of every link when nothing else is said, kbit/s.
+pub const LINK_KBIT: u32 = 200_000;
+
+impl Default for Links {
+    fn default() -> Self {
+        let link = Some(Rate { kbit: LINK_KBIT.into() });
+        Self { link, uplink: None, shaped: false, same_ranges: false }
+    }
 }
 
 /// Every two sites once.

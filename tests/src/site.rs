@@ -129,8 +129,14 @@ mod tests {
     use crate::state::{Driver, Plan};
 
     fn grc_toml(links: Links) -> toml::Table {
-        let plan =
-            Plan { directory: "/nowhere".into(), sites: 3, nodes: 1, driver: Driver::default(), links };
+        let plan = Plan {
+            directory: "/nowhere".into(),
+            sites: 3,
+            nodes: 1,
+            driver: Driver::default(),
+            links,
+            state_kib: None,
+        };
         let account = Account { name: "somebody".into(), uid: 1000, gid: 1000, home: "/home/x".into() };
         grc_config(&State::new(plan), &account).parse().unwrap()
     }

@@ -46,9 +46,17 @@ pub struct Plan {
     pub driver: Driver,
     #[serde(default)]
     pub links: Links,
+    /// The daemons' state lies on a filesystem of so many KiB of its own.
+    pub state_kib: Option<u32>,
 }
 
 impl Plan {
+    /// Two sites of two nodes, which is what most want.
+    pub fn new(directory: PathBuf) -> Self {
+        let (driver, links) = (Driver::default(), Links::default());
+        Self { directory, sites: 2, nodes: 2, driver, links, state_kib: None }
+    }
+
     pub fn check(&self) -> Result<()> {
         ensure!((1..=SITES_MAX).contains(&self.sites), "1 to {SITES_MAX} sites, not {}", self.sites);
         ensure!((1..=NODES_MAX).contains(&self.nodes), "1 to {NODES_MAX} nodes a site, not {}", self.nodes);

@@ -14,6 +14,7 @@ use crate::netns::{self, site_name};
 use crate::node::{self, Hold, Role};
 use crate::process::{self, Identity, end_all, run, spawn_daemon, wait_until};
 use crate::state::{Daemon, Driver, MARKER, Plan, State};
+use crate::tight::Tight;
 use crate::{install, links, shared, site};
 
 /// By when every site must be connected.
@@ -96,6 +97,9 @@ impl Grid {
             let made = directory.join(name);
             fs::create_dir_all(&made)?;
             fs::set_permissions(&made, fs::Permissions::from_mode(0o755))?;
+        }
+        if let Some(kib) = self.state.plan.state_kib {
+            Tight::mount(&directory.join("state"), kib)?;
         }
         install::install(programs, &directory)?;
         self.state.account = Some(shared::enter(&directory, account)?);
@@ -341,6 +345,9 @@ impl Grid {
             let _ = child.wait();
         }
         self.children.clear();
+        if self.state.plan.state_kib.is_some() {
+            Tight::at(&directory.join("state")).unmount();
+        }
         shared::leave(&directory)?;
         match fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

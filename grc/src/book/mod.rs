@@ -30,6 +30,7 @@ use capacity::{AddressSet, Block, Calendar, Profile, Window};
 use ipnet::Ipv4Net;
 use protocol::limits::BLOCKS_PER_PART_MAX;
 use protocol::names::SiteName;
+use protocol::planted::{Bug, planted};
 use protocol::reservation::AddressBlock;
 
 use crate::plan::addresses;
@@ -184,12 +185,24 @@ impl Book {
             let (site, count) = parts[part];
             let next = self.sites[usize::from(site)].next;
             let avoid = [&self.machines, &chosen];
-            let blocks = self.calendar.carve(usable(part), &avoid, count, window, BLOCKS_PER_PART_MAX, next);
+            let here = planted(Bug::CarvePerSite).then(|| self.calendar_of(site));
+            let calendar = here.as_ref().unwrap_or(&self.calendar);
+            let blocks = calendar.carve(usable(part), &avoid, count, window, BLOCKS_PER_PART_MAX, next);
             let blocks = blocks.ok_or(part)?;
             blocks.iter().for_each(|block| chosen.insert_run(block.first.into(), block.count));
             carves[part] = blocks;
         }
         Ok(carves)
+    }
+
+    /// What is taken at one site alone, for the bug that looks at nothing else.
+    fn calendar_of(&self, site: u16) -> Calendar {
+        let mut calendar = Calendar::default();
+        for entry in self.entries.values() {
+            let here = entry.parts().iter().filter(|part| part.site == site);
+            here.for_each(|part| calendar.take(&part.blocks, entry.addresses()));
+        }
+        calendar
     }
 
     /// When, behind `after`, the first address of these sites comes back.

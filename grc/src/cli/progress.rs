@@ -2,7 +2,7 @@
 //! line names what is waited for and by when it must be over.
 
 use std::io::{self, IsTerminal, Write};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use protocol::job::{JobState, JobView};
 use protocol::reservation::{ReservationState, ReservationView};
@@ -10,6 +10,7 @@ use protocol::reservation::{ReservationState, ReservationView};
 use super::args::OutputMode;
 use super::table::{moment, safe, width};
 use super::values::show_duration;
+use super::when::now_s;
 
 /// Counts that grow fast are not worth a plain line each.
 const PLAIN_LINE_TIME: Duration = Duration::from_secs(2);
@@ -82,8 +83,7 @@ impl Progress {
         let (Mode::Redrawn, Some(phase)) = (self.mode, &self.phase) else { return };
         let mut text = phase.text.clone();
         if let Some(deadline) = phase.deadline_s {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let left = show_duration(deadline.saturating_sub(now));
+            let left = show_duration(deadline.saturating_sub(now_s()));
             text.push_str(&format!(" (by {}, {left} left)", moment(deadline)));
         }
         let columns = width(&io::stderr()).map_or(80, usize::from);
@@ -148,6 +148,10 @@ pub fn of_reservation(view: &ReservationView) -> Option<Phase> {
         }
         ReservationState::Joining => {
             ("joining", format!("{id} keys exchanged, {} of {members} members joined", sum(|p| p.joined)))
+        }
+        // Its sandboxes stand before the window begins; jobs start in it.
+        ReservationState::Ready if view.starts_s > now_s() => {
+            ("early", format!("{id} ready; its window begins {}", moment(view.starts_s)))
         }
         ReservationState::Ready => ("ready", format!("{id} ready")),
         ReservationState::Ending => ("ending", format!("{id} ending")),

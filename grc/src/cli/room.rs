@@ -106,7 +106,10 @@ mod tests {
                 in_s: (0..count).map(|n| 300 * (n + 1)).collect(),
             };
             let text = sentence(&refusal);
-            assert!(text.starts_with("the link a-b has 50Mbit left then, 100Mbit are needed\n"), "{text}");
+            assert!(
+                text.starts_with("the link a-b has 50Mbit left in that window, 100Mbit are needed\n"),
+                "{text}"
+            );
             assert!(text.lines().count() <= 3, "{text}");
             assert_eq!(text.contains("in 5m:"), count > 0, "{text}");
             assert_eq!(text.contains("in 10m or"), count == 3, "{text}");

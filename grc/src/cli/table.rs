@@ -121,6 +121,7 @@ pub fn jobs(jobs: &[JobView]) -> String {
 
 pub fn reservations(reservations: &[ReservationView]) -> String {
     let rows = reservations.iter().map(|view| {
+        let [starts, ends] = window(view);
         vec![
             view.id.to_string(),
             view.state.to_string(),
@@ -128,19 +129,19 @@ pub fn reservations(reservations: &[ReservationView]) -> String {
             view.slots.to_string(),
             view.label.as_ref().map_or_else(|| "-".to_owned(), safe_ref),
             moment(view.made_s),
-            starts(view),
-            moment(view.ends_s),
+            starts,
+            ends,
         ]
     });
     let header = ["RESERVATION", "STATE", "NODES", "SLOTS", "NAME", "MADE", "STARTS", "ENDS"];
     render(&header, rows.collect())
 }
 
-/// Of one that waits nobody can say for sure.
-fn starts(view: &ReservationView) -> String {
+/// Start and end; of one that waits nobody can say them for sure.
+fn window(view: &ReservationView) -> [String; 2] {
     match view.state {
-        ReservationState::Waiting | ReservationState::Holding => "-".to_owned(),
-        _ => moment(view.starts_s),
+        ReservationState::Waiting | ReservationState::Holding => ["-", "-"].map(str::to_owned),
+        _ => [view.starts_s, view.ends_s].map(moment),
     }
 }
 
@@ -226,14 +227,15 @@ pub fn reservation(view: &ReservationView) -> String {
     rows.extend(view.label.as_ref().map(|label| ("name", safe(label))));
     rows.push(("state", view.state.to_string()));
     rows.extend(view.deadline_s.map(|deadline| ("deadline", moment(deadline))));
+    let [starts, ends] = window(view);
     rows.extend([
         ("nodes", placement(view)),
         ("slots", view.slots.to_string()),
         ("environment", safe(&view.environment)),
         ("user", safe(&view.user)),
         ("made", moment(view.made_s)),
-        ("starts", starts(view)),
-        ("ends", moment(view.ends_s)),
+        ("starts", starts),
+        ("ends", ends),
         ("version", format!("{}, epoch {}", view.version.0, view.epoch.0)),
     ]);
     if let ReservationState::Failed(failure) = &view.state {

@@ -161,6 +161,12 @@ impl Coordinator {
         let Some(reservation) = self.reservations.get(&id) else { return };
         let Some(attempt) = &reservation.attempt else { return };
         let Some(share) = attempt.share(site) else { return };
+        // A newer hold would take the place of a grant that the site has only voted for so far: its
+        // Commit comes first.
+        let voted = |part: &PartState| reservation.grant.is_some() && !part.acknowledged;
+        if reservation.part(site).is_some_and(voted) {
+            return;
+        }
         let part = part_of(reservation, attempt, share, now);
         self.send(site, ToSite::Hold { reservation: id, version: attempt.version, part });
     }

@@ -114,6 +114,8 @@ impl Coordinator {
     /// the next event's.
     pub fn step(&mut self, now: Duration, event: Event) -> Vec<Action> {
         self.now = self.now.max(now);
+        // What is due happened before this, however late the event comes to be looked at.
+        self.tick();
         match event {
             Event::Request { client, correlation, user, request } => {
                 self.request(client, correlation, &user, request);
@@ -121,7 +123,7 @@ impl Coordinator {
             Event::ClientGone { client } => self.client_gone(client),
             Event::FromSite { site, connection, message } => self.heard(&site, connection, message),
             Event::SiteGone { site, connection, why } => self.site_gone(&site, connection, why.as_str()),
-            Event::Tick => self.tick(),
+            Event::Tick => {}
         }
         if std::mem::take(&mut self.replan) {
             self.plan_waiting();

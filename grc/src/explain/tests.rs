@@ -97,7 +97,7 @@ fn who_waits_learns_what_is_short_by_how_much_and_until_when() {
     waiting.waits_for = Some((Why::Refused(refusal), at(10)));
     let (summary, reasons, _) = explained(&waiting, 70, &[]);
     assert_eq!(summary, "reservation r2 waits until it can be had");
-    let short = "the link a-b has 50Mbit left then, 100Mbit are needed";
+    let short = "the link a-b has 50Mbit left in that window, 100Mbit are needed";
     assert_eq!(reasons, [short, "it can begin in 4m at the earliest"], "counted from when it was found");
     assert_eq!(explained(&waiting, 1000, &[]).1[1], "it can begin as soon as it is tried again");
     // What the book says now goes before what was said then.

@@ -9,7 +9,7 @@ use protocol::client::{Notice, Reply, Request, Selector};
 use protocol::ids::{JobId, ReservationId};
 use protocol::job::{ExitStatus, JobState, Stream};
 use protocol::refusal::{Failure, Refusal, Step};
-use protocol::reservation::ReservationState;
+use protocol::reservation::{ReservationState, ReservationView};
 
 use crate::fake::{Act, Grc, Outcome, job, output, reservation};
 
@@ -216,6 +216,7 @@ fn wait_gives_up_after_its_timeout_and_says_what_goes_on() {
 fn progress_names_every_step_once_with_its_deadline() {
     let grc = Grc::new(|_, request| {
         let step = |state, arrived| Act::Notice(Notice::Reservation(reservation(state, arrived)));
+        let ready = |starts_s| ReservationView { starts_s, ..reservation(ReservationState::Ready, 2) };
         match request {
             Request::Submit { .. } => submitted(),
             Request::ShowReservation(_) => {
@@ -227,7 +228,8 @@ fn progress_names_every_step_once_with_its_deadline() {
                 step(ReservationState::Starting, 1),
                 step(ReservationState::Starting, 2),
                 step(ReservationState::Joining, 2),
-                Act::Reply(Reply::Reservation(reservation(ReservationState::Ready, 2))),
+                Act::Notice(Notice::Reservation(ready(4_000_000_000))),
+                Act::Reply(Reply::Reservation(ready(1_000_000_000))),
             ],
             // Asked last, so what it says comes last.
             Request::Log { stream: Stream::Stderr, .. } => vec![Act::Vanish],
@@ -245,6 +247,7 @@ fn progress_names_every_step_once_with_its_deadline() {
         format!("r2 pilots in 1 of 2 at a{by}"),
         format!("r2 keys of 2 of 2 members{by}"),
         format!("r2 keys exchanged, 0 of 2 members joined{by}"),
+        "r2 ready; its window begins 2096-10-02 07:06".to_owned(),
         "r2 ready".to_owned(),
     ];
     assert_eq!(lines[..wanted.len()], wanted, "{outcome:?}");

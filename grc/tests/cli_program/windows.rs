@@ -235,7 +235,7 @@ fn no_room_names_what_is_short_and_when_it_could_begin() {
     assert_eq!((outcome.code, outcome.text()), (Some(120), ""), "{outcome:?}");
     let lines: Vec<&str> = outcome.stderr.lines().collect();
     assert_eq!(lines.len(), 3, "{outcome:?}");
-    assert_eq!(lines[0], "gridpilot: the link a-b has 50Mbit left then, 100Mbit are needed");
+    assert_eq!(lines[0], "gridpilot: the link a-b has 50Mbit left in that window, 100Mbit are needed");
     assert!(
         lines[1].starts_with("  it can begin at 20") && lines[1].contains("+09:00, in 5m: "),
         "{outcome:?}"
@@ -265,7 +265,9 @@ fn a_booked_reservation_shows_when_it_begins() {
     let grc = Grc::new(|_, request| {
         let booked = || reservation(ReservationState::Booked, 0);
         vec![Act::Reply(match request {
-            Request::Reservations => Reply::Reservations(vec![booked()]),
+            Request::Reservations => {
+                Reply::Reservations(vec![booked(), reservation(ReservationState::Waiting, 0)])
+            }
             Request::WaitReservation(_) => Reply::Reservation(reservation(ReservationState::Ready, 2)),
             _ => Reply::Reservation(booked()),
         })]
@@ -274,6 +276,8 @@ fn a_booked_reservation_shows_when_it_begins() {
     for word in ["STARTS", "booked", "2027-01-15 08:00"] {
         assert!(listed.text().contains(word), "{word} in {listed:?}");
     }
+    let waiting: Vec<&str> = listed.text().lines().last().unwrap().split_whitespace().collect();
+    assert_eq!(waiting[waiting.len() - 2..], ["-", "-"], "nobody knows when: {listed:?}");
     let waited = grc.run(&["wait", "r2"]);
     assert_eq!(waited.code, Some(0), "{waited:?}");
     assert!(waited.stderr.contains("r2 booked from 2027-01-15 08:00 at a"), "{waited:?}");

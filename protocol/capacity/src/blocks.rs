@@ -6,7 +6,7 @@
 //! pages in which something is taken exist: a /8 costs as much as a /29.
 
 use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow};
+use std::ops::ControlFlow;
 
 use crate::addresses::AddressSet;
 use crate::window::Window;
@@ -28,8 +28,9 @@ impl Block {
 /// Addresses of one page.
 const PAGE: u32 = u64::BITS;
 
-/// From each of these seconds on, the busy addresses. Neighbours differ, and the last is 0.
-type Page = BTreeMap<u64, u64>;
+/// From each of these seconds on, the busy addresses; in ascending order. Neighbours differ, and
+/// the last is 0. A plain list: what a window needs of it lies side by side.
+type Page = Vec<(u64, u64)>;
 
 /// What is taken over time. Ranges of sites may overlap: one calendar is for all of them.
 #[derive(Clone, Debug, Default)]
@@ -42,8 +43,9 @@ pub struct Calendar {
 /// The addresses of a page that are busy in any second of the window.
 fn busy(page: &Page, window: Window) -> u64 {
     let mut sum = 0;
+    let end = page.partition_point(|(at, _)| *at < window.end());
     // From the last second on back to the entry that is in force at the first.
-    for (&at, busy) in page.range(..window.end()).rev() {
+    for &(at, busy) in page[..end].iter().rev() {
         sum |= busy;
         if at <= window.start() {
             break;
@@ -52,17 +54,25 @@ fn busy(page: &Page, window: Window) -> u64 {
     sum
 }
 
+/// The busy addresses in front of an entry.
+fn before(page: &Page, place: usize) -> u64 {
+    place.checked_sub(1).map_or(0, |place| page[place].1)
+}
+
 /// Flips these addresses over the window.
 fn flip(page: &mut Page, window: Window, bits: u64) {
-    for at in [window.start(), window.end()] {
-        let level = page.range(..=at).next_back().map_or(0, |(_, busy)| *busy);
-        page.entry(at).or_insert(level);
-    }
-    page.range_mut(window.start()..window.end()).for_each(|(_, busy)| *busy ^= bits);
-    for at in [window.start(), window.end()] {
-        let before = page.range(..at).next_back().map_or(0, |(_, busy)| *busy);
-        if page.get(&at) == Some(&before) {
-            page.remove(&at);
+    let mut place = |second: u64| {
+        let place = page.partition_point(|(at, _)| *at < second);
+        if page.get(place).is_none_or(|(at, _)| *at != second) {
+            page.insert(place, (second, before(page, place)));
+        }
+        place
+    };
+    let (begin, end) = (place(window.start()), place(window.end()));
+    page[begin..end].iter_mut().for_each(|(_, busy)| *busy ^= bits);
+    for place in [end, begin] {
+        if page[place].1 == before(page, place) {
+            page.remove(place);
         }
     }
 }
@@ -282,9 +292,10 @@ impl Calendar {
             for (number, page) in self.pages.range(first / PAGE..=last / PAGE) {
                 let start = number * PAGE;
                 let usable = bits(first.max(start), last.min(start + (PAGE - 1)));
-                let mut level = page.range(..=after).next_back().map_or(0, |(_, busy)| *busy);
-                let later = page.range((Bound::Excluded(after), Bound::Unbounded));
-                for (&at, &busy) in later.take_while(|(at, _)| earliest.is_none_or(|known| **at < known)) {
+                let place = page.partition_point(|(at, _)| *at <= after);
+                let mut level = before(page, place);
+                let later = page[place..].iter();
+                for &(at, busy) in later.take_while(|(at, _)| earliest.is_none_or(|known| *at < known)) {
                     if level & !busy & usable != 0 {
                         earliest = Some(at);
                         break;
@@ -324,15 +335,15 @@ impl Calendar {
         }
         self.forgotten = second;
         self.pages.retain(|_, page| {
-            while let Some(entry) = page.first_entry().filter(|entry| *entry.key() < second) {
-                let (_, busy) = entry.remove_entry();
+            let past = page.partition_point(|(at, _)| *at < second);
+            if let Some(last) = past.checked_sub(1) {
                 // What was busy at the cut still is: the last entry before it moves there.
-                if busy != 0 && page.first_key_value().is_none_or(|(at, _)| *at > second) {
-                    page.insert(second, busy);
-                }
+                page[last].0 = second;
+                let replaced = page.get(past).is_some_and(|(at, _)| *at == second);
+                page.drain(..if replaced { past } else { last });
             }
-            if page.first_key_value().is_some_and(|(_, busy)| *busy == 0) {
-                page.pop_first();
+            if page.first().is_some_and(|(_, busy)| *busy == 0) {
+                page.remove(0);
             }
             !page.is_empty()
         });

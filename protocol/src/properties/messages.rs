@@ -5,6 +5,7 @@ use proptest::option::of as maybe;
 use proptest::prelude::*;
 
 use super::arbitrary::*;
+use super::views::*;
 use crate::client::{self, Selector};
 use crate::node;
 use crate::site::{FromSite, ToSite};

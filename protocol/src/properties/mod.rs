@@ -19,6 +19,7 @@ mod checks;
 mod frames;
 mod hostile;
 mod messages;
+mod views;
 mod words;
 
 /// Comes back from its own bytes; every shorter and every longer string of bytes is refused.

@@ -11,7 +11,7 @@ use protocol::client::{self, Selector};
 use protocol::ids::{RequestId, ReservationId};
 use protocol::limits::MEMBERS_MAX;
 use protocol::names::EnvironmentName;
-use protocol::reservation::{Ask, Limits, Placement, ReservationState};
+use protocol::reservation::{Ask, Bandwidth, Limits, Placement, ReservationState, Start};
 
 use super::{fine_ms, median, row, spread, table};
 use world::{SHARES, Share, Traffic, World};
@@ -38,7 +38,9 @@ fn round(sites: usize, nodes: usize) -> Result<Round> {
             placement: Placement::Sites(sites.iter().map(|site| (site.name.clone(), nodes as u32)).collect()),
             slots: 1,
             limits: Limits::default(),
+            start: Start::Open,
             duration_s: 3600,
+            bandwidth: Bandwidth::Unasked,
             environment: EnvironmentName::host(),
             label: None,
         };

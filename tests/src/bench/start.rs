@@ -12,7 +12,7 @@ use protocol::hello::Role;
 use protocol::ids::{JobId, RequestId, ReservationId};
 use protocol::job::{Command, Stream, Target};
 use protocol::names::EnvironmentName;
-use protocol::reservation::{Ask, Limits, Placement, ReservationState, ReservationView};
+use protocol::reservation::{Ask, Bandwidth, Limits, Placement, ReservationState, ReservationView, Start};
 use tokio::net::UnixStream;
 
 use super::{median, ms, table};
@@ -103,7 +103,9 @@ fn ask(grid: &Grid) -> Result<Ask> {
         placement: Placement::Sites(sites.collect::<Result<_>>()?),
         slots: 1,
         limits: Limits::default(),
+        start: Start::Open,
         duration_s: 600,
+        bandwidth: Bandwidth::Unasked,
         environment: EnvironmentName::host(),
         label: None,
     })

@@ -11,8 +11,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use gridpilot_tests::bench;
 use gridpilot_tests::install;
-use gridpilot_tests::links::Links;
-use gridpilot_tests::state::{Driver, Plan};
+use gridpilot_tests::state::Plan;
 use gridpilot_tests::world::Grid;
 
 /// Measures gridpilot on this machine. Without a name: everything, one after the other.
@@ -65,6 +64,14 @@ enum What {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
+    /// Planning over nodes, links and uplinks of a year with many live reservations.
+    Search {
+        #[arg(long, default_value_t = 1_000_000)]
+        reservations: usize,
+        /// Questions of each kind.
+        #[arg(long, default_value_t = 3000)]
+        questions: usize,
+    },
     /// Decisions made durable by group commit, beside the disk's own fsync.
     Durable {
         /// Should be on the disk that a daemon's state is on.
@@ -79,14 +86,6 @@ enum What {
         /// Records that come and go in a store of 1,000.
         #[arg(long, default_value_t = 100_000)]
         changes: u64,
-    },
-    /// Planning over nodes, links and uplinks of a year with many live reservations.
-    Search {
-        #[arg(long, default_value_t = 1_000_000)]
-        reservations: usize,
-        /// Questions of each kind.
-        #[arg(long, default_value_t = 3000)]
-        questions: usize,
     },
     #[command(hide = true)]
     One {
@@ -108,7 +107,7 @@ enum What {
 }
 
 /// What is measured when nothing is named.
-const ALL: [&str; 7] = ["sandbox", "thousand", "network", "start", "exchange", "durable", "search"];
+const ALL: [&str; 7] = ["sandbox", "thousand", "network", "start", "exchange", "search", "durable"];
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().what {
@@ -156,10 +155,10 @@ fn measure(what: What) -> Result<()> {
         }
         What::Network { rounds, seconds } => ("Network", bench::network::run(rounds, seconds)?),
         What::Exchange { sites, nodes, rounds } => ("Exchange", bench::exchange::run(sites, nodes, rounds)?),
+        What::Search { reservations, questions } => ("Search", bench::search::run(reservations, questions)?),
         What::Durable { directory, seconds, records, changes } => {
             ("Durable decisions", bench::durable::run(&directory, seconds, records, changes)?)
         }
-        What::Search { reservations, questions } => ("Search", bench::search::run(reservations, questions)?),
         What::Start { rounds } => ("From submit to output", start(rounds)?),
     };
     println!("## {name}\n\n{}\n\n{text}", bench::machine());
@@ -167,13 +166,7 @@ fn measure(what: What) -> Result<()> {
 }
 
 fn start(rounds: usize) -> Result<String> {
-    let plan = Plan {
-        directory: PathBuf::from(format!("/var/lib/gridpilot-bench-{}", std::process::id())),
-        sites: 2,
-        nodes: 2,
-        driver: Driver::default(),
-        links: Links::default(),
-    };
+    let plan = Plan::new(PathBuf::from(format!("/var/lib/gridpilot-bench-{}", std::process::id())));
     let mut grid = Grid::up(plan, &install::programs()?, &mut |_| ())?;
     let text = bench::start::run(&grid, rounds);
     grid.down(&mut |_| ())?;

@@ -62,7 +62,7 @@ struct Shape {
 impl Shape {
     fn plan(self) -> Plan {
         let Self { place, sites, nodes, driver, links } = self;
-        Plan { directory: place.dir, sites, nodes, driver, links }
+        Plan { sites, nodes, driver, links, ..Plan::new(place.dir) }
     }
 }
 

@@ -127,6 +127,7 @@ impl World {
                 mtu: 1500,
                 driver: grant::Driver::Macvlan,
                 times: crm::pilot::Times::default(),
+                lead: Duration::ZERO,
                 catalog: sandbox_images::Catalog::host_only(),
             };
             let nodes = (0..nodes)
@@ -141,13 +142,12 @@ impl World {
                 inside: Traffic::default(),
             });
         }
-        let ids = coordinator::Ids { reservation: 1, job: 1 };
         let settings = coordinator::Settings {
             supernets,
             deadlines: coordinator::Deadlines::default(),
-            started_s: 0,
-            incarnation: 1,
-            ids,
+            reservations_per_user: sites.max(1),
+            links: Default::default(),
+            uplinks: Default::default(),
         };
         let mut world = World {
             grc: Coordinator::new(settings),
@@ -187,10 +187,28 @@ impl World {
         }
     }
 
-    /// Delivers the oldest message; `false` when none is under way.
+    /// Delivers the oldest message, or else lets a time come; `false` when neither is there.
     pub fn turn(&mut self) -> Result<bool> {
-        let wire = self.under_way.pop_front();
-        wire.map_or(Ok(false), |wire| self.deliver(wire).map(|()| true))
+        match self.under_way.pop_front() {
+            Some(wire) => self.deliver(wire).map(|()| true),
+            None => self.tick(),
+        }
+    }
+
+    /// What an owner wants to do at this time. Nothing here waits for a time to come.
+    fn tick(&mut self) -> Result<bool> {
+        let due = |wake: Option<Duration>, now: Duration| wake.is_some_and(|at| at <= now);
+        let now = self.now();
+        let sites: Vec<usize> =
+            (0..self.sites.len()).filter(|&n| due(self.sites[n].owner.next_deadline(), now)).collect();
+        for &number in &sites {
+            self.tell_site(number, site::Event::Tick)?;
+        }
+        let grc = due(self.grc.next_wake(), now);
+        if grc {
+            self.tell_grc(coordinator::Event::Tick)?;
+        }
+        Ok(grc || !self.under_way.is_empty())
     }
 
     /// Until nothing is under way.
@@ -209,11 +227,11 @@ impl World {
                 match message {
                     ToSite::Welcome => Ok(()),
                     ToSite::Refused(refusal) => bail!("site {number} is refused: {refusal}"),
-                    ToSite::Hold { reservation, epoch, part } => {
+                    ToSite::Hold { reservation, version, part } => {
                         let account = site::Account { name: part.user.clone(), uid: UID, gid: UID };
                         self.tell_site(
                             number,
-                            site::Event::Hold { reservation, epoch, part, account: Ok(account) },
+                            site::Event::Hold { reservation, version, part, account: Ok(account) },
                         )
                     }
                     message => self.tell_site(number, site::Event::Grc(message)),
@@ -374,9 +392,9 @@ impl World {
                     self.charge(Share::Agents, None, begin);
                     self.under_way.push_back(Wire::Arrive(number, bytes));
                 }
-                site::Action::SetUp { pilot, grant, environment } => {
+                site::Action::SetUp { pilot, grant, rates, environment } => {
                     let site = &self.sites[number];
-                    let setup = site.key.setup(&site.name, pilot, &grant, environment);
+                    let setup = site.key.setup(&site.name, pilot, &grant, rates.as_deref(), environment);
                     self.charge(Share::CrmSeals, Some(number), begin);
                     self.ask(number, pilot, Asked::Setup, &node::Request::Setup(setup))?;
                     self.ask(number, pilot, Asked::GetKeys, &node::Request::GetKeys)?;
@@ -406,6 +424,9 @@ impl World {
                     let reason = "ended".into();
                     self.tell_site(number, site::Event::BatchGone { pilot, reason })?;
                 }
+                // Durability is measured by itself.
+                site::Action::Record(_) => (),
+                site::Action::Shape { pilot, .. } => bail!("pilot {pilot} is shaped, and nothing was asked"),
                 site::Action::Sweep { pilot, .. } => bail!("after pilot {pilot} is swept"),
             }
         }
