@@ -203,15 +203,9 @@ impl Site {
             (Some(before), Some(grant)) => !same_sandboxes(&before.part, &grant.part),
             _ => false,
         };
-        let committed = FromSite::Committed { reservation, version };
         self.rebook(reservation);
-        if planted(Bug::CommittedBeforeRecord) {
-            self.tell(committed);
-            self.record_booking(reservation);
-        } else {
-            self.record_booking(reservation);
-            self.tell(committed);
-        }
+        self.record_booking(reservation);
+        self.tell(FromSite::Committed { reservation, version });
         if other_sandboxes {
             self.begin_anew_changed(reservation);
         }

@@ -91,7 +91,6 @@ impl Coordinator {
         for one in open {
             match one {
                 Open::Hold => self.hold(id, site),
-                Open::Commit if planted(Bug::CommitNotRepeated) => {}
                 Open::Commit => self.commit(id, site),
                 Open::Start => self.start(id, site),
                 Open::Join => self.join_site(id, site),
