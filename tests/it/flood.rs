@@ -67,7 +67,11 @@ async fn ask_and_count(world: &TestGrid) -> u64 {
     let mut last = 0;
     while last < REQUESTS {
         let frame = connection.inbox.next().await.unwrap();
-        assert_eq!((frame.kind, frame.correlation), (Kind::Reply, last + 1), "answers keep the order of requests");
+        assert_eq!(
+            (frame.kind, frame.correlation),
+            (Kind::Reply, last + 1),
+            "answers keep the order of requests"
+        );
         let reply: Reply = read(&frame).unwrap();
         assert!(matches!(reply, Reply::Refused(_)), "{last}: {reply:?}");
         last = frame.correlation;

@@ -61,7 +61,7 @@ pub const LINK_KBIT: u32 = 200_000;
 
 impl Default for Links {
     fn default() -> Self {
-        let link = Some(Rate { kbit: LINK_KBIT.into() });
+        let link = Some(Rate { kbit: LINK_KBIT });
         Self { link, uplink: None, shaped: false, same_ranges: false }
     }
 }
