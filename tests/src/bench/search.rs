@@ -199,7 +199,8 @@ impl World {
         Ok(())
     }
 
-    fn read(&self, record: &Record) -> Option<Plan> {
+    /// A record as the book takes it; rates are the network's.
+    fn plan_of(&self, record: &Record) -> Option<Plan> {
         let window = Window::lasting(record.start.into(), record.duration.into())?;
         let part = |n: usize| Part {
             site: self.names[usize::from(record.sites[n])].clone(),
@@ -207,21 +208,29 @@ impl World {
             layer: record.layers[n].into(),
             blocks: vec![AddressBlock { first: record.blocks[n].into(), count: record.members[n].into() }],
         };
-        let parts: Vec<Part> = (0..record.parts as usize).map(part).collect();
-        let sites: Vec<&SiteName> = parts.iter().map(|part| &part.site).collect();
-        let pairs = Rates::Between(record.rate_kbit).among(&sites);
-        Some(Plan { window, addresses: window.widened(LEAD_S, TAIL_S), parts, pairs })
+        let parts = (0..record.parts as usize).map(part).collect();
+        Some(Plan { window, addresses: window.widened(LEAD_S, TAIL_S), parts, pairs: Vec::new() })
     }
 
-    /// Puts everything back from plain records.
-    fn load(&mut self, records: &[Record], from: &World) -> Duration {
+    /// The same as the network takes it.
+    fn criteria_of(&self, record: &Record) -> Option<Criteria> {
+        let window = Window::lasting(record.start.into(), record.duration.into())?;
+        let sites = record.sites[..record.parts as usize].iter();
+        let sites: Vec<&SiteName> = sites.map(|site| &self.names[usize::from(*site)]).collect();
+        let pairs = Rates::Between(record.rate_kbit).among(&sites);
+        (!pairs.is_empty()).then_some(Criteria { window, pairs })
+    }
+
+    /// Puts everything back from plain records: how long the book took, and the links.
+    fn load(&mut self, records: &[Record], from: &World) -> [Duration; 2] {
         let begin = processor_time();
-        let plans = || (0..).zip(records).filter_map(|(id, record)| Some((id, from.read(record)?)));
-        self.book.restore_all(plans());
-        self.links.restore_all(plans().filter(|(_, plan)| !plan.pairs.is_empty()).map(|(id, plan)| {
-            (Connection(id), Version(1), Criteria { window: plan.window, pairs: plan.pairs })
-        }));
-        processor_time().saturating_sub(begin)
+        let plans = (0..).zip(records);
+        self.book.restore_all(plans.clone().filter_map(|(id, record)| Some((id, from.plan_of(record)?))));
+        let between = processor_time();
+        self.links.restore_all(
+            plans.filter_map(|(id, record)| Some((Connection(id), Version(1), from.criteria_of(record)?))),
+        );
+        [between.saturating_sub(begin), processor_time().saturating_sub(between)]
     }
 }
 
@@ -344,7 +353,7 @@ pub fn run(count: usize, questions: usize) -> Result<String> {
     ask(&world, questions, free).rows("free choice of sites, up to twice a layer", &mut rows);
 
     let mut restored = World::new(count)?;
-    let loading = restored.load(&records, &world);
+    let [book, links] = restored.load(&records, &world).map(|time| time.as_secs_f64());
     ensure!(same(&world, &restored), "what was loaded is not what was there");
     let (per_second, fitted) = decisions(count / SITES);
     let (per_second_all, _) = decisions(count);
@@ -355,7 +364,7 @@ pub fn run(count: usize, questions: usize) -> Result<String> {
          processor time of the one thread.\n\n{}\n\
          - memory of the book and the links: {grown:.0} MiB ({:.0} bytes a reservation)\n\
          - filled by planning and taking one after the other: {:.1} s, {:.0} reservations/s ({refused} refused on the way)\n\
-         - loaded from plain records at once: {:.2} s\n\
+         - loaded from plain records at once: {:.2} s, of which {links:.2} s for the links\n\
          - decisions on one profile (the maximum over 10 minutes to a week of a year, and the charge if it fits; \
          {:.0} % did): {:.2} million/s up to {} reservations on it, {:.2} million/s up to {count}\n",
         world.places,
@@ -366,7 +375,7 @@ pub fn run(count: usize, questions: usize) -> Result<String> {
         grown * f64::from(1 << 20) / count as f64,
         filling.as_secs_f64(),
         per(filling),
-        loading.as_secs_f64(),
+        book + links,
         fitted * 100.0,
         per_second / 1e6,
         count / SITES,
