@@ -165,11 +165,91 @@ impl Durable {
                 self.durable = self.durable.max(ticket);
                 Ok(())
             }
-            Some(Report::Failed(error)) => Err(anyhow!(error).context(
-                "what was decided cannot be made durable, so nothing more is answered; \
-                 started again with room it goes on by itself",
-            )),
+            Some(Report::Failed(error)) => {
+                Err(anyhow!(error).context("a decision cannot be made durable, so nothing more is answered"))
+            }
             None => bail!("the journal's thread is gone; start again"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::ids::{JobId, ReservationId};
+
+    use super::*;
+    use crate::coordinator::Ids;
+    use crate::record::Key as RecordKey;
+
+    async fn opened(state: &Path) -> Opened {
+        open(state, Pin([7; 32]), &CancellationToken::new()).await.unwrap()
+    }
+
+    fn ids(reservation: u64) -> Action {
+        Action::Record(Record::Put(Value::Ids(Ids { reservation, job: 1 })))
+    }
+
+    fn effect(number: u64) -> Action {
+        Action::CloseOutput { job: JobId(number) }
+    }
+
+    fn performed(durable: &mut Durable) -> Vec<u64> {
+        let number = |action| if let Action::CloseOutput { job } = action { job.0 } else { u64::MAX };
+        std::iter::from_fn(|| durable.next_action()).map(number).collect()
+    }
+
+    #[tokio::test]
+    async fn what_stands_behind_a_record_waits_for_the_disk_and_everything_keeps_its_order() {
+        let state = tempfile::tempdir().unwrap();
+        let Opened { mut durable, mut reports, past, rebooted } = opened(state.path()).await;
+        assert_eq!((past, rebooted), (vec![], false));
+        durable.take(vec![effect(1), ids(5), effect(2), ids(6), effect(3)]).unwrap();
+        durable.take(vec![effect(4)]).unwrap();
+        assert_eq!(performed(&mut durable), [1], "before the record nothing is waited for");
+        assert_eq!(durable.waiting(), 3);
+        durable.reported(reports.recv().await).unwrap();
+        assert_eq!(performed(&mut durable), [2, 3, 4]);
+        durable
+            .take(vec![ids(7), Action::Record(Record::Forget(RecordKey::Ids)), ids(8), effect(5)])
+            .unwrap();
+        durable.take(vec![effect(6), ids(9), effect(7)]).unwrap();
+        let mut done = Vec::new();
+        while done.len() < 3 {
+            durable.reported(reports.recv().await).unwrap();
+            done.extend(performed(&mut durable));
+        }
+        assert_eq!(done, [5, 6, 7]);
+        let before = durable.now();
+        drop(durable);
+        let Opened { durable, past, .. } = opened(state.path()).await;
+        assert_eq!(past, [Record::Put(Value::Ids(Ids { reservation: 9, job: 1 }))]);
+        assert!(durable.now() >= before, "the clock goes on");
+    }
+
+    #[tokio::test]
+    async fn after_a_write_that_failed_nothing_is_done_any_more() {
+        let state = tempfile::tempdir().unwrap();
+        let Opened { mut durable, .. } = opened(state.path()).await;
+        durable.take(vec![ids(5), effect(1)]).unwrap();
+        let path = state.path().join(FILE);
+        let error = durable.reported(Some(Report::Failed(StoreError::Full { path }))).unwrap_err();
+        assert!(format!("{error:#}").contains("no space left for"), "{error:#}");
+        assert!(performed(&mut durable).is_empty());
+        assert!(durable.reported(None).is_err());
+    }
+
+    #[tokio::test]
+    async fn another_grids_store_and_a_record_that_cannot_be_read_are_refused() {
+        let state = tempfile::tempdir().unwrap();
+        drop(opened(state.path()).await);
+        let other = open(state.path(), Pin([8; 32]), &CancellationToken::new()).await;
+        assert!(format!("{:#}", other.err().unwrap()).contains("is the store of"));
+        let (mut store, _) =
+            Store::open(&state.path().join(FILE), Kind::Grc, &Pin([7; 32]).to_string()).unwrap();
+        let key = RecordKey::Reservation(ReservationId(1)).stored();
+        store.commit(&[journal::Write::Put { key, value: vec![0xff; 9] }]).unwrap();
+        drop(store);
+        let error = open(state.path(), Pin([7; 32]), &CancellationToken::new()).await.err().unwrap();
+        assert!(format!("{error:#}").contains("that this program cannot read"), "{error:#}");
     }
 }
