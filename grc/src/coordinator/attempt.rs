@@ -73,6 +73,8 @@ impl Coordinator {
         let Found { start_s, shares, rates, lead } = self.room.plan(wish, self.network.as_ref())?;
         // Seconds are whole in the book only: what begins now begins at once.
         let start = Duration::from_secs(start_s).max(self.now);
+        // Addresses are taken from now on, as they were planned.
+        let lead = lead.min(start.saturating_sub(self.now));
         let window = Window { start, end: start + Duration::from_secs(ask.duration_s.into()), lead };
         Ok(Planned { window, shares, rates })
     }
