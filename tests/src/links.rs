@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_shaped_is_refused() {
-        let shaped = Links { shaped: true, ..Links::default() };
+        let shaped = Links { link: None, shaped: true, ..Links::default() };
         assert!(shaped.check(2).is_err());
         let stretched = Links { link: mbit(1), shaped: true, same_ranges: true, ..Links::default() };
         assert!(stretched.check(2).is_ok() && stretched.check(3).is_err());

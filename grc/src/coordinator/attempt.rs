@@ -137,7 +137,7 @@ impl Coordinator {
         let Some(reservation) = self.reservations.get_mut(&id) else { return Err(taken_by()) };
         let first = reservation.phase == Phase::Waiting;
         let taken = match first {
-            true => self.room.take(id, window, &shares, self.now),
+            true => self.room.take(id, window, &shares),
             false => self.room.take_beside(id, window, &shares),
         };
         debug_assert!(taken || planted(Bug::CarvePerSite), "planned and taken in one step");

@@ -118,7 +118,7 @@ impl Coordinator {
             && let Some(grant) = &saved.grant
             && !planted(Bug::RestartForgetsBook)
         {
-            self.room.restore(id, grant.window, &open);
+            self.room.take(id, grant.window, &open);
             let (connection, criteria) = (Connection(id.0), criteria(grant.window, &grant.rates));
             if !grant.rates.is_empty() {
                 self.network.restore(connection, grant.version, criteria);
@@ -250,7 +250,7 @@ impl Coordinator {
             of.entry(reservation).or_insert((window, Vec::new())).1.push(share);
         }
         for (id, (window, shares)) in of {
-            self.room.restore(id, window, &shares);
+            self.room.take(id, window, &shares);
             self.room.end(id);
         }
     }

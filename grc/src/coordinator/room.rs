@@ -183,9 +183,7 @@ impl Room {
         }
     }
 
-    /// Addresses are taken from `from` on, or from when sandboxes may stand: what was given back
-    /// just before is as good as any.
-    fn booked(&self, window: Window, shares: &[Share], from: Duration) -> Plan {
+    fn booked(&self, window: Window, shares: &[Share]) -> Plan {
         let part = |share: &Share| Part {
             site: share.site.clone(),
             members: share.members,
@@ -194,7 +192,7 @@ impl Room {
         };
         Plan {
             window: seconds(window.start, window.end),
-            addresses: seconds(window.near().max(from).min(window.start), window.end + self.tail),
+            addresses: seconds(window.near(), window.end + self.tail),
             parts: shares.iter().map(part).collect(),
             // Rates are the network's to book.
             pairs: Vec::new(),
@@ -203,18 +201,13 @@ impl Room {
 
     /// Takes for a first grant, or for one that is there after a restart; false if somebody else
     /// has an address of it.
-    pub fn take(&mut self, id: ReservationId, window: Window, shares: &[Share], from: Duration) -> bool {
-        self.book.take(id.0, &self.booked(window, shares, from)).is_ok()
-    }
-
-    /// Takes again, after a restart, what was taken before it: there was room for it then.
-    pub fn restore(&mut self, id: ReservationId, window: Window, shares: &[Share]) -> bool {
-        self.take(id, window, shares, Duration::ZERO) || self.take(id, window, shares, window.start)
+    pub fn take(&mut self, id: ReservationId, window: Window, shares: &[Share]) -> bool {
+        self.book.take(id.0, &self.booked(window, shares)).is_ok()
     }
 
     /// Takes for a change beside what is in force; false as above.
     pub fn take_beside(&mut self, id: ReservationId, window: Window, shares: &[Share]) -> bool {
-        let taken = self.book.hold_change(id.0, &self.booked(window, shares, Duration::ZERO)).is_ok();
+        let taken = self.book.hold_change(id.0, &self.booked(window, shares)).is_ok();
         if taken && planted(Bug::ChangeFreesFirst) {
             self.settle(id);
         }

@@ -269,6 +269,12 @@ impl Field {
             News::LeaseOver(number) => {
                 if self.processes[number].lease <= around.at {
                     self.tear_down(around, number);
+                    // What a dead monitor left does not outlive what it was granted either.
+                    if let Some(address) =
+                        self.processes[number].sandbox.filter(|_| self.processes[number].ended)
+                    {
+                        around.truth.gone((around.site, number), address);
+                    }
                 }
                 None
             }
