@@ -85,6 +85,11 @@ fn wait_for<T>(what: &str, world: &TestGrid, mut find: impl FnMut() -> Option<T>
     found.unwrap_or_else(|| panic!("{what} never came{}", world.logs()))
 }
 
+/// A job is shown as running from when its EXEC is sent; its command runs when it says so.
+fn wait_until_it_runs(world: &TestGrid, job: &str) {
+    wait_for("the command", world, || world.type_in(&["log", job]).out.contains("up").then_some(()));
+}
+
 /// A job at both sites, killed at one moment: its reservation ends with it.
 struct Scene {
     reservation: String,
@@ -97,7 +102,7 @@ struct Scene {
 impl Scene {
     /// Brings a fresh job to the moment.
     fn set(world: &mut TestGrid, who: Victim, moment: Moment) -> Self {
-        let script = "setsid sleep 4321 & sleep 4322";
+        let script = "echo up; setsid sleep 4321 & sleep 4322";
         let words = ["--output-mode", "json", "submit", "--nodes", "a=1,b=1", "--", "sh", "-c", script];
         let made = world.type_in(&words).json();
         let (job, reservation) = (made["job"].as_str().unwrap(), made["reservation"].as_str().unwrap());
@@ -126,9 +131,9 @@ impl Scene {
                 });
             }
             Moment::Joining => world.wait_for_state(&scene.reservation, &["joining", "ready"]),
-            Moment::Running => world.wait_for_state(job, &["running"]),
+            Moment::Running => wait_until_it_runs(world, job),
             Moment::TearingDown => {
-                world.wait_for_state(job, &["running"]);
+                wait_until_it_runs(world, job);
                 world.observe();
                 world.type_in(&["release", &scene.reservation]).ok();
             }
@@ -230,9 +235,10 @@ fn kill_9_of_the_grc_ends_nothing() {
 #[test]
 fn a_pilot_ended_by_the_batch_system_goes_in_order() {
     let mut world = TestGrid::two_by_two();
-    let words = ["--output-mode", "json", "submit", "--nodes", "a=1,b=1", "--", "sleep", "4323"];
+    let words =
+        ["--output-mode", "json", "submit", "--nodes", "a=1,b=1", "--", "sh", "-c", "echo up; sleep 4323"];
     let made = world.type_in(&words).json();
-    world.wait_for_state(made["job"].as_str().unwrap(), &["running"]);
+    wait_until_it_runs(&world, made["job"].as_str().unwrap());
     world.observe();
     let (node, launcher) = at_site(&world.grid, "a", "launcher").unwrap();
     assert!(launcher.signal(Signal::SIGTERM));
