@@ -377,7 +377,7 @@ pub fn an_address_that_is_not_free_yet_can_be_asked_for_again() {
         pilot.ask(&world.sign_rates(&wanted));
         match pilot.answer() {
             Notice::Shaped => break,
-            Notice::Failed { step: Step::Shape, errno: libc::EBUSY, .. } => {
+            Notice::Failed { step: Step::Shape, errno, .. } if not_free(errno) => {
                 assert!(Instant::now() < deadline)
             }
             other => panic!("{other:?}"),
