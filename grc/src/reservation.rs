@@ -291,6 +291,8 @@ pub struct Reservation {
     pub epoch: Epoch,
     /// Everybody answered in this epoch, once.
     pub was_ready: bool,
+    /// Numbers of nodes were changed in this epoch: a site may have begun it with the old ones.
+    pub resized: bool,
     /// It comes from records: what its sites reported before is to be asked again.
     pub resumed: bool,
     pub troubles: Troubles,
@@ -335,6 +337,7 @@ impl Reservation {
             parts: Vec::new(),
             epoch: Epoch::FIRST,
             was_ready: false,
+            resized: false,
             resumed: false,
             troubles: Troubles::default(),
             failure: None,

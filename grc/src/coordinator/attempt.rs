@@ -244,6 +244,8 @@ impl Coordinator {
             }
         }
         for share in &shares {
+            let same = |part: &PartState| part.members == share.members && part.carve == share.carve;
+            reservation.resized |= !reservation.part(&share.site).is_some_and(same);
             if let Some(part) = reservation.part_mut(&share.site) {
                 (part.members, part.layer, part.carve) = (share.members, share.layer, share.carve.clone());
                 part.progress.wanted = share.members;

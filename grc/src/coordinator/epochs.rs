@@ -66,8 +66,12 @@ impl Coordinator {
             Ok(again) => (again != part.ready).then_some(ExchangeError::Changed),
             Err(error) => Some(error),
         };
+        let resized = reservation.resized;
         self.watchers.reservation_changed(id);
-        if let Some(error) = error {
+        if let Some(error) = error.as_ref().filter(|_| resized) {
+            // Not a lie: these sandboxes were begun before their number was changed.
+            self.lose_incarnation(id, exchange_failure(site, error));
+        } else if let Some(error) = error {
             self.fail(id, exchange_failure(site, &error));
         } else if self.reservations.get(&id).is_some_and(|r| r.all_parts(PartStage::Ready)) {
             self.advance(id, Happening::AllReady);
@@ -144,9 +148,15 @@ impl Coordinator {
     /// anew.
     pub(super) fn broken(&mut self, id: ReservationId, failure: Failure) {
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
-        if reservation.own_job.is_some() {
-            return self.fail(id, failure);
+        match reservation.own_job {
+            Some(_) => self.fail(id, failure),
+            None => self.lose_incarnation(id, failure),
         }
+    }
+
+    /// The sandboxes of this epoch are given up, and what ran in them; the grant stands.
+    fn lose_incarnation(&mut self, id: ReservationId, failure: Failure) {
+        let Some(reservation) = self.reservations.get_mut(&id) else { return };
         reservation.troubles.last = Some(failure.clone());
         reservation.was_ready = false;
         let jobs: Vec<_> = reservation.jobs.iter().copied().collect();
@@ -186,6 +196,7 @@ impl Coordinator {
         }
         reservation.troubles.next_try = None;
         reservation.epoch = Epoch(reservation.epoch.0 + 1);
+        reservation.resized = false;
         let sites: Vec<SiteName> = reservation.parts.iter().map(|part| part.site.clone()).collect();
         if planted(Bug::EpochNotRecorded) {
             self.say_start_to(id, &sites);

@@ -132,10 +132,11 @@ impl Coordinator {
                 site.reservations.insert(id);
             }
         }
+        let changed = saved.changes;
         let deadline = waits.then_some(saved.made + self.settings.deadlines.waiting);
         let reservation = Reservation {
             own_job: saved.own_job,
-            changes: saved.changes,
+            changes: changed.clone(),
             phase,
             version: saved.version,
             grant: saved.grant,
@@ -145,6 +146,7 @@ impl Coordinator {
                 .collect(),
             epoch: saved.epoch,
             was_ready: saved.ready,
+            resized: !saved.ready && !changed.is_empty(),
             resumed: true,
             failure: saved.failure,
             deadline,
@@ -154,17 +156,17 @@ impl Coordinator {
         };
         self.user(&saved.user).reservations.begin(id);
         if !planted(Bug::RequestForgotten) {
-            let made = match saved.own_job {
+            let made = match reservation.own_job {
                 Some(job) => Reply::Submitted { job, reservation: id },
                 None => Reply::Reserved(id),
             };
-            let changed = |(request, version): &(_, _)| {
+            let modified = |(request, version): &(_, _)| {
                 (*request, Reply::Modified { reservation: id, version: *version })
             };
             // One that was released before it was granted was refused.
             let accepted = reservation.grant.is_some() || reservation.ask.start == Start::Open;
             let made = Some((saved.request, made)).filter(|_| accepted);
-            let replies = reservation.changes.iter().map(changed).chain(made);
+            let replies = changed.iter().map(modified).chain(made);
             self.user(&saved.user).made.extend(replies.collect::<Vec<_>>());
         }
         if waits {

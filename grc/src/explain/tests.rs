@@ -50,6 +50,7 @@ pub(crate) fn example(phase: Phase) -> Reservation {
         },
         epoch: Epoch(1),
         was_ready: false,
+        resized: false,
         resumed: false,
         troubles: Troubles::default(),
         failure: None,

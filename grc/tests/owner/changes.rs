@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use protocol::client::{Reply, Request, Selector};
-use protocol::ids::{RequestId, ReservationId, Version};
+use protocol::ids::{Epoch, RequestId, ReservationId, Version};
 use protocol::job::{JobState, Target};
 use protocol::refusal::{Refusal, Resource, Step};
 use protocol::reservation::{Ask, Bandwidth, Change, Placement};
@@ -133,6 +133,25 @@ fn numbers_of_nodes_change_before_the_window_only_and_at_the_same_sites() {
     assert!(matches!(late, Reply::Refused(Refusal::WrongState { .. })), "{late:?}");
     grid.pass(Duration::from_secs(601));
     grid.assert_nothing_left();
+}
+
+/// A site may begin while the change is decided: what it built is not what is in force.
+#[test]
+fn sandboxes_that_were_begun_before_a_change_of_their_number_are_begun_anew() {
+    let mut grid = Grid::new();
+    let id = grid.reserve(at(&[("a", 1), ("b", 2)], 1000, 600));
+    let epoch = Epoch::FIRST;
+    let members = ready(&site("b"), id, epoch, grid.sites[&site("b")].part(id));
+    let sites = [("a", 1), ("b", 1)].map(|(name, n)| (site(name), n)).to_vec();
+    let fewer = Change { placement: Some(Placement::Sites(sites)), ..Change::default() };
+    assert_eq!(modify(&mut grid, id, fewer), modified(id, 2));
+    grid.pass(Duration::from_secs(999));
+    grid.say("b", FromSite::SiteReady { reservation: id, epoch, members });
+    assert_eq!((grid.state(id).as_str(), grid.owner.live_grants().len()), ("starting", 1));
+    grid.pass(Duration::from_secs(10));
+    let view = grid.reservation(id);
+    assert_eq!((view.state.to_string().as_str(), view.epoch), ("ready", Epoch(2)));
+    assert_eq!(view.parts[1].members.len(), 1);
 }
 
 #[test]
