@@ -11,6 +11,7 @@ use protocol::reservation::{AddressBlock, PairRate};
 
 use crate::agenda::{MS, Micros, S};
 use crate::history::time;
+use crate::promises::Decided;
 use crate::scenario::Fault;
 use crate::world::World;
 
@@ -58,8 +59,8 @@ fn claims<'a>(saved: &'a [SavedReservation], attempts: &[(ReservationId, Version
 }
 
 impl World {
-    /// The grant of a reservation as it is durable: its version and its window, in true time.
-    pub fn decided(&self, id: ReservationId) -> Option<(Version, Micros, Micros)> {
+    /// The grant of a reservation as it is durable.
+    pub fn decided(&self, id: ReservationId) -> Option<Decided> {
         let Ok(Value::Reservation(saved)) = Value::decode(self.grc.disk.get(&journal::Key::of(1, id.0))?)
         else {
             return None;
@@ -67,7 +68,12 @@ impl World {
         let grant = saved.grant?;
         let now = self.agenda.now();
         let when = |at| self.grc.clocks.when(now, at);
-        Some((grant.version, when(grant.window.start), when(grant.window.end)))
+        Some(Decided {
+            version: grant.version,
+            begins: when(grant.window.start),
+            ends: when(grant.window.end),
+            own_job: saved.own_job,
+        })
     }
 
     /// No place on a node, no link and no uplink above what there is, at any time; and no address
@@ -163,6 +169,8 @@ impl World {
         let late = if temper.out_of_order > 0 { 2 * S } else { 0 };
         let paused = self.scenario.faults.iter().map(|(_, fault)| match fault {
             Fault::Pause { time, .. } => *time,
+            // What was sent into it comes after it.
+            Fault::Cut { time, .. } => *time + 3 * S,
             _ => 0,
         });
         let late = late + paused.max().unwrap_or(0);

@@ -55,7 +55,8 @@ impl Clocks {
 
     /// When it will take it to be this late, seen from `at`.
     pub fn when(&self, at: Micros, shown: Duration) -> Micros {
-        at + shown.saturating_sub(self.now(at)).as_micros() as Micros
+        // Owners count in nanoseconds: a wake never comes before its time.
+        at + shown.saturating_sub(self.now(at)).as_nanos().div_ceil(1_000) as Micros
     }
 
     /// Somebody sets the wall clock. Not between a boot and the start of the daemon: then it would

@@ -2,7 +2,7 @@
 
 use crate::agenda::{MS, Micros, S};
 use crate::field::News;
-use crate::network::{Direction, End};
+use crate::network::End;
 use crate::scenario::{Fault, Who};
 use crate::world::{Happening, World};
 
@@ -110,7 +110,7 @@ impl World {
                 let now = self.agenda.now();
                 for (direction, connection, message) in self.sites[site].link.heal(up, down) {
                     let late = now + self.random.below(3_000) * MS;
-                    let _: Direction = direction;
+                    let late = self.sites[site].link.in_order(direction, late);
                     self.agenda.at(late, Happening::Arrives { site, connection, message });
                 }
                 // Who still has a connection that the other end has given up gets a reset now.

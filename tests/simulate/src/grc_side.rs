@@ -7,7 +7,7 @@ use protocol::site::{FromSite, ToSite};
 
 use crate::agenda::{MS, Micros, S};
 use crate::clients::Made;
-use crate::host::Next;
+use crate::host::{Next, Woken};
 use crate::network::End;
 use crate::promises::Sent;
 use crate::scenario::{Fault, Who, Wish};
@@ -47,13 +47,15 @@ impl World {
 
     pub fn wake_grc(&mut self) {
         let now = self.agenda.now();
-        if self.grc.woken(now) {
-            self.tell_grc(Event::Tick);
-            if self.grc.spins() {
-                self.history.broken(now, "rest", || "the GRC wants tick after tick".into());
+        match self.grc.woken(now) {
+            Woken::Due => {
+                self.tell_grc(Event::Tick);
+                if self.grc.spins() {
+                    self.history.broken(now, "rest", || "the GRC wants tick after tick".into());
+                }
             }
-        } else {
-            self.run_grc();
+            Woken::Early => self.run_grc(),
+            Woken::Void => {}
         }
     }
 

@@ -37,6 +37,16 @@ pub enum Next<A> {
     Crash,
 }
 
+/// What a planned wake is good for when it comes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Woken {
+    Due,
+    /// The owner wants to be woken later by now.
+    Early,
+    /// Another one was planned in its place.
+    Void,
+}
+
 #[derive(Debug)]
 pub struct Host<O: Owner> {
     pub who: Who,
@@ -179,18 +189,21 @@ impl<O: Owner> Host<O> {
         Some(at)
     }
 
-    /// Whether a planned wake is still wanted now.
-    pub fn woken(&mut self, at: Micros) -> bool {
+    /// What a wake is good for that was planned for now.
+    pub fn woken(&mut self, at: Micros) -> Woken {
+        if self.wake != Some(at) {
+            return Woken::Void;
+        }
         self.wake = None;
         if self.paused {
-            return false;
+            return Woken::Void;
         }
         let now = self.now(at);
-        let due = self.owner.as_ref().and_then(O::next_wake).is_some_and(|wake| wake <= now);
-        if due {
-            self.ticks = if self.ticks.0 == at { (at, self.ticks.1 + 1) } else { (at, 0) };
+        if self.owner.as_ref().and_then(O::next_wake).is_none_or(|wake| wake > now) {
+            return Woken::Early;
         }
-        due
+        self.ticks = if self.ticks.0 == at { (at, self.ticks.1 + 1) } else { (at, 0) };
+        Woken::Due
     }
 
     /// It asks for ticks without end while no time passes.

@@ -128,11 +128,17 @@ impl<M: Clone> Link<M> {
         if !greets && self.random.chance(temper.out_of_order) {
             at += self.random.below(2 * S);
         } else {
-            at = at.max(self.last[direction as usize]);
-            self.last[direction as usize] = at;
+            at = self.in_order(direction, at);
         }
         let again = (!greets && self.random.chance(temper.twice)).then(|| at + self.random.below(4 * S));
         [Some(at), again]
+    }
+
+    /// The time, or as much later that what was sent before has arrived by then.
+    pub fn in_order(&mut self, direction: Direction, at: Micros) -> Micros {
+        let last = &mut self.last[direction as usize];
+        *last = at.max(*last);
+        *last
     }
 
     /// How long an end takes to notice that the other one is gone.

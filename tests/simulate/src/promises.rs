@@ -19,8 +19,18 @@ const TOLERANCE: Micros = 2 * S;
 #[derive(Clone, Copy, Debug)]
 pub struct Sent {
     pub site: usize,
-    /// For a Commit or an End: version and window of the grant that is durable, in true time.
-    pub decided: Option<(Version, Micros, Micros)>,
+    /// For a Commit or an End: the grant that is durable.
+    pub decided: Option<Decided>,
+}
+
+/// A grant as its record says, in true time.
+#[derive(Clone, Copy, Debug)]
+pub struct Decided {
+    pub version: Version,
+    pub begins: Micros,
+    pub ends: Micros,
+    /// It was made for one job and ends with it, however that ends.
+    pub own_job: Option<JobId>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -103,8 +113,8 @@ impl Promises {
                 promise.granted.get_or_insert(at);
                 promise.touched = at;
                 let told = (at + window.starts_in_ms * MS, at + window.ends_in_ms * MS);
-                let decided = about.decided.filter(|(decided, ..)| decided == version);
-                let (begins, ends) = decided.map_or(told, |(_, begins, ends)| (begins, ends));
+                let decided = about.decided.filter(|decided| decided.version == *version);
+                let (begins, ends) = decided.map_or(told, |decided| (decided.begins, decided.ends));
                 if *version > promise.version {
                     promise.version = *version;
                     promise.changed = Some(at);
@@ -120,12 +130,13 @@ impl Promises {
                 }
             }
             ToSite::End { reservation } => {
-                if let (Some(promise), Some((version, begins, ends))) =
-                    (self.all.get_mut(reservation), about.decided)
-                    && version > promise.version
-                {
-                    // A change was decided of which no site has heard yet.
-                    (promise.version, promise.begins, promise.ends) = (version, begins, ends);
+                if let (Some(promise), Some(decided)) = (self.all.get_mut(reservation), about.decided) {
+                    promise.own_job = promise.own_job.or(decided.own_job);
+                    // Perhaps a change was decided of which no site has heard yet.
+                    if decided.version > promise.version {
+                        promise.version = decided.version;
+                        (promise.begins, promise.ends) = (decided.begins, decided.ends);
+                    }
                 }
                 self.ends((at, history), *reservation);
             }

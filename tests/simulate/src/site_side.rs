@@ -11,7 +11,7 @@ use protocol::site::{FromSite, Peer, ToSite};
 
 use crate::agenda::{MS, Micros, S};
 use crate::field::{Allowed, Around, ClassRate, Field, News};
-use crate::host::Next;
+use crate::host::{Next, Woken};
 use crate::network::End;
 use crate::scenario::Who;
 use crate::world::{Happening, Message, World};
@@ -44,13 +44,16 @@ impl World {
 
     pub fn wake_site(&mut self, site: usize) {
         let now = self.agenda.now();
-        if self.sites[site].host.woken(now) {
-            self.tell_site(site, Event::Tick);
-            if self.sites[site].host.spins() {
-                self.history.broken(now, "rest", || format!("the CRM of site {site} wants tick after tick"));
+        match self.sites[site].host.woken(now) {
+            Woken::Due => {
+                self.tell_site(site, Event::Tick);
+                if self.sites[site].host.spins() {
+                    let what = || format!("the CRM of site {site} wants tick after tick");
+                    self.history.broken(now, "rest", what);
+                }
             }
-        } else {
-            self.run_site(site);
+            Woken::Early => self.run_site(site),
+            Woken::Void => {}
         }
     }
 

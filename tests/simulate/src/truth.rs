@@ -30,6 +30,8 @@ pub struct Truth {
     rings: BTreeMap<(ReservationId, Epoch), u64>,
     /// Rates installed, by reservation, site, class and process.
     rates: BTreeMap<(ReservationId, usize, u8), BTreeMap<usize, u32>>,
+    /// The most that was granted for a class of a part so far.
+    granted: BTreeMap<(ReservationId, usize, u8), u64>,
 }
 
 impl Truth {
@@ -103,7 +105,13 @@ impl Truth {
         (class, rate_kbit): (u8, u32),
         granted_kbit: u64,
     ) {
-        let all = self.rates.entry((pilot.reservation, process.0, class)).or_default();
+        let key = (pilot.reservation, process.0, class);
+        // A slow node may install what was asked under an older grant beside others that know the
+        // newer one.
+        let most = self.granted.entry(key).or_default();
+        *most = (*most).max(granted_kbit);
+        let granted_kbit = *most;
+        let all = self.rates.entry(key).or_default();
         all.insert(process.1, rate_kbit);
         let sum: u64 = all.values().map(|rate| u64::from(*rate)).sum();
         if sum > granted_kbit {

@@ -2,7 +2,7 @@
 
 use gridpilot_simulate::{replay, simulate, simulate_many};
 
-const HISTORIES: u64 = 600;
+const HISTORIES: u64 = 1_500;
 
 #[test]
 fn every_rule_holds_in_every_history() {
