@@ -127,6 +127,9 @@ pub struct Window {
     pub end: Duration,
     /// How long before the start its sandboxes may stand already.
     pub lead: Duration,
+    /// The latest end that any version of the grant had. A site that has not heard of a shorter
+    /// window counts with this one, so that addresses come back unconfirmed only behind it.
+    pub until: Duration,
 }
 
 impl Window {

@@ -225,15 +225,19 @@ impl Book {
             };
             let longer = addresses.split(span.end()).1;
             let stays = |block| longer.is_none_or(|longer| self.calendar.is_free(block, longer));
-            let keeps = held.blocks.iter().all(|block| stays(*block));
-            let mut blocks = if keeps { held.blocks.to_vec() } else { Vec::new() };
+            // Nobody moves to other addresses: a site that has not heard of the change may stand at
+            // those that it was given first.
+            let mut blocks = held.blocks.to_vec();
+            if let Some(block) = blocks.iter().find(|block| !stays(**block)) {
+                let resource = Resource::Addresses { site: site.name.clone() };
+                return Err(Short { resource, asked: u64::from(block.count), have: 0 }.into());
+            }
             let had: u32 = blocks.iter().map(|block| block.count).sum();
             if let Some(more) = members.checked_sub(had).filter(|more| *more > 0) {
                 let blocks_max = BLOCKS_PER_PART_MAX.saturating_sub(blocks.len());
                 let avoid = [&self.machines, &chosen];
                 let carved =
                     self.calendar.carve(&site.usable, &avoid, more, addresses, blocks_max, site.next);
-                let carved = carved.filter(|_| keeps || !change.begun);
                 let carved =
                     carved.ok_or_else(|| self.short_of_addresses((held.site, members), addresses))?;
                 carved.iter().for_each(|block| chosen.insert_run(block.first.into(), block.count));

@@ -76,7 +76,7 @@ pub struct Change<'a> {
     pub members: &'a [(SiteName, u32)],
     /// All rates of the new grant, changed or not.
     pub pairs: &'a [Pair],
-    /// Pilots may have begun: nobody moves to another layer or address.
+    /// Pilots may have begun: nobody moves to another layer.
     pub begun: bool,
     pub tail: u64,
 }

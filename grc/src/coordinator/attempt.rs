@@ -75,7 +75,8 @@ impl Coordinator {
         let start = Duration::from_secs(start_s).max(self.now);
         // Nothing can stand before now: somebody else may have had its addresses until then.
         let lead = lead.min(start - self.now);
-        let window = Window { start, end: start + Duration::from_secs(ask.duration_s.into()), lead };
+        let end = start + Duration::from_secs(ask.duration_s.into());
+        let window = Window { start, end, lead, until: end };
         Ok(Planned { window, shares, rates })
     }
 

@@ -53,7 +53,7 @@ impl Coordinator {
             None => grant.window,
             Some(duration_s) => {
                 let end = grant.window.start + Duration::from_secs(duration_s.into());
-                Window { end, ..grant.window }
+                Window { end, until: grant.window.until.max(end), ..grant.window }
             }
         };
         if window.end <= self.now {

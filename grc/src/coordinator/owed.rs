@@ -1,6 +1,6 @@
 //! Parts whose site did not confirm its end in time. The reservation is over for its user; what the
-//! part has stays taken until the site confirms, or until the window and a quarantine are over,
-//! within which the site has ended it by itself.
+//! part has stays taken until the site confirms, or until the longest window that the site may know
+//! and a quarantine are over, within which it has ended it by itself.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -79,7 +79,7 @@ impl Coordinator {
         let Some(owed) = self.owed.get(&id) else { return };
         let Some(pause) = owed.pause.filter(|pause| pause.until <= self.now) else { return };
         for (site, (_, window)) in owed.parts.clone() {
-            if window.end + tail <= self.now {
+            if window.until + tail <= self.now {
                 self.settle_owed(id, &site);
             } else if !planted(Bug::EndNotRepeated) {
                 self.send(&site, ToSite::End { reservation: id });

@@ -63,14 +63,14 @@ pub(super) struct Other<'a> {
     /// Other numbers of members, where they change.
     pub members: &'a [(SiteName, u32)],
     pub rates: &'a [Pair],
-    /// Pilots may have begun: nobody moves.
+    /// Pilots may have begun: nobody moves to another layer.
     pub begun: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Room {
     book: Book,
-    /// After a window's end until addresses come back unconfirmed.
+    /// After the last end of a window until addresses come back unconfirmed.
     tail: Duration,
     lead_s: BTreeMap<SiteName, u64>,
 }
@@ -169,7 +169,7 @@ impl Room {
             members: other.members,
             pairs: other.rates,
             begun: other.begun,
-            tail: ceil_s(self.tail),
+            tail: ceil_s(self.tail + (other.window.until - other.window.end)),
         };
         match self.book.plan_change(id.0, &change, network) {
             Ok(plan) => Ok(plan.parts.into_iter().map(share_of).collect()),
@@ -192,7 +192,7 @@ impl Room {
         };
         Plan {
             window: seconds(window.start, window.end),
-            addresses: seconds(window.near(), window.end + self.tail),
+            addresses: seconds(window.near(), window.until + self.tail),
             parts: shares.iter().map(part).collect(),
             // Rates are the network's to book.
             pairs: Vec::new(),

@@ -158,7 +158,7 @@ impl Coordinator {
     /// The wrong presumption, for the bug of this name.
     fn presume_commit(&mut self, site: &SiteName, id: ReservationId, version: Version) {
         let end = self.now + Duration::from_secs(3600);
-        let window = Window { start: self.now, end, lead: Duration::ZERO }.remaining(self.now);
+        let window = Window { start: self.now, end, lead: Duration::ZERO, until: end }.remaining(self.now);
         self.send(site, ToSite::Commit { reservation: id, version, window });
     }
 

@@ -19,7 +19,7 @@ fn site(name: &str) -> SiteName {
 
 /// Half an hour with one member at a and one at b, begun at second 600 once it is granted.
 pub(crate) fn example(phase: Phase) -> Reservation {
-    let window = Window { start: at(600), end: at(2400), lead: Duration::from_secs(10) };
+    let window = Window { start: at(600), end: at(2400), lead: Duration::from_secs(10), until: at(2400) };
     let share = |name: &str| Share { site: site(name), members: 1, layer: 0, carve: vec![] };
     let granted = phase >= Phase::Booked;
     Reservation {
@@ -78,7 +78,7 @@ fn asking(held: &[&str]) -> Attempt {
     for name in held {
         all.held(&site(name));
     }
-    let window = Window { start: at(600), end: at(6000), lead: Duration::ZERO };
+    let window = Window { start: at(600), end: at(6000), lead: Duration::ZERO, until: at(6000) };
     Attempt {
         version: Version(2),
         window,

@@ -65,7 +65,7 @@ fn a_grant_is_never_lost_but_by_its_end() {
 #[test]
 fn what_remains_of_a_window_never_goes_below_nothing() {
     let s = Duration::from_secs;
-    let window = Window { start: s(10), end: s(20), lead: s(2) };
+    let window = Window { start: s(10), end: s(20), lead: s(2), until: s(20) };
     assert_eq!(window.remaining(s(4)), Remaining { starts_in_ms: 6000, ends_in_ms: 16_000 });
     assert_eq!(window.remaining(s(15)), Remaining { starts_in_ms: 0, ends_in_ms: 5000 });
     assert_eq!(window.remaining(s(25)), Remaining { starts_in_ms: 0, ends_in_ms: 0 });

@@ -154,6 +154,30 @@ fn sandboxes_that_were_begun_before_a_change_of_their_number_are_begun_anew() {
     assert_eq!(view.parts[1].members.len(), 1);
 }
 
+/// It counts with the window that it knows, and its sandboxes keep their addresses for as long.
+#[test]
+fn addresses_of_a_site_that_has_not_heard_of_a_shorter_window_stay_taken() {
+    for restart in [false, true] {
+        let mut grid = Grid::new();
+        let id = grid.reserve(at(&[("a", 1)], 0, 600));
+        let mute = &mut grid.sites.get_mut(&site("a")).unwrap().mute;
+        mute.extend([Mute::Commit, Mute::End]);
+        let shorter = Change { duration_s: Some(60), ..Change::default() };
+        assert_eq!(modify(&mut grid, id, shorter), modified(id, 2));
+        grid.pass(Duration::from_secs(400));
+        assert_eq!(grid.failure(id).step, Step::End);
+        if restart {
+            grid.restart();
+            grid.connect("a");
+        }
+        grid.pass(Duration::from_secs(190));
+        assert_eq!((grid.sites[&site("a")].kept.len(), grid.owner.owed()), (1, 1));
+        assert!(!grid.taken().is_empty());
+        grid.pass(Duration::from_secs(200));
+        grid.assert_nothing_left();
+    }
+}
+
 #[test]
 fn what_cannot_be_changed_is_refused_and_stands() {
     let mut grid = Grid::new();
