@@ -40,7 +40,7 @@ impl BatchJob {
 
     /// Whether this pilot belongs into this job.
     pub fn takes(&self, submit: &Submit) -> bool {
-        let of = |pilot: PilotId| (pilot.reservation, pilot.epoch);
+        let of = |pilot: PilotId| (pilot.reservation, pilot.round);
         self.pilots.first().is_some_and(|(first, _)| of(first.pilot) == of(submit.pilot))
     }
 
