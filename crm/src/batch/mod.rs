@@ -22,7 +22,7 @@ use crate::pilot::PilotId;
 use crate::site::{Account, Event, Submit};
 pub use crate::standing::{BatchError, Capabilities, Standing};
 
-/// What is submitted at once: pilots of one incarnation, for one account, with equal limits and
+/// What is submitted at once: pilots of one round, for one account, with equal limits and
 /// times. They begin together.
 #[derive(Debug)]
 pub struct BatchJob {

@@ -91,7 +91,7 @@ pub enum Action {
     /// Send to the GRC; dropped when it is not connected.
     Tell(FromSite),
     /// Make a token for this pilot and hand the pilot to the batch system. What follows one another
-    /// and is of one incarnation goes there as one batch job.
+    /// and is of one round goes there as one batch job.
     Submit(Submit),
     /// Void the pilot's token and have the batch system take it away; answered by
     /// [`Event::BatchGone`], also when it does not know the pilot. Repeatable.
