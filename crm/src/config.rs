@@ -70,6 +70,9 @@ pub struct Config {
     pub batch: Batch,
 }
 
+/// What `[times] hold_s` is if it is not said.
+const HOLD_S: u32 = 600;
+
 /// `[times]`, in seconds.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -82,6 +85,9 @@ pub struct TimesConfig {
     pub end_s: u32,
     /// How long CRM and node may hear nothing of each other before both give up.
     pub lease_s: u32,
+    /// How long pilots that came are held for those of other sites, before they are released and
+    /// begun again later.
+    pub hold_s: u32,
 }
 
 impl Default for TimesConfig {
@@ -95,6 +101,7 @@ impl Default for TimesConfig {
             run_s: s(times.run),
             end_s: s(times.end),
             lease_s: s(times.lease),
+            hold_s: HOLD_S,
         }
     }
 }
@@ -212,7 +219,7 @@ impl Config {
 
     fn check_times(&self) -> Result<(), String> {
         let t = &self.times;
-        if [t.pilots_s.unwrap_or(1), t.setup_s, t.keys_s, t.run_s, t.end_s].contains(&0) {
+        if [t.pilots_s.unwrap_or(1), t.setup_s, t.keys_s, t.run_s, t.end_s, t.hold_s].contains(&0) {
             return Err("[times] holds a 0".into());
         }
         if !LEASE_S.contains(&t.lease_s) {
@@ -252,6 +259,8 @@ impl Config {
                 lease: s(self.times.lease_s),
             },
             lead: s(self.lead_s),
+            hold: s(self.times.hold_s),
+            queue: self.batch.queue_name().into(),
             catalog: sandbox_images::Catalog::host_only(),
         }
     }

@@ -280,6 +280,9 @@ impl Driver {
                 self.tokens.revoke(pilot);
                 let _ = self.batch.send(batch::Command::Cancel { pilot });
             }
+            Action::Probe => {
+                let _ = self.batch.send(batch::Command::Probe);
+            }
             Action::Sweep { pilot, node, account } => {
                 let _ = self.batch.send(batch::Command::Sweep { pilot, node, account });
             }

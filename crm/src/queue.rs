@@ -102,6 +102,13 @@ impl Queue {
         true
     }
 
+    /// Whether the batch system answers at all, and else why not. Returns whether submissions may
+    /// begin again.
+    pub fn answers(&mut self, now: Duration, said: Result<(), Text>) -> bool {
+        let state = self.state.clone();
+        self.heard(now, said.map(|()| state))
+    }
+
     /// What the batch system said of the queue, asked or unasked, or why it said nothing. Returns
     /// whether submissions may begin again.
     pub fn heard(&mut self, now: Duration, said: Result<QueueState, Text>) -> bool {

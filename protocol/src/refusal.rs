@@ -99,6 +99,10 @@ pub enum Refusal {
     BadRate { asked_kbit: u32, min_kbit: u32, max_kbit: u32 },
     #[error("no link between {a} and {b} is known here; the grid's administrator names links in grc.toml")]
     UnknownLink { a: SiteName, b: SiteName },
+    #[error("site {site} begins nothing now, its batch queue is paused: {why}")]
+    QueuePaused { site: SiteName, why: Text },
+    #[error("the queue of site {site} gives at most {max} {what}, {asked} were asked")]
+    OverQueueLimit { site: SiteName, what: Text, asked: u64, max: u64 },
 }
 
 /// Something of which there is only so much at a time.

@@ -23,8 +23,16 @@ const TURN_UP_TIME: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub enum Command {
     Submit(BatchJob),
-    Cancel { pilot: PilotId },
-    Sweep { pilot: PilotId, node: NodeName, account: Account },
+    Cancel {
+        pilot: PilotId,
+    },
+    /// Asks how the queue is, now: answered by [`News::Capabilities`] or [`News::Answers`].
+    Probe,
+    Sweep {
+        pilot: PilotId,
+        node: NodeName,
+        account: Account,
+    },
 }
 
 /// A pilot that the system has, as far as we know.
@@ -96,6 +104,10 @@ impl<B: Batch> Task<B> {
                 self.cancel(pilots).await;
                 return next;
             }
+            Command::Probe => {
+                self.capabilities = None;
+                self.ask_capabilities().await;
+            }
             Command::Sweep { pilot, node, account } => {
                 let (batch, events) = (self.batch.clone(), self.events.clone());
                 tokio::spawn(async move {
@@ -144,7 +156,8 @@ impl<B: Batch> Task<B> {
     async fn ask_capabilities(&mut self) -> bool {
         match self.batch.capabilities().await {
             Ok(capabilities) => {
-                if self.capabilities.replace(capabilities) != Some(capabilities) {
+                if self.capabilities.as_ref() != Some(&capabilities) {
+                    self.capabilities = Some(capabilities.clone());
                     self.tell(News::Capabilities(capabilities)).await;
                 }
                 self.heard(Ok(())).await;

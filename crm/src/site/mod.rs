@@ -30,7 +30,9 @@ mod grc;
 mod hold;
 mod jobs;
 mod moves;
+mod queue;
 mod restore;
+mod rounds;
 mod shaping;
 mod words;
 
@@ -40,7 +42,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use protocol::ids::{Epoch, MemberNumber, ReservationId, Version};
-use protocol::names::{SiteName, Text};
+use protocol::names::{NodeName, SiteName, Text};
 use protocol::refusal::Refusal;
 use protocol::site::{FromSite, Offer};
 use sandbox_images::Catalog;
@@ -49,8 +51,11 @@ use crate::addresses::Addresses;
 use crate::nodes::{Node, Nodes};
 use crate::offer::offer;
 use crate::pilot::{Pilot, PilotId, State, Times};
+use crate::queue::Queue;
 use crate::record::{Record, Terms};
+use crate::trouble::Troubles;
 use booking::{Booking, Incarnation};
+pub use queue::{lasts_max, walltime};
 pub use words::{Account, Action, Asked, Event, News, Submit};
 
 /// What a grant's lifetime has beyond the window, so that the node never ends a sandbox before its
@@ -82,6 +87,10 @@ pub struct Settings {
     pub times: Times,
     /// How long before a window its pilots may begin.
     pub lead: Duration,
+    /// How long pilots that came are held for those that have not.
+    pub hold: Duration,
+    /// Which queue of the batch system it is; empty where there is none.
+    pub queue: Text,
     pub catalog: Catalog,
 }
 
@@ -91,6 +100,12 @@ pub struct Site {
     settings: Settings,
     nodes: Nodes,
     addresses: Addresses,
+    queue: Queue,
+    /// What the batch system asks for at least.
+    lead_of_batch: Duration,
+    /// Nodes, and accounts, whose pilots fail one after another.
+    troubles: Troubles<NodeName>,
+    accounts: Troubles<u32>,
     bookings: BTreeMap<ReservationId, Booking>,
     /// When bookings must be looked at.
     wakes: BTreeSet<(Duration, ReservationId)>,
@@ -122,6 +137,10 @@ impl Site {
             addresses: Addresses::new(&settings.ranges, settings.prefix_len, reserved),
             nodes: Nodes::new(nodes),
             settings,
+            queue: Queue::default(),
+            lead_of_batch: Duration::ZERO,
+            troubles: Troubles::default(),
+            accounts: Troubles::default(),
             bookings: BTreeMap::new(),
             wakes: BTreeSet::new(),
             waiting: BTreeSet::new(),
@@ -170,9 +189,10 @@ impl Site {
     pub fn next_deadline(&self) -> Option<Duration> {
         let pilots = self.deadlines.first().map(|(at, _)| *at);
         let bookings = self.wakes.first().map(|(at, _)| *at);
+        let queue = self.next_look_at_queue();
         let reports = (self.connected && (self.offer_changed || !self.progressed.is_empty()))
             .then(|| self.published_at + REPORT_INTERVAL);
-        [pilots, bookings, reports].into_iter().flatten().min()
+        [pilots, bookings, queue, reports].into_iter().flatten().min()
     }
 
     /// Whether this pilot may arrive: it was submitted, did not arrive yet, and runs as the
@@ -284,8 +304,8 @@ impl Site {
 
     /// Tells the offer if it changed.
     fn publish(&mut self) {
-        let Settings { batch_system, ranges, catalog, name, lead, .. } = &self.settings;
-        let offer = offer(batch_system, ranges, &self.nodes, &self.addresses, catalog, *lead, self.now);
+        let name = &self.settings.name;
+        let offer = offer(&self.settings, &self.nodes, &self.addresses, &self.queue, self.lead(), self.now);
         self.offer_changed = false;
         if self.connected && self.published.as_ref() != Some(&offer) {
             let site = name.clone();
@@ -306,6 +326,7 @@ impl Site {
         for reservation in std::mem::take(&mut self.progressed) {
             self.published_at = self.now;
             self.tell_progress(reservation);
+            self.tell_waits(reservation);
         }
     }
 
@@ -325,5 +346,6 @@ impl Site {
             self.wakes.pop_first();
             self.on_wake(reservation);
         }
+        self.look_at_queue();
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use protocol::ids::ReservationId;
-use protocol::names::Text;
+use protocol::names::{NodeName, Text};
 use protocol::refusal::{Failure, Refusal, Step};
 use protocol::site::Part;
 
@@ -22,6 +22,13 @@ const WALLTIME_MARGIN: Duration = Duration::from_secs(60);
 pub fn walltime(lifetime_s: u32) -> Duration {
     let seconds = Duration::from_secs(lifetime_s.into()) + WALLTIME_MARGIN;
     Duration::from_secs(seconds.as_secs().div_ceil(60) * 60)
+}
+
+/// The longest that a part may last, from its pilots' submission to the end of its window, for a
+/// queue with this limit.
+pub fn lasts_max(walltime_max: Duration) -> Duration {
+    let minutes = Duration::from_secs(walltime_max.as_secs() / 60 * 60);
+    minutes.saturating_sub(WALLTIME_MARGIN + LEASE_MARGIN)
 }
 
 impl Site {
@@ -136,7 +143,9 @@ impl Site {
 
     /// No pilot of this submission came.
     pub(super) fn account_failed(&mut self, id: PilotId, why: &Text) {
-        let Some(account) = self.incarnation(id).map(|incarnation| incarnation.account.clone()) else { return };
+        let Some(account) = self.incarnation(id).map(|incarnation| incarnation.account.clone()) else {
+            return;
+        };
         self.accounts.failed(self.now, &account.uid, id.reservation, why);
     }
 
@@ -155,7 +164,12 @@ impl Site {
         let limits = self.queue.state();
         if let Some(max) = limits.nodes_max.filter(|max| part.members > *max) {
             let what = "nodes of one batch job".into();
-            return Err(Refusal::OverQueueLimit { site: site(), what, asked: part.members.into(), max: max.into() });
+            return Err(Refusal::OverQueueLimit {
+                site: site(),
+                what,
+                asked: part.members.into(),
+                max: max.into(),
+            });
         }
         let begins = self.now.max(start.saturating_sub(self.lead()));
         let lifetime = (end + LEASE_MARGIN).saturating_sub(begins).as_secs();
@@ -188,6 +202,15 @@ impl Site {
         [self.queue.next_probe(), self.accounts.next(), self.troubles.next()].into_iter().flatten().min()
     }
 
+    /// A sandbox stands: nothing is wrong with its node, its account and the queue.
+    pub(super) fn worked(&mut self, id: PilotId) {
+        let Some(node) = self.pilot(id).map(|pilot| pilot.node_name().clone()) else { return };
+        let uid = self.incarnation(id).map(|incarnation| incarnation.account.uid);
+        self.troubles.works(&node);
+        uid.into_iter().for_each(|uid| self.accounts.works(&uid));
+        self.queue.works();
+    }
+
     /// A pilot came to nothing on its node, before its sandbox stood.
     pub(super) fn node_failed(&mut self, id: PilotId, cause: &Text) {
         let (anonymous, now) = (self.settings.anonymous, self.now);
@@ -200,6 +223,18 @@ impl Site {
         }
     }
 
+    /// Machines of a queue that pilots must not come to.
+    pub(super) fn excluded(&self) -> Vec<NodeName> {
+        if !self.settings.anonymous {
+            return Vec::new();
+        }
+        let kept_away = self.troubles.away().map(|(node, _)| node.clone());
+        let mut nodes: Vec<NodeName> = self.nodes.soiled().into_iter().chain(kept_away).collect();
+        nodes.sort();
+        nodes.dedup();
+        nodes
+    }
+
     /// How long before a window its pilots may begin.
     pub(super) fn lead(&self) -> Duration {
         self.settings.lead.max(self.lead_of_batch)
@@ -209,7 +244,8 @@ impl Site {
     pub(super) fn paused_failure(&self, reservation: ReservationId, why: &Text) -> Failure {
         let waited = self.settings.times.pilots.as_secs();
         let cause = format!("its batch queue was paused for {waited} s: {why}");
-        let hint = format!("`gridpilot sites` shows when it is back; `gridpilot explain {reservation}` says more");
+        let hint =
+            format!("`gridpilot sites` shows when it is back; `gridpilot explain {reservation}` says more");
         Failure::new(Step::Pilots, cause, hint)
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use protocol::ids::{Epoch, ReservationId};
 use protocol::names::Text;
+use protocol::refusal::{Failure, Step};
 use protocol::site::{FromSite, Waits};
 
 use super::Site;
@@ -16,6 +17,9 @@ use crate::pilot::{Pilot, PilotId, State};
 /// Before pilots that were released begin again; doubled with every time in a row.
 const AGAIN_FIRST: Duration = Duration::from_secs(30);
 const AGAIN_LAST: Duration = Duration::from_secs(600);
+
+/// Members that did not come and are named.
+const NAMED_MAX: usize = 8;
 
 fn is_queued(pilot: &Pilot) -> bool {
     matches!(pilot.state, State::Held | State::Submitted)
@@ -81,7 +85,7 @@ impl Site {
         };
         incarnation.epoch = epoch;
         incarnation.told = Default::default();
-        incarnation.waits = None;
+        booking.waits = None;
         let (record, pilots) = (incarnation.record(reservation), incarnation.pilot_ids());
         (booking.wanted, booking.begun, booking.failed) = (epoch, epoch, None);
         // The newer one waits as long as one that is begun now.
@@ -153,29 +157,70 @@ impl Site {
         self.schedule(reservation);
     }
 
+    /// Why a pilot that did not come in time fails its part: all that are missing are named, with
+    /// what the queue says of them.
+    pub(super) fn never_came(&self, id: PilotId) -> Failure {
+        let time = self.settings.times.pilots.as_secs();
+        let hint = "see the CRM's log and the Launcher's last lines there; is the node up?";
+        let Some(incarnation) = self.incarnation(id) else {
+            return Failure::new(Step::Pilots, format!("no pilot dialled in within {time} s"), hint);
+        };
+        let missing: Vec<&Pilot> =
+            incarnation.roster.pilots().iter().filter(|pilot| is_queued(pilot)).collect();
+        let (count, all) = (missing.len(), incarnation.roster.len());
+        let named = missing.iter().take(NAMED_MAX);
+        let mut named: Vec<String> =
+            named.map(|pilot| format!("{}-{}", self.settings.name, pilot.id.member)).collect();
+        if count > NAMED_MAX {
+            named.push("...".to_owned());
+        }
+        let mut cause =
+            format!("{count} of {all} pilots did not dial in within {time} s: {}", named.join(", "));
+        let queue = &self.settings.queue;
+        match missing.iter().find_map(|pilot| pilot.queued.as_ref()) {
+            Some(why) if queue.as_str().is_empty() => {
+                cause.push_str(&format!("; the batch system says: {why}"))
+            }
+            Some(why) => cause.push_str(&format!("; {queue} says: {why}")),
+            None => {}
+        }
+        match self.settings.anonymous {
+            true => Failure::new(
+                Step::Pilots,
+                cause,
+                "the site's batch queue may be full; try again later or elsewhere",
+            ),
+            false => Failure::new(Step::Pilots, cause, hint),
+        }
+    }
+
     /// Tells what pilots wait for, when that is other than was told.
     pub(super) fn tell_waits(&mut self, reservation: ReservationId) {
         let Some(booking) = self.bookings.get(&reservation) else { return };
         let paused = self.is_paused(&booking.account);
         let held_until = self.held_until(booking);
-        let now = self.now;
-        let Some(booking) = self.bookings.get_mut(&reservation) else { return };
-        let Some(incarnation) = booking.incarnation.as_mut() else { return };
-        let any_held = incarnation.roster.pilots().iter().any(|pilot| pilot.state == State::Held);
-        let waits = incarnation.waits(paused.as_ref().filter(|_| any_held), held_until);
-        if waits == incarnation.waits {
+        let waits = match &booking.incarnation {
+            Some(incarnation) => {
+                let any_held = incarnation.roster.pilots().iter().any(|pilot| pilot.state == State::Held);
+                incarnation.waits(paused.as_ref().filter(|_| any_held), held_until)
+            }
+            None => waits_to_begin(booking, paused),
+        };
+        if waits == booking.waits {
             return;
         }
-        let was_told = incarnation.waits.is_some();
-        incarnation.waits = waits.clone();
-        let epoch = incarnation.epoch;
-        match waits {
-            Some(waits) => {
-                let waits = Some(waits.message(now));
-                self.tell(FromSite::Waits { reservation, epoch, waits });
-            }
-            None if was_told => self.tell(FromSite::Waits { reservation, epoch, waits: None }),
-            None => {}
+        let (epoch, now) = (booking.wanted, self.now);
+        if let Some(booking) = self.bookings.get_mut(&reservation) {
+            booking.waits = waits.clone();
         }
+        let waits = waits.map(|waits| waits.message(now));
+        self.tell(FromSite::Waits { reservation, epoch, waits });
     }
+}
+
+/// Nothing of it is submitted, although its time has come: the queue is paused.
+fn waits_to_begin(booking: &Booking, paused: Option<Text>) -> Option<Told> {
+    let members = booking.standing().filter(|_| booking.is_to_begin())?.part.members;
+    let (until, why) = (booking.late_at?, paused?);
+    Some(Told { pilots: members, why, expected: None, until: Some(until), held_until: None })
 }

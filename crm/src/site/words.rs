@@ -96,6 +96,8 @@ pub enum Action {
     /// Void the pilot's token and have the batch system take it away; answered by
     /// [`Event::BatchGone`], also when it does not know the pilot. Repeatable.
     Cancel { pilot: PilotId },
+    /// Ask the batch system how the queue is; answered by [`News::Capabilities`] if it answers.
+    Probe,
     /// Remove what dead pilots left on the node; answered by [`Event::Swept`].
     Sweep { pilot: PilotId, node: NodeName, account: Account },
     /// Sign grant and rates, then send SETUP and GET_KEYS back to back.
