@@ -23,6 +23,8 @@ pub struct ConfigError(String);
 
 /// Longest time before a window in which addresses are kept for it.
 const LEAD_S_MAX: u32 = 3600;
+/// Longest time that commands get to end by themselves.
+const GRACE_S_MAX: u32 = 600;
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -73,6 +75,7 @@ pub struct TimesConfig {
     pub keys_s: u32,
     pub run_s: u32,
     pub end_s: u32,
+    pub grace_s: u32,
 }
 
 impl Default for TimesConfig {
@@ -85,6 +88,7 @@ impl Default for TimesConfig {
             keys_s: s(times.keys),
             run_s: s(times.run),
             end_s: s(times.end),
+            grace_s: s(times.grace),
         }
     }
 }
@@ -274,6 +278,9 @@ impl Config {
         if [t.pilots_s, t.setup_s, t.keys_s, t.run_s, t.end_s].contains(&0) {
             return Err("[times] holds a 0".into());
         }
+        if t.grace_s > GRACE_S_MAX {
+            return Err(format!("[times] grace_s is {}, at most {GRACE_S_MAX} are possible", t.grace_s));
+        }
         if self.lead_s > LEAD_S_MAX {
             return Err(format!("lead_s is {}, at most {LEAD_S_MAX} are possible", self.lead_s));
         }
@@ -304,6 +311,7 @@ impl Config {
                 keys: s(self.times.keys_s),
                 run: s(self.times.run_s),
                 end: s(self.times.end_s),
+                grace: s(self.times.grace_s),
             },
             lead: s(self.lead_s),
             catalog: sandbox_images::Catalog::host_only(),
