@@ -90,7 +90,7 @@ impl Site {
                     self.tell(output);
                 }
             }
-            Notice::Exited { job, status } => self.on_exited(id, job, status),
+            Notice::Exited { job, status, hits } => self.on_exited(id, job, status, hits),
             Notice::Used { at_ms, classes } => self.on_used(id, at_ms, &classes),
             Notice::Gone { dirty, cause } => {
                 self.lost(id, cause, "the sandbox ended by itself".into());
