@@ -24,6 +24,9 @@ pub struct ConfigError(String);
 /// Longest time before a window in which addresses are kept for it.
 const LEAD_S_MAX: u32 = 3600;
 
+/// Shortest lease: below it a busy machine would look like a dead one.
+const LEASE_S_MIN: u32 = 5;
+
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,6 +76,8 @@ pub struct TimesConfig {
     pub keys_s: u32,
     pub run_s: u32,
     pub end_s: u32,
+    /// From 5 to 600: how long node and site bear with each other's silence.
+    pub lease_s: u32,
 }
 
 impl Default for TimesConfig {
@@ -85,6 +90,7 @@ impl Default for TimesConfig {
             keys_s: s(times.keys),
             run_s: s(times.run),
             end_s: s(times.end),
+            lease_s: s(times.lease),
         }
     }
 }
@@ -274,6 +280,10 @@ impl Config {
         if [t.pilots_s, t.setup_s, t.keys_s, t.run_s, t.end_s].contains(&0) {
             return Err("[times] holds a 0".into());
         }
+        if !(LEASE_S_MIN..=grant::LEASE_S_MAX).contains(&t.lease_s) {
+            let max = grant::LEASE_S_MAX;
+            return Err(format!("lease_s is {}, from {LEASE_S_MIN} to {max} are possible", t.lease_s));
+        }
         if self.lead_s > LEAD_S_MAX {
             return Err(format!("lead_s is {}, at most {LEAD_S_MAX} are possible", self.lead_s));
         }
@@ -304,6 +314,7 @@ impl Config {
                 keys: s(self.times.keys_s),
                 run: s(self.times.run_s),
                 end: s(self.times.end_s),
+                lease: s(self.times.lease_s),
             },
             lead: s(self.lead_s),
             catalog: sandbox_images::Catalog::host_only(),

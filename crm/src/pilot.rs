@@ -208,12 +208,14 @@ pub struct Times {
     pub run: Duration,
     /// From SHUTDOWN until the sandbox is confirmed gone.
     pub end: Duration,
+    /// Without a word for so long, a node ends its sandbox by itself, and this site gives it up.
+    pub lease: Duration,
 }
 
 impl Default for Times {
     fn default() -> Self {
         let s = Duration::from_secs;
-        Self { pilots: s(60), setup: s(20), keys: s(20), run: s(30), end: s(10) }
+        Self { pilots: s(60), setup: s(20), keys: s(20), run: s(30), end: s(10), lease: s(10) }
     }
 }
 

@@ -3,7 +3,7 @@
 //! that id. Several requests may be open on one connection.
 //!
 //! The wire form of an enum is the position of its variant: append only;
-//! `golden/client_v2.txt` pins it.
+//! `golden/client_v3.txt` pins it.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

@@ -35,7 +35,7 @@
 //!   Join with Joined; a repeated Exec with Exited or ExecFailed if that is how it stands.
 //!
 //! The number of messages does not depend on the number of nodes, `Output` aside. The wire form
-//! of an enum is the position of its variant: append only; `golden/site_v2.txt` pins it.
+//! of an enum is the position of its variant: append only; `golden/site_v3.txt` pins it.
 
 use std::net::Ipv4Addr;
 

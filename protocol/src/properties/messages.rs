@@ -226,7 +226,7 @@ pub fn node_request() -> Any<node::Request> {
         (job(), stream(), any::<u64>()).prop_map(|(job, stream, upto)| OutputSaved { job, stream, upto }),
         signed_rates().prop_map(Shape),
         job().prop_map(|job| Resend { job }),
-        job().prop_map(|job| ExitSaved { job }),
+        prop_oneof![job().prop_map(|job| ExitSaved { job }), Just(Beat)],
     ]
     .boxed()
 }
@@ -260,6 +260,7 @@ pub fn node_notice() -> Any<node::Notice> {
         (job(), status()).prop_map(|(job, status)| Exited { job, status }),
         (maybe(text()), maybe(failure())).prop_map(|(dirty, cause)| Gone { dirty, cause }),
         (any::<u64>(), class_uses()).prop_map(|(at_ms, classes)| Used { at_ms, classes }),
+        Just(Beat),
     ]
     .boxed()
 }

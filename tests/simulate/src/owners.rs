@@ -73,6 +73,7 @@ const TIMES: Times = Times {
     keys: Duration::from_secs(10),
     run: Duration::from_secs(10),
     end: Duration::from_secs(5),
+    lease: Duration::from_secs(6),
 };
 
 fn net(text: &str) -> Vec<Ipv4Net> {

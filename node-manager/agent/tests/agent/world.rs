@@ -200,6 +200,7 @@ pub fn setup() -> Setup {
         driver: grant::Driver::Macvlan,
         shaped: false,
         lifetime_s: 60,
+        lease_s: 10,
         memory_bytes: 0,
         pids: 0,
         cpus_milli: 0,
