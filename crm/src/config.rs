@@ -26,7 +26,7 @@ pub use batch::{Batch, NodeConfig, System};
 pub struct ConfigError(String);
 
 /// A shorter lease ends sandboxes when the network hiccups, a longer one keeps dead nodes too long.
-const LEASE_S: RangeInclusive<u32> = 5..=600;
+const LEASE_S: RangeInclusive<u32> = 5..=grant::LEASE_S_MAX;
 /// Longest time before a window in which addresses are kept for it.
 const LEAD_S_MAX: u32 = 3600;
 /// Longest time that commands get to end by themselves.

@@ -18,7 +18,7 @@ use protocol::ids::{Epoch, JobId, ReservationId, Version};
 use protocol::job::{Command, ExitStatus, Hits, Stream, Target};
 use protocol::keys::{KeyRing, Member, MemberKeys, PublicKey};
 use protocol::names::EnvironmentName;
-use protocol::node::{Arrive, Invocation, Notice, Reply, Request, Token};
+use protocol::node::{Arrive, First, Invocation, Notice, Reply, Request, Token};
 use protocol::refusal::Refusal;
 use protocol::reservation::{AddressBlock, Limits};
 use protocol::site::{FromSite, Part, Remaining, ToSite};
@@ -197,7 +197,7 @@ impl Grid {
         let mut agent = self.dial(invocation).await;
         let (nonce, boot_id) = ([4; 16], [0; 16]);
         let node = "a1".parse().unwrap();
-        let arrive = Arrive { token, nonce, node, uid, boot_id, version: "test".into() };
+        let arrive = First::Arrive(Arrive { token, nonce, node, uid, boot_id, version: "test".into() });
         agent.outbox.post(Kind::Request, 77, &arrive).unwrap();
         let frame = agent.inbox.next().await.unwrap();
         assert_eq!((frame.kind, frame.correlation), (Kind::Reply, 77));

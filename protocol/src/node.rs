@@ -1,6 +1,11 @@
 //! The conversation between a site's CRM and the agent of one NodeManager. The agent dials.
 //! The CRM's requests carry a correlation id and are answered by one [`Reply`]; what happens by
-//! itself is a [`Notice`]. The first frame of the agent is the request [`Arrive`].
+//! itself is a [`Notice`]. The first frame of the agent is the request [`First`].
+//!
+//! **The lease.** Each side says something at least every quarter of the lease, `Beat` if there is
+//! nothing else; any frame is a sign of life. An agent that hears nothing for the lease tears its
+//! sandbox down. One that loses its connection dials again with the same certificate and returns;
+//! whatever was under way is asked again then, and output goes on by `Resend`, never by itself.
 //!
 //! The wire form of an enum is the *position* of its variant, so variants are only ever
 //! appended; `golden/node_v3.txt` pins the bytes of every variant.
@@ -44,7 +49,42 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// The agent's first request. Answered by [`Reply::Done`], or refused and disconnected.
+/// The agent's first request on a connection. Answered by [`Reply::Done`], or refused and
+/// disconnected.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum First {
+    Arrive(Arrive),
+    /// It was let in before, with the certificate that it shows again.
+    Return(Return),
+}
+
+impl First {
+    /// What the CRM checks before it looks who it is.
+    pub fn check(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Return(Return { rates: Some(rates), .. }) => rates.check(),
+            Self::Arrive(_) | Self::Return(_) => Ok(()),
+        }
+    }
+}
+
+/// How a NodeManager stands whose connection was lost. Who it is, its certificate says.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Return {
+    /// As in [`Arrive`]: of the same monitor.
+    pub nonce: [u8; 16],
+    pub node: NodeName,
+    pub uid: u32,
+    pub boot_id: [u8; 16],
+    pub state: State,
+    /// From ready on.
+    pub keys: Option<MemberKeys>,
+    /// The rates that hold, as the CRM signed them.
+    pub rates: Option<SignedRates>,
+    pub version: Text,
+}
+
+/// A pilot is there. Answered by [`Reply::Done`], or refused and disconnected.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Arrive {
     pub token: Token,
@@ -101,6 +141,8 @@ pub enum Request {
     /// Tear down as [`Request::Shutdown`], but first send SIGTERM to everything that runs inside, and
     /// let it have so long to end by itself. Legal and answered like it; the first one counts.
     End { grace_ms: u32 },
+    /// A sign of life, answered by [`Notice::Beat`].
+    Beat,
 }
 
 impl Request {
@@ -119,7 +161,8 @@ impl Request {
             | Self::GetStatus
             | Self::Resend { .. }
             | Self::ExitSaved { .. }
-            | Self::End { .. } => Ok(()),
+            | Self::End { .. }
+            | Self::Beat => Ok(()),
         }
     }
 }
@@ -232,6 +275,8 @@ pub enum Notice {
         #[serde(deserialize_with = "at_most::<{limits::CLASSES_MAX}, _, _>")]
         classes: Vec<ClassUse>,
     },
+    /// A sign of life.
+    Beat,
 }
 
 /// Counters of one class since it was made; they never go back.
@@ -258,7 +303,7 @@ impl Notice {
                 let once = classes.is_sorted_by(|one, next| one.class < next.class);
                 Refusal::unless(once, "classes twice, or out of their order")
             }
-            Self::StateChanged { .. } | Self::Exited { .. } | Self::Gone { .. } => Ok(()),
+            Self::StateChanged { .. } | Self::Exited { .. } | Self::Gone { .. } | Self::Beat => Ok(()),
         }
     }
 }

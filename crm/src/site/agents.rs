@@ -83,7 +83,7 @@ impl Site {
                 self.lost(id, cause, "the sandbox ended by itself".into());
                 self.advance(id, Event::EndAsked);
             }
-            Notice::StateChanged { .. } => {}
+            Notice::StateChanged { .. } | Notice::Beat => {}
             Notice::Output { job, stream, offset, bytes } => {
                 if let Some(epoch) = self.epoch_of(id).filter(|_| self.is_told_of(id, job)) {
                     let output = FromSite::Output { reservation, epoch, job, member, stream, offset, bytes };

@@ -365,6 +365,7 @@ impl Site {
             driver: self.settings.driver,
             shaped: self.incarnation(id)?.shaping.is_some(),
             lifetime_s: self.lifetime_s(id.reservation),
+            lease_s: self.settings.times.lease.as_secs() as u32,
             memory_bytes: limits.memory_bytes,
             pids: limits.pids,
             cpus_milli: limits.cpus_milli,

@@ -34,7 +34,7 @@ fn submit(id: u8) -> Request {
     Request::Submit {
         id: RequestId([id; 16]),
         ask,
-        job: NewJob { command, target: Target::Head, label: None },
+        job: NewJob { command, target: Target::Head, label: None, grace_s: None },
     }
 }
 

@@ -64,7 +64,7 @@ pub fn job(target: Target) -> NewJob {
         directories: vec![],
         directory_required: false,
     };
-    NewJob { command, target, label: None }
+    NewJob { command, target, label: None, grace_s: None }
 }
 
 impl Grid {

@@ -16,7 +16,7 @@ use crate::limits::CLASSES_MAX;
 use crate::names::{
     AbsolutePath, EnvironmentName, HostName, Label, NodeName, SiteName, Text, UserName, VariableName,
 };
-use crate::node::{Arrive, ClassUse, Invocation, Setup, SignedRates, State, Token};
+use crate::node::{Arrive, ClassUse, First, Invocation, Return, Setup, SignedRates, State, Token};
 use crate::refusal::{Failure, Refusal, Resource, Step};
 use crate::reservation::{
     AddressBlock, Ask, Bandwidth, Change, Limits, PairRate, Placement, Progress, Start,
@@ -392,7 +392,28 @@ pub fn state() -> Any<State> {
     proptest::sample::select(vec![Idle, Building, Ready, Joined, Running, TearingDown, Gone]).boxed()
 }
 
-pub fn arrive() -> Any<Arrive> {
+pub fn first() -> Any<First> {
+    prop_oneof![arrive().prop_map(First::Arrive), returning().prop_map(First::Return)].boxed()
+}
+
+fn returning() -> Any<Return> {
+    let bytes = any::<([u8; 16], [u8; 16])>();
+    let stands = (state(), maybe(keys()), maybe(signed_rates()));
+    (bytes, node(), any::<u32>(), stands, text())
+        .prop_map(|((nonce, boot_id), node, uid, (state, keys, rates), version)| Return {
+            nonce,
+            node,
+            uid,
+            boot_id,
+            state,
+            keys,
+            rates,
+            version,
+        })
+        .boxed()
+}
+
+fn arrive() -> Any<Arrive> {
     let bytes = any::<([u8; 32], [u8; 16], [u8; 16])>();
     (bytes, node(), any::<u32>(), text())
         .prop_map(|((token, nonce, boot_id), node, uid, version)| Arrive {

@@ -223,7 +223,7 @@ pub fn node_request() -> Any<node::Request> {
         signed_rates().prop_map(Shape),
         job().prop_map(|job| Resend { job }),
         job().prop_map(|job| ExitSaved { job }),
-        any::<u32>().prop_map(|grace_ms| End { grace_ms }),
+        prop_oneof![any::<u32>().prop_map(|grace_ms| End { grace_ms }), Just(Beat)],
     ]
     .boxed()
 }
@@ -257,6 +257,7 @@ pub fn node_notice() -> Any<node::Notice> {
         (job(), status(), hits()).prop_map(|(job, status, hits)| Exited { job, status, hits }),
         (maybe(text()), maybe(failure())).prop_map(|(dirty, cause)| Gone { dirty, cause }),
         (any::<u64>(), class_uses()).prop_map(|(at_ms, classes)| Used { at_ms, classes }),
+        Just(Beat),
     ]
     .boxed()
 }

@@ -74,7 +74,7 @@ const TIMES: Times = Times {
     keys: Duration::from_secs(10),
     run: Duration::from_secs(10),
     end: Duration::from_secs(5),
-    lease: Duration::from_secs(10),
+    lease: Duration::from_secs(6),
     grace: Duration::from_secs(2),
 };
 
