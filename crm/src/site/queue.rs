@@ -90,7 +90,9 @@ impl Site {
             }
             BatchError::Unavailable(why) => {
                 self.queue.turned_back(self.now, why);
-                pilots.iter().for_each(|pilot| drop(self.advance(*pilot, Event::TurnedBack)));
+                for pilot in pilots {
+                    self.advance(*pilot, Event::TurnedBack);
+                }
                 self.queue_changed(false);
             }
             // It may be there. The batch task says what became of it: it is found by its name, or
