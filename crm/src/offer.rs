@@ -7,7 +7,7 @@ use protocol::site::Offer;
 use crate::addresses::Addresses;
 use crate::nodes::Nodes;
 use crate::queue::Queue;
-use crate::site::Settings;
+use crate::site::{Settings, lasts_max};
 
 fn seconds(time: Duration) -> u32 {
     u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
@@ -36,7 +36,7 @@ pub fn offer(
         queue: settings.queue.clone(),
         pilots_s: seconds(settings.times.pilots),
         nodes_max: limits.nodes_max,
-        lasts_s_max: limits.walltime_max.map(crate::site::lasts_max).map(seconds),
+        lasts_s_max: limits.walltime_max.map(|max| seconds(lasts_max(max, settings.times.grace))),
         paused: queue.paused_as(),
     }
 }
@@ -83,7 +83,8 @@ mod tests {
         let second = offer(&settings, &nodes, &addresses, &queue, lead, now);
         assert_eq!(second.nodes_max, Some(1));
         // What it says fits: one second more would not.
-        let lasts = second.lasts_s_max.unwrap() + crate::site::LEASE_MARGIN.as_secs() as u32;
+        let margins = crate::site::LEASE_MARGIN + settings.times.grace;
+        let lasts = second.lasts_s_max.unwrap() + margins.as_secs() as u32;
         assert!(crate::site::walltime(lasts) <= Duration::from_secs(3600));
         assert!(crate::site::walltime(lasts + 1) > Duration::from_secs(3600));
         assert!(second.paused.unwrap().as_str().contains("the partition is down"));

@@ -125,7 +125,7 @@ mod tests {
         let (node, why): (NodeName, Text) = ("a1".parse().unwrap(), "no space".into());
         let mut troubles = Troubles::default();
         let s = Duration::from_secs;
-        let mut fail = |troubles: &mut Troubles<NodeName>, at: u64, n: u64| {
+        let fail = |troubles: &mut Troubles<NodeName>, at: u64, n: u64| {
             troubles.failed(s(at), &node, ReservationId(n), &why)
         };
         assert!(!fail(&mut troubles, 0, 1) && !fail(&mut troubles, 0, 1), "one reservation counts once");

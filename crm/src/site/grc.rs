@@ -15,6 +15,7 @@ impl Site {
         self.published = None;
         self.publish();
         for reservation in self.bookings.keys().copied().collect::<Vec<_>>() {
+            self.hold_anew(reservation);
             self.tell_all(reservation);
             self.schedule(reservation);
         }

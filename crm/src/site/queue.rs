@@ -26,9 +26,9 @@ pub fn walltime(lifetime_s: u32) -> Duration {
 
 /// The longest that a part may last, from its pilots' submission to the end of its window, for a
 /// queue with this limit.
-pub fn lasts_max(walltime_max: Duration) -> Duration {
+pub fn lasts_max(walltime_max: Duration, grace: Duration) -> Duration {
     let minutes = Duration::from_secs(walltime_max.as_secs() / 60 * 60);
-    minutes.saturating_sub(WALLTIME_MARGIN + LEASE_MARGIN)
+    minutes.saturating_sub(WALLTIME_MARGIN + LEASE_MARGIN + grace)
 }
 
 impl Site {
@@ -174,7 +174,7 @@ impl Site {
             });
         }
         let begins = self.now.max(start.saturating_sub(self.lead()));
-        let lifetime = (end + LEASE_MARGIN).saturating_sub(begins).as_secs();
+        let lifetime = (end + self.settings.times.grace + LEASE_MARGIN).saturating_sub(begins).as_secs();
         let needed = walltime(u32::try_from(lifetime).unwrap_or(u32::MAX));
         if let Some(max) = limits.walltime_max.filter(|max| needed > *max) {
             let what = "minutes of one batch job, its margins included".into();

@@ -108,7 +108,8 @@ impl Site {
     pub(super) fn held_until(&self, booking: &Booking) -> Option<Duration> {
         let incarnation = booking.incarnation.as_ref()?;
         let waits = matches!(incarnation.phase, Phase::Starting | Phase::Ready);
-        if !waits || booking.failed.is_some() || booking.ending {
+        // While the GRC is away nothing is ended for the sake of others.
+        if !waits || !self.connected || booking.failed.is_some() || booking.ending {
             return None;
         }
         let start = booking.grant.as_ref()?.start;
@@ -122,6 +123,14 @@ impl Site {
             incarnation.came.get_or_insert(now);
             self.schedule(id.reservation);
         }
+    }
+
+    /// The GRC is back: what came is held anew, for the others have waited as well.
+    pub(super) fn hold_anew(&mut self, reservation: ReservationId) {
+        let now = self.now;
+        let booking = self.bookings.get_mut(&reservation);
+        let came = booking.and_then(|booking| booking.incarnation.as_mut()?.came.as_mut());
+        came.into_iter().for_each(|came| *came = now);
     }
 
     /// The pilots waited too long for the others: their nodes go back, and they are begun again

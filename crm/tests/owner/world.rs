@@ -90,6 +90,8 @@ pub fn settings() -> Settings {
         driver: grant::Driver::Macvlan,
         times: Times::default(),
         lead: Duration::from_secs(10),
+        hold: Duration::from_secs(600),
+        queue: "".into(),
         catalog: Catalog::host_only(),
     }
 }
