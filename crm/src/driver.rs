@@ -276,7 +276,7 @@ impl Driver {
                 let _ = self.batch.send(batch::Command::Sweep { pilot, node, account });
             }
             Action::SetUp { pilot, grant, rates, environment } => {
-                let setup = self.key.setup(&self.name, pilot, &grant, rates.as_deref(), environment);
+                let setup = self.key.setup(&self.name, &grant, rates.as_deref(), environment);
                 self.ask(pilot, Asked::Setup, &Request::Setup(setup));
                 self.ask(pilot, Asked::GetKeys, &Request::GetKeys);
             }

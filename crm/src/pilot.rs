@@ -27,23 +27,37 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use grant::Rates;
-use protocol::ids::{Epoch, MemberNumber, ReservationId};
+use protocol::ids::{MemberNumber, ReservationId};
 use protocol::keys::MemberKeys;
 use protocol::names::NodeName;
 use protocol::refusal::Step;
 use serde::{Deserialize, Serialize};
 
-/// Which pilot: one member of one incarnation of a reservation.
+/// Counts what this site submitted for a reservation: every time its pilots are handed to the
+/// batch system anew, the number grows, and it is never used again. It is durable before they are.
+/// An order of the GRC for a newer epoch may take a round over, as long as none of its pilots has
+/// arrived; so a round is of one epoch at a time, and an epoch may have several, one after another.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Ord, PartialOrd, Hash, Serialize, Deserialize)]
+pub struct Round(pub u32);
+
+impl Round {
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+/// Which pilot: one member of one round of a reservation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Hash, Serialize, Deserialize)]
 pub struct PilotId {
     pub reservation: ReservationId,
-    pub epoch: Epoch,
+    pub round: Round,
     pub member: MemberNumber,
 }
 
 impl fmt::Display for PilotId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}/{}", self.reservation, self.epoch.0, self.member)
+        write!(f, "{}.{}/{}", self.reservation, self.round.0, self.member)
     }
 }
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use crm::batch::embedded::Embedded;
 use crm::batch::{self, Batch, Command};
 use crm::config::NodeConfig;
-use crm::pilot::PilotId;
+use crm::pilot::{PilotId, Round};
 use crm::site::{Account, Event, Submit};
-use protocol::ids::{Epoch, ReservationId};
+use protocol::ids::ReservationId;
 use protocol::names::{NodeName, Text};
 use protocol::reservation::Limits;
 use tokio::sync::mpsc;
@@ -31,7 +31,7 @@ fn account() -> Account {
 }
 
 fn pilot(member: u32) -> PilotId {
-    PilotId { reservation: ReservationId(1), epoch: Epoch(1), member }
+    PilotId { reservation: ReservationId(1), round: Round(1), member }
 }
 
 fn submit(member: u32) -> Command {

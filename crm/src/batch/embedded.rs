@@ -241,8 +241,8 @@ impl Batch for Embedded {
 
 impl Embedded {
     fn words_path(&self, pilot: PilotId) -> PathBuf {
-        let PilotId { reservation, epoch, member } = pilot;
-        self.state.join(format!(".pilot-{reservation}-{}-{member}.{}", epoch.0, std::process::id()))
+        let PilotId { reservation, round, member } = pilot;
+        self.state.join(format!(".pilot-{reservation}-{}-{member}.{}", round.0, std::process::id()))
     }
 }
 

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
-use protocol::ids::{Epoch, ReservationId};
+use protocol::ids::ReservationId;
 
 use super::*;
+use crate::pilot::Round;
 
 fn site() -> SiteName {
     "a".parse().unwrap()
@@ -17,7 +18,7 @@ fn charge(layer: u32, members: u32, start: u64, end: u64) -> Charge {
 }
 
 fn pilot(n: u64) -> PilotId {
-    PilotId { reservation: ReservationId(n), epoch: Epoch(1), member: 0 }
+    PilotId { reservation: ReservationId(n), round: Round(1), member: 0 }
 }
 
 fn book(nodes: &mut Nodes, charge: Charge) -> Result<(), Refusal> {

@@ -71,7 +71,7 @@ impl Site {
     }
 
     pub(super) fn on_notice(&mut self, id: PilotId, notice: Notice) {
-        let PilotId { reservation, epoch, member } = id;
+        let PilotId { reservation, member, .. } = id;
         match notice {
             Notice::StateChanged { state: node::State::TearingDown | node::State::Gone, cause } => {
                 // Asked for by us it changes nothing; else the pilot is lost, and this says why.
@@ -80,7 +80,7 @@ impl Site {
             }
             Notice::StateChanged { .. } => {}
             Notice::Output { job, stream, offset, bytes } => {
-                if self.is_told_of(id, job) {
+                if let Some(epoch) = self.epoch_of(id).filter(|_| self.is_told_of(id, job)) {
                     let output = FromSite::Output { reservation, epoch, job, member, stream, offset, bytes };
                     self.tell(output);
                 }
@@ -172,9 +172,9 @@ impl Site {
     }
 
     fn fail_at(&mut self, id: PilotId, failure: Failure) {
-        if self.incarnation(id).is_some() {
+        if let Some(epoch) = self.epoch_of(id) {
             let failure = self.placed(id, failure);
-            self.fail(id.reservation, id.epoch, failure);
+            self.fail(id.reservation, epoch, failure);
         }
     }
 

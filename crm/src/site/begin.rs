@@ -111,10 +111,10 @@ impl Site {
             (Ok(nodes), Ok(addresses)) => (nodes, addresses),
             (nodes, _) => return self.wait_to_begin(reservation, nodes.err()),
         };
-        let (layer, epoch) = (part.layer, booking.wanted);
+        let (layer, round) = (part.layer, booking.round.next());
         let places = nodes.into_iter().zip(addresses).enumerate();
         let pilots = places.map(|(member, (node, address))| {
-            let id = PilotId { reservation, epoch, member: member as u32 };
+            let id = PilotId { reservation, round, member: member as u32 };
             Pilot::new(id, node, layer, address)
         });
         self.begin(reservation, Roster::new(pilots.collect()), is_early);
@@ -127,7 +127,9 @@ impl Site {
             self.nodes.take(&pilot.node, pilot.layer, pilot.id);
             self.addresses.take(pilot.address, pilot.id);
         }
-        let incarnation = Incarnation::new(booking.wanted, booking.account.clone(), roster, Phase::Starting);
+        booking.round = booking.round.next();
+        let which = (booking.wanted, booking.round);
+        let incarnation = Incarnation::new(which, booking.account.clone(), roster, Phase::Starting);
         let (record, pilots) = (incarnation.record(reservation), incarnation.pilot_ids());
         booking.begun = booking.wanted;
         booking.failed = None;
@@ -350,7 +352,7 @@ impl Site {
             nonce,
             site: grant::SiteName::new(self.settings.name.as_str()).ok()?,
             reservation: id.reservation.0,
-            epoch: id.epoch.0.into(),
+            epoch: self.incarnation(id)?.epoch.0.into(),
             member: id.member,
             uid: booking.account.uid,
             user: grant::UserName::new(part.user.as_str()).ok()?,

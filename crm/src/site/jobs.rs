@@ -34,7 +34,7 @@ impl Site {
             let failure = Failure::new(Step::Exec, cause, "reserve again").at_site(&site);
             return self.tell(FromSite::ExecFailed { reservation, epoch, job, member: 0, failure });
         };
-        let epoch = incarnation.epoch;
+        let (epoch, round) = (incarnation.epoch, incarnation.round);
         if incarnation.jobs.contains_key(&job) {
             return self.exec_again(reservation, epoch, job, command);
         }
@@ -74,7 +74,7 @@ impl Site {
                 Outcome::NotStarted(failure) => {
                     self.tell(FromSite::ExecFailed { reservation, epoch, job, member, failure });
                 }
-                _ => self.ask_exec(PilotId { reservation, epoch, member }, job, command),
+                _ => self.ask_exec(PilotId { reservation, round, member }, job, command),
             }
         }
     }
@@ -86,13 +86,11 @@ impl Site {
 
     /// It was started before: the answer is how it stands.
     fn exec_again(&mut self, reservation: ReservationId, epoch: Epoch, job: JobId, command: &Command) {
-        let any = PilotId { reservation, epoch, member: 0 };
-        let Some(Job(members)) = self.incarnation(any).and_then(|incarnation| incarnation.jobs.get(&job))
-        else {
-            return;
-        };
+        let Some(incarnation) = self.incarnation_of(reservation, epoch) else { return };
+        let Some(Job(members)) = incarnation.jobs.get(&job) else { return };
+        let round = incarnation.round;
         for (member, ran) in members.clone() {
-            let pilot = PilotId { reservation, epoch, member };
+            let pilot = PilotId { reservation, round, member };
             match ran.outcome {
                 Outcome::Runs if planted(Bug::ExecTwice) => self.ask_exec(pilot, job, command),
                 // What it says is on its way, or will be; on a new connection it was asked for.
@@ -111,20 +109,21 @@ impl Site {
     /// Has the agent send again what is not saved, the end included; when there is no agent any
     /// more, the end is all that can be told.
     pub(super) fn resend_one(&mut self, pilot: PilotId, job: JobId, outcome: Outcome) {
-        let PilotId { reservation, epoch, member } = pilot;
+        let PilotId { reservation, member, .. } = pilot;
         if self.pilot(pilot).is_some_and(|pilot| pilot.state.has_agent()) {
             self.actions.push(Action::Pass { pilot, request: Request::Resend { job } });
-        } else if let Outcome::Exited(status) = outcome {
+        } else if let (Outcome::Exited(status), Some(epoch)) = (outcome, self.epoch_of(pilot)) {
             self.tell(FromSite::Exited { reservation, epoch, job, member, status });
         }
     }
 
     /// The pilots on which a job still runs.
     pub(super) fn running(&self, reservation: ReservationId, epoch: Epoch, job: JobId) -> Vec<PilotId> {
-        let incarnation = self.incarnation(PilotId { reservation, epoch, member: 0 });
-        let members = incarnation.and_then(|incarnation| incarnation.jobs.get(&job));
-        let runs = members.into_iter().flat_map(|job| &job.0).filter(|(_, ran)| ran.outcome == Outcome::Runs);
-        runs.map(|(&member, _)| PilotId { reservation, epoch, member }).collect()
+        let Some(incarnation) = self.incarnation_of(reservation, epoch) else { return Vec::new() };
+        let round = incarnation.round;
+        let members = incarnation.jobs.get(&job).into_iter().flat_map(|job| &job.0);
+        let runs = members.filter(|(_, ran)| ran.outcome == Outcome::Runs);
+        runs.map(|(&member, _)| PilotId { reservation, round, member }).collect()
     }
 
     fn ran_mut(&mut self, id: PilotId, job: JobId) -> Option<&mut Ran> {
@@ -153,7 +152,8 @@ impl Site {
         let failure = self.placed(id, failure);
         let Some(ran) = self.ran_mut(id, job).filter(|ran| ran.outcome == Outcome::Runs) else { return };
         ran.outcome = Outcome::NotStarted(failure.clone());
-        let PilotId { reservation, epoch, member } = id;
+        let PilotId { reservation, member, .. } = id;
+        let Some(epoch) = self.epoch_of(id) else { return };
         self.tell(FromSite::ExecFailed { reservation, epoch, job, member, failure });
     }
 
@@ -164,7 +164,8 @@ impl Site {
         }
         let Some(ran) = self.ran_mut(id, job) else { return };
         ran.outcome = Outcome::Exited(status);
-        let PilotId { reservation, epoch, member } = id;
+        let PilotId { reservation, member, .. } = id;
+        let Some(epoch) = self.epoch_of(id) else { return };
         self.tell(FromSite::Exited { reservation, epoch, job, member, status });
     }
 

@@ -39,7 +39,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use protocol::ids::{ReservationId, Version};
+use protocol::ids::{Epoch, MemberNumber, ReservationId, Version};
 use protocol::names::{SiteName, Text};
 use protocol::refusal::Refusal;
 use protocol::site::{FromSite, Offer};
@@ -231,12 +231,29 @@ impl Site {
     /// The incarnation to which a pilot belongs, if it is the present one.
     fn incarnation(&self, id: PilotId) -> Option<&Incarnation> {
         let incarnation = self.bookings.get(&id.reservation)?.incarnation.as_ref();
-        incarnation.filter(|incarnation| incarnation.epoch == id.epoch)
+        incarnation.filter(|incarnation| incarnation.round == id.round)
     }
 
     fn incarnation_mut(&mut self, id: PilotId) -> Option<&mut Incarnation> {
         let incarnation = self.bookings.get_mut(&id.reservation)?.incarnation.as_mut();
-        incarnation.filter(|incarnation| incarnation.epoch == id.epoch)
+        incarnation.filter(|incarnation| incarnation.round == id.round)
+    }
+
+    /// The present incarnation, if it is of this epoch.
+    fn incarnation_of(&self, reservation: ReservationId, epoch: Epoch) -> Option<&Incarnation> {
+        let incarnation = self.bookings.get(&reservation)?.incarnation.as_ref();
+        incarnation.filter(|incarnation| incarnation.epoch == epoch)
+    }
+
+    /// A member's pilot in this epoch, whether or not there is such a member.
+    fn pilot_of(&self, reservation: ReservationId, epoch: Epoch, member: MemberNumber) -> Option<PilotId> {
+        let round = self.incarnation_of(reservation, epoch)?.round;
+        Some(PilotId { reservation, round, member })
+    }
+
+    /// The epoch of a pilot of the present incarnation.
+    fn epoch_of(&self, id: PilotId) -> Option<Epoch> {
+        Some(self.incarnation(id)?.epoch)
     }
 
     fn record(&mut self, record: Record) {

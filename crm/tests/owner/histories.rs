@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crm::pilot::PilotId;
+use crm::pilot::{PilotId, Round};
 use crm::site::{Asked, Event};
 use proptest::prelude::*;
 use protocol::ids::{Epoch, ReservationId, Version};
@@ -18,7 +18,7 @@ const KINDS: usize = 32;
 
 fn event(kind: usize, member: u32, n: u32, world: &World) -> Option<Event> {
     let (epoch, version) = (Epoch(1 + n % 3), Version(1 + n % 3));
-    let pilot = PilotId { reservation: R, epoch, member };
+    let pilot = PilotId { reservation: R, round: Round(epoch.0), member };
     let answered = |asked, reply| Event::Answered { pilot, asked, reply };
     let noticed = |notice| Event::Noticed { pilot, notice };
     let failed = || Reply::Failed(Failure::new(Step::Setup, "no memory", ""));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crm::pilot::Round;
 use crm::site::Event;
 use protocol::ids::{Epoch, ReservationId, Version};
 use protocol::job::{ExitStatus, Stream, Target};
@@ -135,7 +136,7 @@ fn a_newer_epoch_waits_until_the_older_one_is_gone() {
     let standing = FromSite::Progress { reservation: R, epoch: Epoch(2), progress };
     assert_eq!(world.told.last(), Some(&standing), "of the older one nothing counts");
     world.wait(|w| w.submitted.len() == 2);
-    assert_eq!(world.submitted[1].epoch, Epoch(2));
+    assert_eq!(world.submitted[1].round, Round(2));
     assert!(!world.alive.contains(&pilot(0)));
     assert_eq!(world.site.holdings(), (1, 1));
     // Orders to the older one are passed over.

@@ -394,7 +394,7 @@ impl World {
                 }
                 site::Action::SetUp { pilot, grant, rates, environment } => {
                     let site = &self.sites[number];
-                    let setup = site.key.setup(&site.name, pilot, &grant, rates.as_deref(), environment);
+                    let setup = site.key.setup(&site.name, &grant, rates.as_deref(), environment);
                     self.charge(Share::CrmSeals, Some(number), begin);
                     self.ask(number, pilot, Asked::Setup, &node::Request::Setup(setup))?;
                     self.ask(number, pilot, Asked::GetKeys, &node::Request::GetKeys)?;
