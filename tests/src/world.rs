@@ -345,6 +345,11 @@ impl Grid {
             killed.push(left.describe());
             left.signal(Signal::SIGKILL);
         }
+        for site in 0..self.state.plan.sites {
+            if let Some(queue) = batch::queue(self.state.plan.batch.of(site)) {
+                queue.clean(&self.state, site);
+            }
+        }
         self.sweep();
         let holders: Vec<Identity> = self.state.machines.iter().map(|machine| machine.holder).collect();
         for holder in &holders {

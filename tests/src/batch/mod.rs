@@ -15,7 +15,9 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::netns::site_name;
+use crate::netns::{machine_address, site_name};
+use crate::process::run;
+use crate::site::write_public;
 use crate::state::State;
 use crate::world::Grid;
 
@@ -162,6 +164,10 @@ pub trait Queue {
 
     /// What its own users type to end one: `scancel`, `qdel`.
     fn cancel(&self, state: &State, site: u32, job: &str) -> Result<()>;
+
+    /// Removes what its daemons leave outside the grid's directory, now that they have ended.
+    /// Repeatable.
+    fn clean(&self, _state: &State, _site: u32) {}
 }
 
 /// The queue of a system; the embedded one needs nothing.
@@ -176,6 +182,21 @@ pub fn queue(system: System) -> Option<&'static dyn Queue> {
 /// Where a site's batch system has everything of its own.
 pub fn directory(state: &State, site: u32) -> PathBuf {
     state.path(&format!("batch/{}", site_name(site)))
+}
+
+/// Lets a machine know the site's machines by name, as any site does: whoever asks for one would
+/// else wait for a name server that is not there.
+pub fn give_names(state: &State, site: u32, machine: &str) -> Result<()> {
+    let hosts = directory(state, site).join("hosts");
+    let mut text = "127.0.0.1 localhost\n".to_owned();
+    for number in 0..=state.plan.nodes {
+        text.push_str(&format!("{} {}{number}\n", machine_address(site, number), site_name(site)));
+    }
+    write_public(&hosts, &text)?;
+    let enter = state.machine(machine)?.enter();
+    let mut bind = Command::new(&enter[0]);
+    run(bind.args(&enter[1..]).args(["mount", "--bind"]).arg(&hosts).arg("/etc/hosts"))?;
+    Ok(())
 }
 
 /// A program of a package, where one may be.

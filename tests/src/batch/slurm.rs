@@ -10,8 +10,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Proctrack, Queue, READY_TIME, Systems, directory, find, first_missing};
-use crate::netns::{machine_address, site_name};
+use super::{Proctrack, Queue, READY_TIME, Systems, directory, find, first_missing, give_names};
+use crate::netns::{self, machine_address, site_name};
 use crate::process::{run, wait_until};
 use crate::site::{nodes_of, write_public};
 use crate::state::State;
@@ -31,6 +31,8 @@ const PROGRAMS: [(&str, &str); 9] = [
 ];
 /// Where the first version of cgroups has what Slurm freezes and kills steps by.
 const FREEZER: &str = "/sys/fs/cgroup/freezer";
+/// Where slurmctld listens, unless told otherwise.
+const CONTROLLER_PORT: u16 = 6817;
 /// Memory that every node says it has.
 const NODE_MEMORY_MIB: u32 = 4000;
 /// From SIGTERM to SIGKILL.
@@ -55,19 +57,26 @@ impl Queue for Slurm {
         let place = directory(&grid.state, site);
         write_files(&grid.state, site, &place)?;
         let head = format!("{name}0");
+        give_names(&grid.state, site, &head)?;
         grid.start_daemon(&format!("munged-{name}"), &head, &munged(&place)?)?;
         let socket = place.join("munge/munge.sock");
         let up = wait_until(READY_TIME, || std::os::unix::net::UnixStream::connect(&socket).is_ok());
         ensure!(up, "munged of site {name} does not listen; see log/munged-{name}.log");
         grid.start_daemon(&format!("slurmctld-{name}"), &head, &words(&place, "slurmctld", &["-D"])?)?;
+        // Whoever asks too early, node or command, asks again after five seconds.
+        let (machine, address) = (grid.state.machine(&head)?.holder.pid, machine_address(site, 0));
+        let address: std::net::SocketAddr = format!("{address}:{CONTROLLER_PORT}").parse()?;
+        let up = netns::inside(machine, || {
+            wait_until(READY_TIME, || std::net::TcpStream::connect_timeout(&address, READY_TIME).is_ok())
+        })?;
+        ensure!(up, "slurmctld of site {name} does not answer; see log/slurmctld-{name}.log");
         let nodes: Vec<String> = nodes_of(&grid.state, site).map(|node| node.name.clone()).collect();
         for node in &nodes {
             self.start_node(grid, node)?;
         }
         let mut said = String::new();
         let ready = wait_until(READY_TIME, || {
-            let asked = self.command(&grid.state, site, &["sinfo", "-h", "-o", "%t %D"]);
-            said = asked.and_then(|mut sinfo| run(&mut sinfo)).unwrap_or_else(|error| format!("{error:#}"));
+            said = self.answers(&grid.state, site, &["sinfo", "-h", "-o", "%t %D"]);
             idle(&said) == nodes.len()
         });
         let limit = READY_TIME.as_secs();
@@ -113,6 +122,20 @@ impl Queue for Slurm {
     fn cancel(&self, state: &State, site: u32, job: &str) -> Result<()> {
         run(&mut self.command(state, site, &["scancel", job])?).map(drop)
     }
+
+    fn clean(&self, state: &State, site: u32) {
+        for node in nodes_of(state, site) {
+            remove_empty(&Path::new(FREEZER).join(format!("slurm_{}", node.name)));
+        }
+    }
+}
+
+impl Slurm {
+    /// What a command says, or why it says nothing.
+    fn answers(&self, state: &State, site: u32, words: &[&str]) -> String {
+        let said = self.command(state, site, words).and_then(|mut command| run(&mut command));
+        said.unwrap_or_else(|error| format!("{error:#}"))
+    }
 }
 
 /// Whether steps can be put into cgroups of their own here.
@@ -120,6 +143,16 @@ fn usable_freezer() -> bool {
     let probe = Path::new(FREEZER).join(format!("slurm-probe-{}", std::process::id()));
     let made = Path::new(FREEZER).join("release_agent").exists() && fs::create_dir(&probe).is_ok();
     made && fs::remove_dir(&probe).is_ok()
+}
+
+/// Removes cgroups from the leaves up. One that holds a process stays, and so do those above it.
+fn remove_empty(cgroup: &Path) {
+    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_empty(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(cgroup);
 }
 
 /// How many nodes take jobs, of the lines of `sinfo -h -o "%t %D"`.
