@@ -222,12 +222,14 @@ pub struct Times {
     pub run: Duration,
     /// From SHUTDOWN until the sandbox is confirmed gone.
     pub end: Duration,
+    /// How long CRM and agent may hear nothing of each other before both give up.
+    pub lease: Duration,
 }
 
 impl Default for Times {
     fn default() -> Self {
         let s = Duration::from_secs;
-        Self { pilots: s(60), setup: s(20), keys: s(20), run: s(30), end: s(10) }
+        Self { pilots: s(60), setup: s(20), keys: s(20), run: s(30), end: s(10), lease: s(10) }
     }
 }
 
@@ -259,7 +261,12 @@ impl Times {
 #[derive(Clone, Debug)]
 pub struct Pilot {
     pub id: PilotId,
+    /// Its place: a node by name, or one of the equal places of a queue.
     pub node: NodeName,
+    /// The machine that took a queue's place, once that is known.
+    pub at: Option<NodeName>,
+    /// Of that machine's boot, from its arrival on: after a reboot nothing of before is left.
+    pub boot_id: Option<[u8; 16]>,
     /// In which layer of the site its place on the node is.
     pub layer: u32,
     pub address: Ipv4Addr,
@@ -286,6 +293,8 @@ impl Pilot {
         Self {
             id,
             node,
+            at: None,
+            boot_id: None,
             layer,
             address,
             state: State::Held,
@@ -298,6 +307,11 @@ impl Pilot {
             lease_end: Duration::ZERO,
             dirt: None,
         }
+    }
+
+    /// What people call the node it is on, or shall be on.
+    pub fn node_name(&self) -> &NodeName {
+        self.at.as_ref().unwrap_or(&self.node)
     }
 
     /// One that a CRM of before may have submitted. Whatever became of it, it lost that CRM: the

@@ -334,8 +334,10 @@ impl Site {
         let submit = Submit {
             pilot: pilot.id,
             node: pilot.node.clone(),
+            exclude: if self.settings.anonymous { self.nodes.soiled() } else { Vec::new() },
             account: booking.account.clone(),
             limits: grant.part.limits,
+            begin_in_s: 0,
             lifetime_s: self.lifetime_s(pilot.id.reservation),
             token_s: u32::try_from(token_s).unwrap_or(u32::MAX),
         };

@@ -56,7 +56,9 @@ impl Site {
                 Some(pilot) if pilot.state == State::Running && incarnation.phase == Phase::Joined => {
                     Outcome::Runs
                 }
-                Some(pilot) => refuse(format!("the member on node {} is not running", pilot.node).into()),
+                Some(pilot) => {
+                    refuse(format!("the member on node {} is not running", pilot.node_name()).into())
+                }
                 None => refuse("there is no such member".into()),
             };
             outcomes.insert(member, outcome);

@@ -12,7 +12,7 @@ use protocol::node::{Notice, Reply, State};
 use protocol::refusal::{Failure, Refusal, Step};
 use protocol::site::{FromSite, Part, Remaining, ToSite};
 
-use crate::world::{J, R, World, commit, exec_in, hold_of, keys, part, ring};
+use crate::world::{J, R, World, arrived, commit, exec_in, hold_of, keys, part, ring};
 
 const KINDS: usize = 32;
 
@@ -28,7 +28,7 @@ fn event(kind: usize, member: u32, n: u32, world: &World) -> Option<Event> {
         0 | 1 => hold_of(R, version, Part { window, ..part(1 + n % 2) }),
         2 | 3 => commit(version, window),
         // Only an awaited pilot is let in; the driver asks first.
-        4..=6 if world.site.expects(pilot, 1001).is_ok() => Event::Arrived { pilot, nonce: [1; 16] },
+        4..=6 if world.site.expects(pilot, 1001).is_ok() => arrived(pilot, [1; 16]),
         4..=6 => return None,
         7 | 8 => answered(Asked::Setup, Reply::Done),
         9 | 10 => answered(Asked::GetKeys, Reply::Keys(keys(member))),

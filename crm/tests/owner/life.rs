@@ -12,7 +12,7 @@ use protocol::reservation::AddressBlock;
 use protocol::site::{FromSite, ToSite};
 
 use crate::said::*;
-use crate::world::{E, Fault, J, R, V, World, exec, exec_in, hold, hold_of, part, ring, start};
+use crate::world::{E, Fault, J, R, V, World, arrived, exec, exec_in, hold, hold_of, part, ring, start};
 
 /// Hold to End as a GRC would drive it; stops driving when the part fails.
 fn whole_life(world: &mut World, members: u32) {
@@ -87,7 +87,7 @@ fn every_message_may_come_twice() {
     twice(&mut world, COMMIT);
     twice(&mut world, start(E));
     assert_eq!(world.submitted.len(), 2, "a pilot was submitted twice");
-    twice(&mut world, Event::Arrived { pilot: pilot(0), nonce: [2; 16] });
+    twice(&mut world, arrived(pilot(0), [2; 16]));
     let join = join(&world).unwrap();
     twice(&mut world, join);
     twice(&mut world, exec(Target::All));
@@ -274,7 +274,7 @@ fn only_an_awaited_pilot_of_the_right_account_is_let_in() {
     assert!(world.site.expects(pilot(0), 1002).unwrap_err().to_string().contains("runs as 1002"));
     assert!(world.site.expects(pilot(1), 1001).is_err());
     world.site.expects(pilot(0), 1001).unwrap();
-    world.say(Event::Arrived { pilot: pilot(0), nonce: [3; 16] });
+    world.say(arrived(pilot(0), [3; 16]));
     assert!(world.site.expects(pilot(0), 1001).is_err(), "it is there already");
 }
 

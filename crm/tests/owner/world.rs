@@ -72,10 +72,16 @@ pub struct World {
     pub passed: Vec<(PilotId, Request)>,
 }
 
+/// A pilot on the node that it was meant for dials in.
+pub fn arrived(pilot: PilotId, nonce: [u8; 16]) -> Event {
+    Event::Arrived { pilot, nonce, node: "a1".parse().unwrap(), boot_id: [7; 16] }
+}
+
 pub fn settings() -> Settings {
     Settings {
         name: "a".parse().unwrap(),
         batch_system: "embedded".into(),
+        anonymous: false,
         ranges: vec!["10.71.128.0/24".parse().unwrap()],
         reserved: vec![],
         prefix_len: 16,
@@ -329,7 +335,7 @@ impl World {
                     None => {
                         self.alive.insert(pilot);
                         self.site.expects(pilot, 1001).unwrap();
-                        self.events.push_back(Event::Arrived { pilot, nonce: [1; 16] });
+                        self.events.push_back(arrived(pilot, [1; 16]));
                     }
                     Some(Fault::Silence | Fault::Break) => {
                         self.alive.insert(pilot);

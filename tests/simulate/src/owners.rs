@@ -73,6 +73,7 @@ const TIMES: Times = Times {
     keys: Duration::from_secs(10),
     run: Duration::from_secs(10),
     end: Duration::from_secs(5),
+    lease: Duration::from_secs(10),
 };
 
 fn net(text: &str) -> Vec<Ipv4Net> {
@@ -103,6 +104,7 @@ impl World {
         let settings = crm::site::Settings {
             name: place.name.clone(),
             batch_system: "simulated".into(),
+            anonymous: false,
             ranges: net(place.spec.range),
             reserved: Vec::new(),
             prefix_len: 16,
