@@ -31,6 +31,7 @@ mod room;
 mod sites;
 mod submit;
 mod users;
+mod waiting;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
