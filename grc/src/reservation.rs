@@ -210,6 +210,8 @@ pub struct PartState {
     pub round: u32,
     /// What its pilots wait for, while they do.
     pub waiting: Option<Waiting>,
+    /// The site's batch system and which of its queues, once something was said of waiting.
+    pub queue: Text,
     /// When it begins its pilots again, which it has released.
     pub again: Option<Duration>,
 }
@@ -244,7 +246,7 @@ impl PartState {
     pub fn new(share: &Share, stage: PartStage) -> Self {
         let Share { site, members, layer, carve } = share.clone();
         let progress = Progress { wanted: members, ..Progress::default() };
-        let (ready, round, waiting, again) = (Vec::new(), 0, None, None);
+        let (ready, round, waiting, again, queue) = (Vec::new(), 0, None, None, Text::default());
         Self {
             site,
             members,
@@ -256,6 +258,7 @@ impl PartState {
             ready,
             round,
             waiting,
+            queue,
             again,
         }
     }

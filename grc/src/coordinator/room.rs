@@ -100,6 +100,7 @@ impl Room {
     pub fn set_site(&mut self, name: &SiteName, offer: &Offer) {
         self.book.set_capacity(name, &offer.layers);
         self.book.set_addresses(name, &offer.ranges, &offer.reserved);
+        self.book.set_part_max(name, offer.nodes_max);
         self.lead_s.insert(name.clone(), offer.lead_s.into());
     }
 
@@ -117,11 +118,20 @@ impl Room {
             if let Some((site, _)) = parts.iter().find(away) {
                 return Err(Refusal::SiteDown { site: site.clone() }.into());
             }
+            let paused =
+                parts.iter().find_map(|(site, _)| Some((site, sites.get(site)?.as_ref()?.paused.clone()?)));
+            if let Some((site, why)) = paused {
+                return Err(Refusal::QueuePaused { site: site.clone(), why }.into());
+            }
         }
         let candidates: Vec<Candidate> = sites
             .iter()
             .filter(|(_, capacity)| {
-                capacity.as_ref().is_some_and(|capacity| capacity.environments.contains(&ask.environment))
+                capacity.as_ref().is_some_and(|capacity| {
+                    let fits =
+                        capacity.environments.contains(&ask.environment) && capacity.lasts(ask.duration_s);
+                    fits && capacity.paused.is_none()
+                })
             })
             .map(|(site, _)| Candidate { site: site.clone(), warm: true })
             .collect();
@@ -149,7 +159,16 @@ impl Room {
             lead,
             tail: ceil_s(self.tail),
         };
-        let plan = self.book.plan(&request, network).map_err(|none| short(none, ask, now))?;
+        let plan = self.book.plan(&request, network).map_err(|none| short(none, ask, now));
+        let paused =
+            || sites.iter().find_map(|(site, one)| Some((site.clone(), one.as_ref()?.paused.clone()?)));
+        let plan = match (plan, paused()) {
+            // With its nodes it might have been had.
+            (Err(Short { next_s: None, .. }), Some((site, why))) => {
+                return Err(Refusal::QueuePaused { site, why }.into());
+            }
+            (plan, _) => plan?,
+        };
         let Plan { window, parts, pairs, .. } = plan;
         let shares = parts.into_iter().map(share_of).collect();
         Ok(Found { start_s: window.start(), shares, rates: pairs, lead: Duration::from_secs(lead) })

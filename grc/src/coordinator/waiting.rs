@@ -48,9 +48,11 @@ impl Coordinator {
     pub(super) fn site_waits(&mut self, site: &SiteName, id: ReservationId, waits: Option<Waits>) {
         let now = self.now;
         let building = self.settings.deadlines.starting;
+        let queue = self.queue_of(site);
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
         let waits_for_pilots = matches!(reservation.phase, Phase::Booked | Phase::Starting);
         let Some(part) = reservation.part_mut(site).filter(|_| waits_for_pilots) else { return };
+        part.queue = queue;
         part.waiting = waits.map(|waits| Waiting::new(waits, now));
         let until = part.waiting.as_ref().and_then(|waiting| waiting.until).map(|until| until + building);
         // A restart of ours may not know how long queues take.
@@ -64,6 +66,7 @@ impl Coordinator {
     /// A site has released its pilots, which waited too long for others.
     pub(super) fn withdrawn(&mut self, site: &SiteName, id: ReservationId, why: &Text, again_in_s: u32) {
         let again = self.now + Duration::from_secs(again_in_s.into());
+        let queue = self.queue_of(site);
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
         let what =
             format!("site {site} releases its pilots: {why}; it begins them again in {again_in_s} s").into();
@@ -75,10 +78,19 @@ impl Coordinator {
         }
         if let Some(part) = reservation.part_mut(site) {
             part.begin_anew();
-            part.again = Some(again);
+            (part.again, part.queue) = (Some(again), queue);
         }
         self.watchers.reservation_changed(id);
         self.hasten(id);
+    }
+
+    /// What users call a site's queue.
+    fn queue_of(&self, site: &SiteName) -> Text {
+        match self.sites.get(site).and_then(|site| site.offer.as_ref()) {
+            Some(offer) if offer.queue.as_str().is_empty() => offer.batch_system.clone(),
+            Some(offer) => format!("{}, {}", offer.batch_system, offer.queue).into(),
+            None => Text::default(),
+        }
     }
 
     /// Whoever has released his pilots begins them at once, when nobody else is waited for.
