@@ -15,7 +15,7 @@ use protocol::frame::Kind;
 use protocol::hello::Role;
 use protocol::identity::{Identity, Pin};
 use protocol::ids::{Epoch, JobId, ReservationId, Version};
-use protocol::job::{Command, ExitStatus, Stream, Target};
+use protocol::job::{Command, ExitStatus, Hits, Stream, Target};
 use protocol::keys::{KeyRing, Member, MemberKeys, PublicKey};
 use protocol::names::EnvironmentName;
 use protocol::node::{Arrive, First, Invocation, Notice, Reply, Request, Token};
@@ -284,7 +284,7 @@ async fn one_member_lives_from_hold_to_end() {
         let output = Notice::Output { job: J, stream, offset, bytes: text.into() };
         agent.outbox.post(Kind::Notice, 0, &output).unwrap();
     }
-    let exited = Notice::Exited { job: J, status: ExitStatus::Code(42) };
+    let exited = Notice::Exited { job: J, status: ExitStatus::Code(42), hits: Hits::default() };
     agent.outbox.post(Kind::Notice, 0, &exited).unwrap();
     let mut heard = Vec::new();
     loop {
@@ -304,7 +304,7 @@ async fn one_member_lives_from_hold_to_end() {
     grid.tell(ToSite::End { reservation: R });
     let shutdown_id = loop {
         match asked(&mut agent).await {
-            (id, Request::Shutdown) => break id,
+            (id, Request::End { .. }) => break id,
             (0, Request::OutputSaved { .. } | Request::ExitSaved { .. }) => {}
             other => panic!("{other:?}"),
         }

@@ -110,6 +110,8 @@ pub struct NewJob {
     pub command: Command,
     pub target: Target,
     pub label: Option<Label>,
+    /// Between SIGTERM and SIGKILL when it is cancelled; what the GRC's config says if nothing.
+    pub grace_s: Option<u16>,
 }
 
 /// The one final answer to a request.

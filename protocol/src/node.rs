@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::at_most;
 use crate::ids::{Epoch, JobId, ReservationId};
-use crate::job::{self, Command, ExitStatus, Stream};
+use crate::job::{self, Command, ExitStatus, Hits, Stream};
 use crate::keys::{KeyRing, MemberKeys};
 use crate::limits::{self, COMMAND_BYTES_MAX, GRANT_BYTES_MAX, SIGNATURE_BYTES};
 use crate::names::{EnvironmentName, HostName, NodeName, Text, VariableName};
@@ -116,7 +116,9 @@ pub enum Request {
     /// Start a command as the user; it ends as a [`Notice::Exited`]. The same job id never
     /// starts twice: a repeated one is answered `Done`.
     Exec { job: JobId, command: Command },
-    /// Signal every process of the command's session. An unknown job is answered `Done`.
+    /// Signal every process of the command, also one that left its session. An unknown job is
+    /// answered `Done`. After SIGTERM or SIGKILL the command's `Exited` is not told before all of
+    /// them are gone; SIGKILL is answered when they are, or `Failed` naming one that does not die.
     Signal { job: JobId, signal: u8 },
     /// Output is kept up to here: more may be sent, and this much is never sent again. Not
     /// answered.
@@ -136,6 +138,9 @@ pub enum Request {
     /// The end of the command is kept, and with it all of its output: the agent forgets both. Not
     /// answered. Until then they wait, those of at least [`limits::ENDED_MAX`] commands.
     ExitSaved { job: JobId },
+    /// Tear down as [`Request::Shutdown`], but first send SIGTERM to everything that runs inside, and
+    /// let it have so long to end by itself. Legal and answered like it; the first one counts.
+    End { grace_ms: u32 },
     /// A sign of life, answered by [`Notice::Beat`].
     Beat,
 }
@@ -156,6 +161,7 @@ impl Request {
             | Self::GetStatus
             | Self::Resend { .. }
             | Self::ExitSaved { .. }
+            | Self::End { .. }
             | Self::Beat => Ok(()),
         }
     }
@@ -258,7 +264,7 @@ pub enum Notice {
     /// what was saved.
     Output { job: JobId, stream: Stream, offset: u64, bytes: Bytes },
     /// The command ended and all of its output was sent. Awaits `ExitSaved`.
-    Exited { job: JobId, status: ExitStatus },
+    Exited { job: JobId, status: ExitStatus, hits: Hits },
     /// The sandbox is gone, confirmed by the monitor; what could not be removed is named.
     Gone { dirty: Option<Text>, cause: Option<Failure> },
     /// What the sandbox's classes have sent so far, told once a second while it is shaped.

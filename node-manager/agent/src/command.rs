@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use node_manager::init::record::{self, SpawnStage};
 use protocol::ids::JobId;
-use protocol::job::{Command, ExitStatus, Stream};
+use protocol::job::{Command, ExitStatus, Hits, Stream};
 use protocol::limits::OUTPUT_CHUNK_BYTES_MAX;
 use protocol::names::{HostName, Text};
 use protocol::node::Notice;
@@ -328,7 +328,7 @@ impl Live {
     }
 
     async fn end(mut self, status: ExitStatus) -> Ended {
-        self.sent.tell(&Notice::Exited { job: self.sent.job, status }).await;
+        self.sent.tell(&Notice::Exited { job: self.sent.job, status, hits: Hits::default() }).await;
         self.sent.tails.iter_mut().for_each(Tail::close);
         Ended { sent: self.sent, wishes: self.wishes, status }
     }
@@ -362,7 +362,8 @@ impl Ended {
         while self.wishes.changed().await.is_ok() {
             let wished = *self.wishes.borrow_and_update();
             if self.sent.heed(wished).await {
-                self.sent.tell(&Notice::Exited { job: self.sent.job, status: self.status }).await;
+                let exited = Notice::Exited { job: self.sent.job, status: self.status, hits: Hits::default() };
+                self.sent.tell(&exited).await;
             }
         }
     }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use crate::client::NewJob;
 use crate::ids::{Epoch, JobId, RequestId, ReservationId, Version};
-use crate::job::{Command, ExitStatus, Stream, Target};
+use crate::job::{Command, ExitStatus, Hits, Stream, Target};
 use crate::keys::{KeyRing, Member, MemberKeys, PublicKey};
 use crate::limits::CLASSES_MAX;
 use crate::names::{
@@ -88,6 +88,22 @@ pub fn status() -> Any<ExitStatus> {
     prop_oneof![any::<u8>().prop_map(ExitStatus::Code), any::<u8>().prop_map(ExitStatus::Signal)].boxed()
 }
 
+pub fn hits() -> Any<Hits> {
+    let counts = any::<(u32, u32, bool, bool)>();
+    (counts, any::<(u64, u32, u64, u64)>())
+        .prop_map(|((out_of_memory, processes_refused, disk_full, files_full), sizes)| Hits {
+            out_of_memory,
+            processes_refused,
+            disk_full,
+            files_full,
+            memory_bytes: sizes.0,
+            pids: sizes.1,
+            disk_bytes: sizes.2,
+            files: sizes.3,
+        })
+        .boxed()
+}
+
 pub fn variables() -> Any<Vec<(VariableName, String)>> {
     vec((variable(), any::<String>()), 0..4).boxed()
 }
@@ -105,8 +121,8 @@ pub fn command() -> Any<Command> {
 }
 
 pub fn new_job() -> Any<NewJob> {
-    (command(), target(), maybe(label()))
-        .prop_map(|(command, target, label)| NewJob { command, target, label })
+    (command(), target(), maybe(label()), any::<Option<u16>>())
+        .prop_map(|(command, target, label, grace_s)| NewJob { command, target, label, grace_s })
         .boxed()
 }
 

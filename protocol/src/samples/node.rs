@@ -7,7 +7,7 @@ use crate::node::{
     Arrive, ClassUse, First, Invocation, Notice, Reply, Request, Return, Setup, SignedRates, State, Token,
 };
 use crate::refusal::Refusal;
-use crate::samples::noun::{EPOCH, JOB as job, RESERVATION, command, failure, keys, ring};
+use crate::samples::noun::{EPOCH, JOB as job, RESERVATION, command, failure, hits, keys, ring};
 use crate::samples::{Sample, address, every_variant, host, name};
 
 /// The agent's first request, the CRM's requests, replies and notices.
@@ -30,6 +30,7 @@ pub fn node() -> Vec<Sample> {
         Shape: Request::Shape(rates()),
         Resend: Request::Resend { job },
         ExitSaved: Request::ExitSaved { job },
+        End: Request::End { grace_ms: 5000 },
         Beat: Request::Beat,
     }));
     samples.extend(every_variant!(Reply, Some(Kind::Reply), {
@@ -42,7 +43,7 @@ pub fn node() -> Vec<Sample> {
     samples.extend(every_variant!(Notice, Some(Kind::Notice), {
         StateChanged: Notice::StateChanged { state: State::TearingDown, cause: Some(failure()) },
         Output: Notice::Output { job, stream, offset: 7, bytes: b"rank 1\n"[..].into() },
-        Exited: Notice::Exited { job, status: ExitStatus::Code(42) },
+        Exited: Notice::Exited { job, status: ExitStatus::Code(42), hits: hits() },
         Gone: Notice::Gone { dirty: Some("a cgroup is left".into()), cause: None },
         Used: Notice::Used {
             at_ms: 61_000,

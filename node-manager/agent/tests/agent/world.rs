@@ -215,7 +215,7 @@ impl World {
                     let upto = kept.len() as u64;
                     self.send(&Request::OutputSaved { job, stream, upto }).await;
                 }
-                Notice::Exited { job: of, status } => {
+                Notice::Exited { job: of, status, .. } => {
                     assert_eq!(of, job);
                     self.send(&Request::ExitSaved { job }).await;
                     let text = |bytes| String::from_utf8(bytes).unwrap();

@@ -120,6 +120,7 @@ impl World {
             let settings = site::Settings {
                 name: name.clone(),
                 batch_system: "simulated".into(),
+                anonymous: false,
                 ranges: vec![format!("10.{}.128.0/17", site + 1).parse()?],
                 reserved: vec![],
                 prefix_len: 16,
@@ -255,7 +256,8 @@ impl World {
                 let pilot = self.sites[number].tokens.redeem(&arrive.token, now)?;
                 self.charge(Share::CrmSeals, Some(number), begin);
                 self.sites[number].owner.expects(pilot, arrive.uid)?;
-                self.tell_site(number, site::Event::Arrived { pilot, nonce: arrive.nonce })
+                let Arrive { nonce, node, boot_id, .. } = arrive;
+                self.tell_site(number, site::Event::Arrived { pilot, nonce, node, boot_id })
             }
             Wire::Reply(number, pilot, asked, bytes) => {
                 let reply = unpack(bytes)?;
@@ -394,7 +396,7 @@ impl World {
                 }
                 site::Action::SetUp { pilot, grant, rates, environment } => {
                     let site = &self.sites[number];
-                    let setup = site.key.setup(&site.name, pilot, &grant, rates.as_deref(), environment);
+                    let setup = site.key.setup(&site.name, &grant, rates.as_deref(), environment);
                     self.charge(Share::CrmSeals, Some(number), begin);
                     self.ask(number, pilot, Asked::Setup, &node::Request::Setup(setup))?;
                     self.ask(number, pilot, Asked::GetKeys, &node::Request::GetKeys)?;
