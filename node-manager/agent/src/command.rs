@@ -362,7 +362,8 @@ impl Ended {
         while self.wishes.changed().await.is_ok() {
             let wished = *self.wishes.borrow_and_update();
             if self.sent.heed(wished).await {
-                let exited = Notice::Exited { job: self.sent.job, status: self.status, hits: Hits::default() };
+                let exited =
+                    Notice::Exited { job: self.sent.job, status: self.status, hits: Hits::default() };
                 self.sent.tell(&exited).await;
             }
         }
