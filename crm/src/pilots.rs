@@ -19,7 +19,7 @@ use protocol::refusal::Refusal;
 use protocol::tls::{TlsError, accept};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use crate::pilot::PilotId;
@@ -159,7 +159,7 @@ struct Heart {
 
 impl Heart {
     fn new(outbox: Outbox, lease: Duration) -> Result<Self, CodecError> {
-        let mut beats = interval(lease / 4);
+        let mut beats = interval_at(Instant::now() + lease / 4, lease / 4);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (beat, echo) = (codec::encode(&Request::Beat)?.into(), codec::encode(&Notice::Beat)?.into());
         Ok(Self { outbox, beats, beat, echo })
