@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use grc::coordinator::{Action, ClientId, ConnectionId, Coordinator, Deadlines, Event, Record, Settings};
+use grc::coordinator::{
+    Action, ClientId, ConnectionId, Coordinator, Deadlines, Event, Limits, Record, Settings,
+};
 use grc::plan::addresses::AddressSet;
 use grc::record::Key;
 use protocol::client::{NewJob, Notice, Reply, Request, Selector};
@@ -97,7 +99,7 @@ impl Grid {
             deadlines: Deadlines::default(),
             links: BTreeMap::from([((site("a"), site("b")), 200_000)]),
             uplinks: BTreeMap::new(),
-            reservations_per_user: RESERVATIONS_PER_USER,
+            limits: Limits { reservations: RESERVATIONS_PER_USER, ..Limits::default() },
         };
         let mut grid = Self {
             owner: Coordinator::new(settings.clone()),
