@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use grc::coordinator::{
-    Action, ClientId, ConnectionId, Coordinator, Deadlines, Event, Limits, Record, Settings,
-};
+use grc::coordinator::{Action, ClientId, ConnectionId, Coordinator, Deadlines, Event, Record, Settings};
 use grc::plan::addresses::AddressSet;
 use grc::record::Key;
 use protocol::client::{NewJob, Notice, Reply, Request, Selector};
@@ -99,7 +97,10 @@ impl Grid {
             deadlines: Deadlines::default(),
             links: BTreeMap::from([((site("a"), site("b")), 200_000)]),
             uplinks: BTreeMap::new(),
-            limits: Limits { reservations: RESERVATIONS_PER_USER, ..Limits::default() },
+            limits: grc::coordinator::Limits {
+                reservations: RESERVATIONS_PER_USER,
+                ..grc::coordinator::Limits::default()
+            },
         };
         let mut grid = Self {
             owner: Coordinator::new(settings.clone()),
