@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use protocol::ids::{Epoch, ReservationId};
+use protocol::ids::ReservationId;
 use protocol::reservation::AddressBlock;
 
-use crate::pilot::PilotId;
+use crate::pilot::{PilotId, Round};
 
 /// Why a carve cannot serve a part.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -140,7 +140,7 @@ impl Addresses {
     }
 
     fn is_free(&self, address: Ipv4Addr) -> bool {
-        let first = PilotId { reservation: ReservationId(0), epoch: Epoch(0), member: 0 };
+        let first = PilotId { reservation: ReservationId(0), round: Round(0), member: 0 };
         let next = self.holders.range((address, first)..).next();
         next.is_none_or(|(held, _)| *held != address)
     }
@@ -149,13 +149,13 @@ impl Addresses {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use protocol::ids::{Epoch, ReservationId};
+    use protocol::ids::ReservationId;
 
     use super::*;
 
     fn pilots(reservation: u64, count: u32) -> Vec<PilotId> {
         (0..count)
-            .map(|member| PilotId { reservation: ReservationId(reservation), epoch: Epoch(1), member })
+            .map(|member| PilotId { reservation: ReservationId(reservation), round: Round(1), member })
             .collect()
     }
 

@@ -67,14 +67,14 @@ impl Behind {
 
 #[cfg(test)]
 mod tests {
-    use protocol::ids::{Epoch, ReservationId};
+    use protocol::ids::ReservationId;
 
     use super::*;
-    use crate::pilot::PilotId;
+    use crate::pilot::{PilotId, Round};
     use crate::record::Key;
 
     fn act(member: u32) -> Action {
-        Action::Cancel { pilot: PilotId { reservation: ReservationId(1), epoch: Epoch(1), member } }
+        Action::Cancel { pilot: PilotId { reservation: ReservationId(1), round: Round(1), member } }
     }
 
     fn record(number: u64) -> Action {

@@ -13,8 +13,6 @@ use protocol::node::{Setup, SignedRates};
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 
-use crate::pilot::PilotId;
-
 const FILE: &str = "grant-key.der";
 
 /// An ed25519 key pair.
@@ -62,20 +60,17 @@ impl GrantKey {
     pub fn setup(
         &self,
         site: &SiteName,
-        pilot: PilotId,
         grant: &Grant,
         rates: Option<&Rates>,
         environment: EnvironmentName,
     ) -> Setup {
-        let PilotId { reservation, epoch, member } = pilot;
-        let (reservation, epoch): (ReservationId, Epoch) = (reservation, epoch);
         Setup {
             grant: grant.encode().to_vec(),
             signature: self.0.sign(&grant.signed_message()).as_ref().to_vec(),
-            host: HostName { site: site.clone(), number: member },
+            host: HostName { site: site.clone(), number: grant.member },
             address: grant.address,
-            reservation,
-            epoch,
+            reservation: ReservationId(grant.reservation),
+            epoch: Epoch(u32::try_from(grant.epoch).unwrap_or(u32::MAX)),
             environment,
             variables: Vec::new(),
             rates: rates.and_then(|rates| self.rates(rates)),
@@ -112,6 +107,7 @@ mod tests {
             driver: grant::Driver::Macvlan,
             shaped: false,
             lifetime_s: 60,
+            lease_s: 10,
             memory_bytes: 0,
             pids: 0,
             cpus_milli: 0,
@@ -123,8 +119,7 @@ mod tests {
     #[test]
     fn what_is_signed_is_what_the_node_verifies() {
         let key = GrantKey::ephemeral().unwrap();
-        let pilot = PilotId { reservation: ReservationId(12), epoch: Epoch(3), member: 1 };
-        let setup = key.setup(&"a".parse().unwrap(), pilot, &grant(), None, EnvironmentName::host());
+        let setup = key.setup(&"a".parse().unwrap(), &grant(), None, EnvironmentName::host());
         let record: [u8; grant::GRANT_LEN] = setup.grant.clone().try_into().unwrap();
         assert_eq!(Grant::decode(&record), Ok(grant()));
         let public = UnparsedPublicKey::new(&ED25519, key.0.public_key().as_ref());

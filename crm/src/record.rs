@@ -13,7 +13,7 @@ use protocol::names::{NodeName, Text};
 use protocol::site::Part;
 use serde::{Deserialize, Serialize};
 
-use crate::pilot::PilotId;
+use crate::pilot::{PilotId, Round};
 use crate::site::Account;
 
 /// Of a reservation, what this site voted for or granted. Times are those of the site's timeline.
@@ -38,6 +38,8 @@ pub struct Booking {
     pub begun: Epoch,
     /// Highest epoch that the GRC ordered; the first begins without order.
     pub wanted: Epoch,
+    /// The last that was submitted, 0 before any.
+    pub round: Round,
 }
 
 /// Where a pilot was placed before it was submitted.
@@ -63,7 +65,7 @@ pub enum Key {
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Value {
     Booking(Box<Booking>),
-    Incarnation { epoch: Epoch, account: Account, members: Vec<Placed> },
+    Incarnation { epoch: Epoch, round: Round, account: Account, members: Vec<Placed> },
     Leftover { account: Account, placed: Placed, what: Option<Text> },
 }
 
@@ -80,9 +82,9 @@ impl Key {
         match self {
             Self::Booking(reservation) => (1, reservation.0.to_be_bytes().to_vec()),
             Self::Incarnation(reservation) => (2, reservation.0.to_be_bytes().to_vec()),
-            Self::Leftover(PilotId { reservation, epoch, member }) => {
+            Self::Leftover(PilotId { reservation, round, member }) => {
                 let mut id = reservation.0.to_be_bytes().to_vec();
-                id.extend(epoch.0.to_be_bytes());
+                id.extend(round.0.to_be_bytes());
                 id.extend(member.to_be_bytes());
                 (3, id)
             }
@@ -96,9 +98,9 @@ impl Key {
             (1, 8) => Some(Self::Booking(reservation)),
             (2, 8) => Some(Self::Incarnation(reservation)),
             (3, 16) => {
-                let epoch = Epoch(u32::from_be_bytes(id[8..12].try_into().ok()?));
+                let round = Round(u32::from_be_bytes(id[8..12].try_into().ok()?));
                 let member = u32::from_be_bytes(id[12..].try_into().ok()?);
-                Some(Self::Leftover(PilotId { reservation, epoch, member }))
+                Some(Self::Leftover(PilotId { reservation, round, member }))
             }
             _ => None,
         }
@@ -143,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_key_comes_back_from_its_bytes_and_no_other_bytes_are_a_key() {
-        let pilot = PilotId { reservation: ReservationId(7), epoch: Epoch(2), member: 9 };
+        let pilot = PilotId { reservation: ReservationId(7), round: Round(2), member: 9 };
         for key in
             [Key::Booking(ReservationId(1)), Key::Incarnation(ReservationId(u64::MAX)), Key::Leftover(pilot)]
         {

@@ -1,5 +1,5 @@
 //! One-time tokens of pilots. A token is 32 random bytes, kept here as a digest only, bound to
-//! one pilot (reservation, epoch, member) and an expiry, and good once.
+//! one pilot (reservation, round, member) and an expiry, and good once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -70,12 +70,13 @@ impl Tokens {
 
 #[cfg(test)]
 mod tests {
-    use protocol::ids::{Epoch, ReservationId};
+    use protocol::ids::ReservationId;
 
     use super::*;
+    use crate::pilot::Round;
 
     fn pilot(member: u32) -> PilotId {
-        PilotId { reservation: ReservationId(1), epoch: Epoch(1), member }
+        PilotId { reservation: ReservationId(1), round: Round(1), member }
     }
 
     fn why(refused: Result<PilotId, Refusal>) -> String {

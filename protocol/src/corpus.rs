@@ -65,7 +65,7 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
     };
     let stream = [
         greetings[3].1.clone(),
-        some("Arrive", samples::node()),
+        some("First.Arrive", samples::node()),
         some("Request.GetKeys", samples::node()),
         some("Reply.Keys", samples::node()),
     ];

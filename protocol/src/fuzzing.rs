@@ -48,7 +48,7 @@ pub fn message(body: &[u8]) {
     as_message::<client::Notice>(body);
     refused(as_message::<site::ToSite>(body).map(|m| m.check()));
     refused(as_message::<site::FromSite>(body).map(|m| m.check()));
-    as_message::<node::Arrive>(body);
+    as_message::<node::First>(body);
     refused(as_message::<node::Request>(body).map(|m| m.check()));
     as_message::<node::Reply>(body);
     refused(as_message::<node::Notice>(body).map(|m| m.check()));

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use protocol::ids::{Epoch, ReservationId};
+use protocol::ids::ReservationId;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::pilot::PilotId;
+use crate::pilot::{PilotId, Round};
 
 /// Between two looks at a process of before, of which the kernel tells us nothing by itself.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -115,8 +115,8 @@ impl Notes {
     }
 
     fn path(&self, pilot: PilotId) -> PathBuf {
-        let PilotId { reservation, epoch, member } = pilot;
-        self.directory.join(format!("{reservation}-{}-{member}", epoch.0))
+        let PilotId { reservation, round, member } = pilot;
+        self.directory.join(format!("{reservation}-{}-{member}", round.0))
     }
 
     /// Notes a pilot's process, in the place of what was noted before.
@@ -152,8 +152,8 @@ impl Notes {
 fn pilot_of(path: &Path) -> Option<PilotId> {
     let mut words = path.file_name()?.to_str()?.split('-');
     let reservation: ReservationId = words.next()?.parse().ok()?;
-    let (epoch, member) = (Epoch(words.next()?.parse().ok()?), words.next()?.parse().ok()?);
-    words.next().is_none().then_some(PilotId { reservation, epoch, member })
+    let (round, member) = (Round(words.next()?.parse().ok()?), words.next()?.parse().ok()?);
+    words.next().is_none().then_some(PilotId { reservation, round, member })
 }
 
 #[cfg(test)]
@@ -182,7 +182,7 @@ mod tests {
     fn a_note_comes_back_whole_or_as_none() {
         let dir = tempfile::tempdir().unwrap();
         let notes = Notes::open(dir.path().join("pilots")).unwrap();
-        let pilot = PilotId { reservation: ReservationId(3), epoch: Epoch(2), member: 7 };
+        let pilot = PilotId { reservation: ReservationId(3), round: Round(2), member: 7 };
         notes.put(pilot, &own()).unwrap();
         assert_eq!(notes.all().unwrap(), [(pilot, Some(own()))]);
         let whole = fs::read(notes.path(pilot)).unwrap();

@@ -111,10 +111,10 @@ impl Site {
             (Ok(nodes), Ok(addresses)) => (nodes, addresses),
             (nodes, _) => return self.wait_to_begin(reservation, nodes.err()),
         };
-        let (layer, epoch) = (part.layer, booking.wanted);
+        let (layer, round) = (part.layer, booking.round.next());
         let places = nodes.into_iter().zip(addresses).enumerate();
         let pilots = places.map(|(member, (node, address))| {
-            let id = PilotId { reservation, epoch, member: member as u32 };
+            let id = PilotId { reservation, round, member: member as u32 };
             Pilot::new(id, node, layer, address)
         });
         self.begin(reservation, Roster::new(pilots.collect()), is_early);
@@ -127,7 +127,9 @@ impl Site {
             self.nodes.take(&pilot.node, pilot.layer, pilot.id);
             self.addresses.take(pilot.address, pilot.id);
         }
-        let incarnation = Incarnation::new(booking.wanted, booking.account.clone(), roster, Phase::Starting);
+        booking.round = booking.round.next();
+        let which = (booking.wanted, booking.round);
+        let incarnation = Incarnation::new(which, booking.account.clone(), roster, Phase::Starting);
         let (record, pilots) = (incarnation.record(reservation), incarnation.pilot_ids());
         booking.begun = booking.wanted;
         booking.failed = None;
@@ -320,7 +322,7 @@ impl Site {
     /// Seconds until the node ends a sandbox by itself, margin included; at least 1.
     pub(super) fn lifetime_s(&self, reservation: ReservationId) -> u32 {
         let grant = self.bookings.get(&reservation).and_then(|booking| booking.grant.as_ref());
-        let end = grant.map_or(self.now, |grant| grant.end) + LEASE_MARGIN;
+        let end = grant.map_or(self.now, |grant| grant.end) + self.settings.times.grace + LEASE_MARGIN;
         let left = end.saturating_sub(self.now).as_secs().clamp(1, 2 * u64::from(DURATION_S_MAX));
         left as u32
     }
@@ -332,8 +334,10 @@ impl Site {
         let submit = Submit {
             pilot: pilot.id,
             node: pilot.node.clone(),
+            exclude: if self.settings.anonymous { self.nodes.soiled() } else { Vec::new() },
             account: booking.account.clone(),
             limits: grant.part.limits,
+            begin_in_s: 0,
             lifetime_s: self.lifetime_s(pilot.id.reservation),
             token_s: u32::try_from(token_s).unwrap_or(u32::MAX),
         };
@@ -350,7 +354,7 @@ impl Site {
             nonce,
             site: grant::SiteName::new(self.settings.name.as_str()).ok()?,
             reservation: id.reservation.0,
-            epoch: id.epoch.0.into(),
+            epoch: self.incarnation(id)?.epoch.0.into(),
             member: id.member,
             uid: booking.account.uid,
             user: grant::UserName::new(part.user.as_str()).ok()?,
@@ -361,6 +365,7 @@ impl Site {
             driver: self.settings.driver,
             shaped: self.incarnation(id)?.shaping.is_some(),
             lifetime_s: self.lifetime_s(id.reservation),
+            lease_s: self.settings.times.lease.as_secs() as u32,
             memory_bytes: limits.memory_bytes,
             pids: limits.pids,
             cpus_milli: limits.cpus_milli,

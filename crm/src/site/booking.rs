@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use protocol::ids::{Epoch, JobId, MemberNumber, ReservationId, Version};
-use protocol::job::ExitStatus;
+use protocol::job::{ExitStatus, Hits};
 use protocol::names::HostName;
 use protocol::refusal::Failure;
 use protocol::reservation::Progress;
@@ -13,7 +13,7 @@ use protocol::site::{Part, Remaining};
 use super::Account;
 use super::shaping::Shaping;
 use crate::nodes::Charge;
-use crate::pilot::PilotId;
+use crate::pilot::{PilotId, Round};
 use crate::record::{self, Key, Placed, Record, Terms, Value};
 use crate::roster::Roster;
 
@@ -44,6 +44,8 @@ pub(super) struct Booking {
     pub begun: Epoch,
     /// Highest epoch that is to be: the first by itself, later ones by the GRC's order.
     pub wanted: Epoch,
+    /// The last round that was submitted.
+    pub round: Round,
     /// Why the epoch that was begun cannot go on.
     pub failed: Option<Failure>,
     pub incarnation: Option<Incarnation>,
@@ -70,6 +72,7 @@ impl Booking {
             grant: None,
             begun: Epoch(0),
             wanted: Epoch::FIRST,
+            round: Round(0),
             failed: None,
             incarnation: None,
             ending: false,
@@ -132,6 +135,7 @@ impl Booking {
             grant: self.grant.clone(),
             begun: self.begun,
             wanted: self.wanted,
+            round: self.round,
         };
         Record::Put(Key::Booking(reservation), Value::Booking(Box::new(booking)))
     }
@@ -157,6 +161,7 @@ pub(super) fn same_sandboxes(old: &Part, new: &Part) -> bool {
 #[derive(Debug)]
 pub(super) struct Incarnation {
     pub epoch: Epoch,
+    pub round: Round,
     pub account: Account,
     pub roster: Roster,
     pub phase: Phase,
@@ -172,9 +177,10 @@ pub(super) struct Incarnation {
 }
 
 impl Incarnation {
-    pub fn new(epoch: Epoch, account: Account, roster: Roster, phase: Phase) -> Self {
+    pub fn new((epoch, round): (Epoch, Round), account: Account, roster: Roster, phase: Phase) -> Self {
         Self {
             epoch,
+            round,
             account,
             roster,
             phase,
@@ -197,8 +203,8 @@ impl Incarnation {
             layer: pilot.layer,
             address: pilot.address,
         });
-        let (epoch, account) = (self.epoch, self.account.clone());
-        let value = Value::Incarnation { epoch, account, members: members.collect() };
+        let (epoch, round, account) = (self.epoch, self.round, self.account.clone());
+        let value = Value::Incarnation { epoch, round, account, members: members.collect() };
         Record::Put(Key::Incarnation(reservation), value)
     }
 
@@ -236,6 +242,6 @@ pub(super) struct Ran {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Outcome {
     Runs,
-    Exited(ExitStatus),
+    Exited(ExitStatus, Hits),
     NotStarted(Failure),
 }

@@ -43,7 +43,7 @@ impl Site {
     fn resend(&mut self, reservation: ReservationId) {
         let booking = self.bookings.get(&reservation);
         let Some(incarnation) = booking.and_then(|booking| booking.incarnation.as_ref()) else { return };
-        let epoch = incarnation.epoch;
+        let (epoch, round) = (incarnation.epoch, incarnation.round);
         let unsaved = incarnation.jobs.iter().flat_map(|(job, members)| {
             let members = members.0.iter().filter(|(_, ran)| !ran.saved);
             members.map(|(member, ran)| (*job, *member, ran.outcome.clone()))
@@ -53,7 +53,7 @@ impl Site {
                 Outcome::NotStarted(failure) => {
                     self.tell(FromSite::ExecFailed { reservation, epoch, job, member, failure });
                 }
-                outcome => self.resend_one(PilotId { reservation, epoch, member }, job, outcome),
+                outcome => self.resend_one(PilotId { reservation, round, member }, job, outcome),
             }
         }
     }
@@ -84,14 +84,16 @@ impl Site {
                 }
             }
             ToSite::OutputSaved { reservation, epoch, job, member, stream, upto } => {
-                let pilot = PilotId { reservation, epoch, member };
-                if self.is_told_of(pilot, job) {
+                let pilot = self.pilot_of(reservation, epoch, member);
+                if let Some(pilot) = pilot.filter(|pilot| self.is_told_of(*pilot, job)) {
                     let request = Request::OutputSaved { job, stream, upto };
                     self.actions.push(Action::Pass { pilot, request });
                 }
             }
             ToSite::ExitSaved { reservation, epoch, job, member } => {
-                self.exit_saved(PilotId { reservation, epoch, member }, job);
+                if let Some(pilot) = self.pilot_of(reservation, epoch, member) {
+                    self.exit_saved(pilot, job);
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use protocol::ids::{Epoch, JobId, MemberNumber, ReservationId};
-use protocol::job::{Command, ExitStatus, Target};
+use protocol::job::{Command, ExitStatus, Hits, Target};
 use protocol::names::Text;
 use protocol::node::{Reply, Request};
 use protocol::planted::{Bug, planted};
@@ -34,7 +34,7 @@ impl Site {
             let failure = Failure::new(Step::Exec, cause, "reserve again").at_site(&site);
             return self.tell(FromSite::ExecFailed { reservation, epoch, job, member: 0, failure });
         };
-        let epoch = incarnation.epoch;
+        let (epoch, round) = (incarnation.epoch, incarnation.round);
         if incarnation.jobs.contains_key(&job) {
             return self.exec_again(reservation, epoch, job, command);
         }
@@ -56,7 +56,9 @@ impl Site {
                 Some(pilot) if pilot.state == State::Running && incarnation.phase == Phase::Joined => {
                     Outcome::Runs
                 }
-                Some(pilot) => refuse(format!("the member on node {} is not running", pilot.node).into()),
+                Some(pilot) => {
+                    refuse(format!("the member on node {} is not running", pilot.node_name()).into())
+                }
                 None => refuse("there is no such member".into()),
             };
             outcomes.insert(member, outcome);
@@ -74,7 +76,7 @@ impl Site {
                 Outcome::NotStarted(failure) => {
                     self.tell(FromSite::ExecFailed { reservation, epoch, job, member, failure });
                 }
-                _ => self.ask_exec(PilotId { reservation, epoch, member }, job, command),
+                _ => self.ask_exec(PilotId { reservation, round, member }, job, command),
             }
         }
     }
@@ -86,13 +88,11 @@ impl Site {
 
     /// It was started before: the answer is how it stands.
     fn exec_again(&mut self, reservation: ReservationId, epoch: Epoch, job: JobId, command: &Command) {
-        let any = PilotId { reservation, epoch, member: 0 };
-        let Some(Job(members)) = self.incarnation(any).and_then(|incarnation| incarnation.jobs.get(&job))
-        else {
-            return;
-        };
+        let Some(incarnation) = self.incarnation_of(reservation, epoch) else { return };
+        let Some(Job(members)) = incarnation.jobs.get(&job) else { return };
+        let round = incarnation.round;
         for (member, ran) in members.clone() {
-            let pilot = PilotId { reservation, epoch, member };
+            let pilot = PilotId { reservation, round, member };
             match ran.outcome {
                 Outcome::Runs if planted(Bug::ExecTwice) => self.ask_exec(pilot, job, command),
                 // What it says is on its way, or will be; on a new connection it was asked for.
@@ -100,8 +100,8 @@ impl Site {
                 Outcome::NotStarted(failure) => {
                     self.tell(FromSite::ExecFailed { reservation, epoch, job, member, failure });
                 }
-                Outcome::Exited(status) if ran.saved => {
-                    self.tell(FromSite::Exited { reservation, epoch, job, member, status });
+                Outcome::Exited(status, hits) if ran.saved => {
+                    self.tell(FromSite::Exited { reservation, epoch, job, member, status, hits });
                 }
                 outcome => self.resend_one(pilot, job, outcome),
             }
@@ -111,20 +111,21 @@ impl Site {
     /// Has the agent send again what is not saved, the end included; when there is no agent any
     /// more, the end is all that can be told.
     pub(super) fn resend_one(&mut self, pilot: PilotId, job: JobId, outcome: Outcome) {
-        let PilotId { reservation, epoch, member } = pilot;
+        let PilotId { reservation, member, .. } = pilot;
         if self.pilot(pilot).is_some_and(|pilot| pilot.state.has_agent()) {
             self.actions.push(Action::Pass { pilot, request: Request::Resend { job } });
-        } else if let Outcome::Exited(status) = outcome {
-            self.tell(FromSite::Exited { reservation, epoch, job, member, status });
+        } else if let (Outcome::Exited(status, hits), Some(epoch)) = (outcome, self.epoch_of(pilot)) {
+            self.tell(FromSite::Exited { reservation, epoch, job, member, status, hits });
         }
     }
 
     /// The pilots on which a job still runs.
     pub(super) fn running(&self, reservation: ReservationId, epoch: Epoch, job: JobId) -> Vec<PilotId> {
-        let incarnation = self.incarnation(PilotId { reservation, epoch, member: 0 });
-        let members = incarnation.and_then(|incarnation| incarnation.jobs.get(&job));
-        let runs = members.into_iter().flat_map(|job| &job.0).filter(|(_, ran)| ran.outcome == Outcome::Runs);
-        runs.map(|(&member, _)| PilotId { reservation, epoch, member }).collect()
+        let Some(incarnation) = self.incarnation_of(reservation, epoch) else { return Vec::new() };
+        let round = incarnation.round;
+        let members = incarnation.jobs.get(&job).into_iter().flat_map(|job| &job.0);
+        let runs = members.filter(|(_, ran)| ran.outcome == Outcome::Runs);
+        runs.map(|(&member, _)| PilotId { reservation, round, member }).collect()
     }
 
     fn ran_mut(&mut self, id: PilotId, job: JobId) -> Option<&mut Ran> {
@@ -153,19 +154,21 @@ impl Site {
         let failure = self.placed(id, failure);
         let Some(ran) = self.ran_mut(id, job).filter(|ran| ran.outcome == Outcome::Runs) else { return };
         ran.outcome = Outcome::NotStarted(failure.clone());
-        let PilotId { reservation, epoch, member } = id;
+        let PilotId { reservation, member, .. } = id;
+        let Some(epoch) = self.epoch_of(id) else { return };
         self.tell(FromSite::ExecFailed { reservation, epoch, job, member, failure });
     }
 
-    pub(super) fn on_exited(&mut self, id: PilotId, job: JobId, status: ExitStatus) {
+    pub(super) fn on_exited(&mut self, id: PilotId, job: JobId, status: ExitStatus, hits: Hits) {
         if !self.is_told_of(id, job) {
             // Saved before: the agent did not hear of it.
             return self.pass_exit_saved(id, job);
         }
         let Some(ran) = self.ran_mut(id, job) else { return };
-        ran.outcome = Outcome::Exited(status);
-        let PilotId { reservation, epoch, member } = id;
-        self.tell(FromSite::Exited { reservation, epoch, job, member, status });
+        ran.outcome = Outcome::Exited(status, hits);
+        let PilotId { reservation, member, .. } = id;
+        let Some(epoch) = self.epoch_of(id) else { return };
+        self.tell(FromSite::Exited { reservation, epoch, job, member, status, hits });
     }
 
     pub(super) fn exit_saved(&mut self, id: PilotId, job: JobId) {

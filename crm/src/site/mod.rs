@@ -39,7 +39,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use protocol::ids::{ReservationId, Version};
+use protocol::ids::{Epoch, MemberNumber, ReservationId, Version};
 use protocol::names::{SiteName, Text};
 use protocol::refusal::Refusal;
 use protocol::site::{FromSite, Offer};
@@ -51,7 +51,7 @@ use crate::offer::offer;
 use crate::pilot::{Pilot, PilotId, State, Times};
 use crate::record::{Record, Terms};
 use booking::{Booking, Incarnation};
-pub use words::{Account, Action, Asked, Event, Submit};
+pub use words::{Account, Action, Asked, Event, News, Submit};
 
 /// What a grant's lifetime has beyond the window, so that the node never ends a sandbox before its
 /// site would.
@@ -70,6 +70,8 @@ const ALL_VERSIONS: Version = Version(u32::MAX);
 pub struct Settings {
     pub name: SiteName,
     pub batch_system: Text,
+    /// Nodes are places of a queue; which machine takes one is known when its pilot runs.
+    pub anonymous: bool,
     pub ranges: Vec<Ipv4Net>,
     /// Addresses of machines, never given to a member.
     pub reserved: Vec<Ipv4Addr>,
@@ -150,11 +152,12 @@ impl Site {
                 self.hold(reservation, version, part, account);
             }
             Event::Grc(message) => self.on_grc(message),
-            Event::Arrived { pilot, nonce } => self.on_arrived(pilot, nonce),
+            Event::Arrived { pilot, nonce, node, boot_id } => self.on_arrived(pilot, nonce, node, boot_id),
             Event::Answered { pilot, asked, reply } => self.on_answer(pilot, asked, reply),
             Event::Noticed { pilot, notice } => self.on_notice(pilot, notice),
             Event::AgentLost { pilot, cause } => self.on_agent_lost(pilot, &cause),
             Event::BatchGone { pilot, reason } => self.on_batch_gone(pilot, &reason),
+            Event::Batch(news) => self.on_batch_news(news),
             Event::Swept { pilot, outcome } => self.on_swept(pilot, outcome),
             Event::Tick => {}
         }
@@ -190,6 +193,11 @@ impl Site {
             }
             _ => Err(Refusal::BadToken { why: "its pilot is not awaited any more".into() }),
         }
+    }
+
+    /// Whether pilots are for nodes by name.
+    pub fn names_nodes(&self) -> bool {
+        !self.settings.anonymous
     }
 
     /// Whether nothing of any reservation is here.
@@ -231,12 +239,29 @@ impl Site {
     /// The incarnation to which a pilot belongs, if it is the present one.
     fn incarnation(&self, id: PilotId) -> Option<&Incarnation> {
         let incarnation = self.bookings.get(&id.reservation)?.incarnation.as_ref();
-        incarnation.filter(|incarnation| incarnation.epoch == id.epoch)
+        incarnation.filter(|incarnation| incarnation.round == id.round)
     }
 
     fn incarnation_mut(&mut self, id: PilotId) -> Option<&mut Incarnation> {
         let incarnation = self.bookings.get_mut(&id.reservation)?.incarnation.as_mut();
-        incarnation.filter(|incarnation| incarnation.epoch == id.epoch)
+        incarnation.filter(|incarnation| incarnation.round == id.round)
+    }
+
+    /// The present incarnation, if it is of this epoch.
+    fn incarnation_of(&self, reservation: ReservationId, epoch: Epoch) -> Option<&Incarnation> {
+        let incarnation = self.bookings.get(&reservation)?.incarnation.as_ref();
+        incarnation.filter(|incarnation| incarnation.epoch == epoch)
+    }
+
+    /// A member's pilot in this epoch, whether or not there is such a member.
+    fn pilot_of(&self, reservation: ReservationId, epoch: Epoch, member: MemberNumber) -> Option<PilotId> {
+        let round = self.incarnation_of(reservation, epoch)?.round;
+        Some(PilotId { reservation, round, member })
+    }
+
+    /// The epoch of a pilot of the present incarnation.
+    fn epoch_of(&self, id: PilotId) -> Option<Epoch> {
+        Some(self.incarnation(id)?.epoch)
     }
 
     fn record(&mut self, record: Record) {

@@ -16,7 +16,7 @@ use super::booking::{Booking, Incarnation, Phase};
 use super::end::leftover;
 use super::{Account, Action, Settings, Site};
 use crate::nodes::Node;
-use crate::pilot::{Pilot, PilotId};
+use crate::pilot::{Pilot, PilotId, Round};
 use crate::record::{self, Key, Placed, Record, Value};
 use crate::roster::Roster;
 
@@ -46,16 +46,16 @@ impl Site {
                     site.bookings.insert(reservation, booking);
                 }
                 (Key::Incarnation(_) | Key::Leftover(_), _) if planted(Bug::PilotsForgotten) => {}
-                (Key::Incarnation(reservation), Value::Incarnation { epoch, account, members }) => {
-                    let id = |placed: &Placed| PilotId { reservation, epoch, member: placed.member };
+                (Key::Incarnation(reservation), Value::Incarnation { epoch, round, account, members }) => {
+                    let id = |placed: &Placed| PilotId { reservation, round, member: placed.member };
                     let pilots = members.into_iter().map(|placed| site.restore_pilot(id(&placed), placed));
                     let pilots: Vec<Pilot> = pilots.collect();
-                    site.restore_incarnation(reservation, epoch, account, pilots);
+                    site.restore_incarnation(reservation, (epoch, round), account, pilots);
                 }
                 (Key::Leftover(id), Value::Leftover { account, placed, what }) => {
                     let mut pilot = site.restore_pilot(id, placed);
                     let dirt = what.unwrap_or_else(|| format!("pilot {id} does not go").into());
-                    site.nodes.soil(&pilot.node, id, dirt.clone());
+                    site.nodes.soil(&pilot.node, id, pilot.node_name(), dirt.clone());
                     site.addresses.quarantine(pilot.address, id);
                     pilot.dirt = Some(dirt);
                     site.leftovers.insert(id, (pilot, account));
@@ -75,6 +75,7 @@ impl Site {
         booking.grant = kept.grant;
         booking.begun = kept.begun;
         booking.wanted = kept.wanted;
+        booking.round = kept.round;
         booking.heard_at = self.now;
         booking.unsure = true;
         booking.charges = booking.charged();
@@ -96,7 +97,7 @@ impl Site {
     fn restore_incarnation(
         &mut self,
         reservation: ReservationId,
-        epoch: Epoch,
+        (epoch, round): (Epoch, Round),
         account: Account,
         pilots: Vec<Pilot>,
     ) {
@@ -104,8 +105,9 @@ impl Site {
             Some(booking) => {
                 booking.begun = booking.begun.max(epoch);
                 booking.wanted = booking.wanted.max(epoch);
+                booking.round = booking.round.max(round);
                 let roster = Roster::new(pilots);
-                booking.incarnation = Some(Incarnation::new(epoch, account, roster, Phase::Ending));
+                booking.incarnation = Some(Incarnation::new((epoch, round), account, roster, Phase::Ending));
             }
             // It was ending, and its booking was forgotten first.
             None => {

@@ -246,7 +246,7 @@ impl Site {
         let (now, connected) = (self.now, self.connected);
         let booking = self.bookings.get_mut(&reservation);
         let Some(incarnation) = booking.and_then(|booking| booking.incarnation.as_mut()) else { return };
-        let epoch = incarnation.epoch;
+        let (epoch, round) = (incarnation.epoch, incarnation.round);
         let Some(shaping) = &mut incarnation.shaping else { return };
         (shaping.looked_at, shaping.look_at) = (now, None);
         let orders = shaping.shares.plan(now);
@@ -268,7 +268,7 @@ impl Site {
             .map(|order| (order.member, order.serial, shaping.classes.rates(&order.rates_kbit)))
             .collect();
         for (member, order, rates) in orders {
-            let pilot = PilotId { reservation, epoch, member };
+            let pilot = PilotId { reservation, round, member };
             let rates = self.completed(pilot, rates, Some(order)).map(Box::new);
             self.actions.extend(rates.map(|rates| Action::Shape { pilot, rates }));
         }
@@ -277,7 +277,7 @@ impl Site {
             self.tell(FromSite::Used { reservation, epoch, over_ms, flows });
         }
         for member in hopeless {
-            self.unshapeable(PilotId { reservation, epoch, member });
+            self.unshapeable(PilotId { reservation, round, member });
         }
         self.schedule(reservation);
     }

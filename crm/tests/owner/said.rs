@@ -1,6 +1,6 @@
 //! What was said, and short words for what tests say often.
 
-use crm::pilot::PilotId;
+use crm::pilot::{PilotId, Round};
 use crm::site::Event;
 use protocol::refusal::{Failure, Refusal};
 use protocol::site::{FromSite, ToSite};
@@ -57,7 +57,7 @@ pub fn joined(members: u32) -> World {
 }
 
 pub fn pilot(member: u32) -> PilotId {
-    PilotId { reservation: R, epoch: E, member }
+    PilotId { reservation: R, round: Round(1), member }
 }
 
 pub fn is_held(message: &FromSite) -> bool {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crm::nodes::Node;
+use crm::pilot::Round;
 use crm::site::Event;
 use protocol::ids::{Epoch, ReservationId, Version};
 use protocol::refusal::Step;
@@ -77,7 +78,7 @@ fn a_part_waits_at_its_start_for_those_before_it_to_leave() {
     world.fault = Some((world.asked, Fault::Silence));
     world.pass(s(1));
     assert_eq!(world.submitted.len(), 1);
-    world.pass(s(11));
+    world.pass(s(16));
     assert_eq!(world.submitted.len(), 2);
     world.check();
 }
@@ -100,7 +101,7 @@ fn a_part_whose_nodes_do_not_come_free_fails_by_name_and_may_be_begun_anew() {
     let order = ToSite::Start { reservation, epoch: Epoch(2), window: window(0, 500) };
     world.say(Event::Grc(order));
     world.wait(|w| w.submitted.len() == 2);
-    assert_eq!(world.submitted[1].epoch, Epoch(2));
+    assert_eq!(world.submitted[1].round, Round(1));
     world.check();
 }
 
@@ -167,7 +168,7 @@ fn the_first_epoch_begins_by_itself_and_an_ordered_one_with_its_order() {
     world.say(Event::Grc(ToSite::Start { reservation: R, epoch: Epoch(3), window: window(100, 200) }));
     world.say(Event::GrcLost);
     world.pass(s(90));
-    assert_eq!(world.submitted.iter().map(|pilot| pilot.epoch).collect::<Vec<_>>(), [Epoch(3)]);
+    assert_eq!(world.submitted.iter().map(|pilot| pilot.round).collect::<Vec<_>>(), [Round(1)]);
     world.say(Event::GrcConnected);
     world.say(start(Epoch(1)));
     world.say(start(Epoch(2)));
@@ -218,7 +219,7 @@ fn a_change_that_is_held_outlives_the_window_of_the_grant() {
         if committed {
             world.say(commit(Version(2), window(0, 399)));
             world.say(Event::Grc(ToSite::Start { reservation: R, epoch: Epoch(2), window: window(0, 399) }));
-            assert_eq!(world.submitted.last().unwrap().epoch, Epoch(2), "{what}");
+            assert_eq!(world.submitted.last().unwrap().round, Round(2), "{what}");
             world.pass(s(398));
             assert!(!world.site.is_idle(), "{what}");
             world.pass(s(20));

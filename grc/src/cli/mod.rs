@@ -15,6 +15,7 @@ pub mod bandwidth;
 pub mod client;
 pub mod errors;
 pub mod file;
+pub mod hits;
 pub mod json;
 pub mod login;
 pub mod modify;

@@ -198,12 +198,8 @@ pub fn from_site() -> Any<FromSite> {
                     bytes
                 }
             ),
-            (running(), status()).prop_map(|((reservation, epoch, job, member), status)| Exited {
-                reservation,
-                epoch,
-                job,
-                member,
-                status
+            (running(), status(), hits()).prop_map(|((reservation, epoch, job, member), status, hits)| {
+                Exited { reservation, epoch, job, member, status, hits }
             }),
             (running(), failure()).prop_map(|((reservation, epoch, job, member), failure)| ExecFailed {
                 reservation,
@@ -240,6 +236,7 @@ pub fn node_request() -> Any<node::Request> {
         signed_rates().prop_map(Shape),
         job().prop_map(|job| Resend { job }),
         job().prop_map(|job| ExitSaved { job }),
+        prop_oneof![any::<u32>().prop_map(|grace_ms| End { grace_ms }), Just(Beat)],
     ]
     .boxed()
 }
@@ -270,9 +267,10 @@ pub fn node_notice() -> Any<node::Notice> {
             offset,
             bytes
         }),
-        (job(), status()).prop_map(|(job, status)| Exited { job, status }),
+        (job(), status(), hits()).prop_map(|(job, status, hits)| Exited { job, status, hits }),
         (maybe(text()), maybe(failure())).prop_map(|(dirty, cause)| Gone { dirty, cause }),
         (any::<u64>(), class_uses()).prop_map(|(at_ms, classes)| Used { at_ms, classes }),
+        Just(Beat),
     ]
     .boxed()
 }

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use crm::pilot::PilotId;
 use crm::site::Asked;
-use protocol::ids::JobId;
-use protocol::job::ExitStatus;
+use protocol::ids::{Epoch, JobId};
+use protocol::job::{ExitStatus, Hits};
 use protocol::keys::{KeyRing, MemberKeys, PublicKey};
 use protocol::node::{ClassUse, Notice, Reply, Request, State};
 use protocol::refusal::{Failure, Step};
@@ -61,6 +61,7 @@ impl Field {
 
     pub fn set_up(&mut self, around: &mut Around, pilot: PilotId, address: Ipv4Addr, allowed: Allowed) {
         let Some(number) = self.agent(around, pilot) else { return };
+        self.processes[number].epoch = Epoch(allowed.epoch);
         self.processes[number].allowed = allowed;
         if self.fails(around, number, Asked::Setup) {
             return;
@@ -75,7 +76,7 @@ impl Field {
             return;
         }
         process.sandbox = Some(address);
-        let (pilot, node) = (process.pilot, process.node);
+        let (pilot, node) = ((process.pilot, process.epoch), process.node);
         let at = (around.at, &mut *around.history);
         around.truth.build(at, (around.site, number), (node, self.members_max), pilot, address);
         let allowed = std::mem::take(&mut self.processes[number].allowed);
@@ -96,7 +97,8 @@ impl Field {
         for member in &ring.members {
             (member.address, member.keys.host, member.slots).hash(&mut hasher);
         }
-        around.truth.ring((around.at, &mut *around.history), pilot, hasher.finish());
+        let whose = (pilot, self.processes[number].epoch);
+        around.truth.ring((around.at, &mut *around.history), whose, hasher.finish());
         if self.fails(around, number, Asked::SetKeys) {
             return;
         }
@@ -112,7 +114,8 @@ impl Field {
                 if self.fails(around, number, asked) {
                     return;
                 }
-                around.truth.start((around.at, &mut *around.history), around.site, pilot, *job);
+                let whose = (pilot, self.processes[number].epoch);
+                around.truth.start((around.at, &mut *around.history), around.site, whose, *job);
                 self.processes[number].commands.insert(*job, None);
                 self.answer(around, number, 5 * MS, asked, Reply::Done);
                 let runs = self.random.between(100, 20_000) * MS;
@@ -126,7 +129,7 @@ impl Field {
                     around.follows.push((100 * MS, News::Exits(number, *job, status)));
                 }
             }
-            Request::Shutdown => {
+            Request::Shutdown | Request::End { .. } => {
                 self.answer(around, number, MS, asked, Reply::Done);
                 self.tear_down(around, number);
             }
@@ -171,7 +174,12 @@ impl Field {
         match request {
             Request::Resend { job } => {
                 if let Some(Some(status)) = self.processes[number].commands.get(job).copied() {
-                    self.say(around, number, 5 * MS, Notice::Exited { job: *job, status });
+                    self.say(
+                        around,
+                        number,
+                        5 * MS,
+                        Notice::Exited { job: *job, status, hits: Hits::default() },
+                    );
                 }
             }
             Request::ExitSaved { job } => {
@@ -197,7 +205,7 @@ impl Field {
         }
         *known = Some(status);
         if !process.silent {
-            self.say(around, number, 5 * MS, Notice::Exited { job, status });
+            self.say(around, number, 5 * MS, Notice::Exited { job, status, hits: Hits::default() });
         }
     }
 

@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 
 use crm::pilot::PilotId;
 use crm::site::{Asked, Event, Submit};
-use protocol::ids::JobId;
+use protocol::ids::{Epoch, JobId};
 use protocol::job::ExitStatus;
 use protocol::names::NodeName;
 use protocol::node::{Notice, Reply};
@@ -28,6 +28,8 @@ pub type ClassRate = (u8, u32, u64);
 /// What a sandbox is allowed, by its grant or by rates that came later.
 #[derive(Clone, Debug, Default)]
 pub struct Allowed {
+    /// Of the incarnation that it was granted for; 0 where rates alone are meant.
+    pub epoch: u32,
     pub classes: Vec<ClassRate>,
     /// From when it is told.
     pub lifetime: Micros,
@@ -74,6 +76,8 @@ pub struct Process {
     pub silent: bool,
     pub tearing: bool,
     pub sandbox: Option<Ipv4Addr>,
+    /// Of the grant that it was built by.
+    pub epoch: Epoch,
     /// Nothing that it says overtakes what it said before.
     pub says_at: Micros,
     pub commands: BTreeMap<JobId, Option<ExitStatus>>,
@@ -171,6 +175,7 @@ impl Field {
                 silent: false,
                 tearing: false,
                 sandbox: None,
+                epoch: Epoch(0),
                 says_at: 0,
                 commands: BTreeMap::new(),
                 lease: 0,
@@ -316,7 +321,13 @@ impl Field {
                     let process = &mut self.processes[number];
                     process.connected = true;
                     process.crm = self.crm;
-                    return Some(Event::Arrived { pilot, nonce: self.random.bytes() });
+                    let node = self.names[process.node].clone();
+                    return Some(Event::Arrived {
+                        pilot,
+                        nonce: self.random.bytes(),
+                        node,
+                        boot_id: [0; 16],
+                    });
                 }
             }
             None | Some(false) => {}

@@ -122,13 +122,14 @@ impl World {
             }
             Action::SetUp { pilot, grant, rates, .. } => {
                 let classes = rates.map_or_else(Vec::new, |rates| self.classes(site, pilot, &rates));
-                let allowed = Allowed { classes, lifetime: Micros::from(grant.lifetime_s) * S };
+                let epoch = u32::try_from(grant.epoch).unwrap_or(u32::MAX);
+                let allowed = Allowed { epoch, classes, lifetime: Micros::from(grant.lifetime_s) * S };
                 self.around(site, |field, around| field.set_up(around, pilot, grant.address, allowed));
             }
             Action::Shape { pilot, rates } => {
                 let serial = rates.serial;
                 let classes = self.classes(site, pilot, &rates);
-                let allowed = Allowed { classes, lifetime: Micros::from(rates.lifetime_s) * S };
+                let allowed = Allowed { epoch: 0, classes, lifetime: Micros::from(rates.lifetime_s) * S };
                 self.around(site, |field, around| field.shape(around, pilot, serial, allowed));
             }
             Action::Join { pilots, ring } => {

@@ -18,6 +18,7 @@ struct Sandbox {
     process: ProcessId,
     node: usize,
     pilot: PilotId,
+    epoch: Epoch,
 }
 
 #[derive(Debug, Default)]
@@ -40,7 +41,7 @@ impl Truth {
         (at, history): (Micros, &mut History),
         process: ProcessId,
         (node, members_max): (usize, u32),
-        pilot: PilotId,
+        (pilot, epoch): (PilotId, Epoch),
         address: Ipv4Addr,
     ) {
         if let Some(other) = self.sandboxes.get(&address) {
@@ -54,7 +55,7 @@ impl Truth {
             if other.pilot.reservation != pilot.reservation {
                 continue;
             }
-            let older = other.pilot.epoch < pilot.epoch;
+            let older = other.epoch < epoch;
             let rule = if older { "epoch-fence" } else { "node-places" };
             let other = other.pilot;
             history.broken(at, rule, || format!("{pilot} is built on node {node} beside {other}"));
@@ -63,13 +64,13 @@ impl Truth {
             let what = || format!("{pilot} is sandbox {} on a node of {members_max}", here + 1);
             history.broken(at, "node-places", what);
         }
-        let newest = self.newest.entry((pilot.reservation, process.0)).or_insert(pilot.epoch);
-        if *newest > pilot.epoch {
+        let newest = self.newest.entry((pilot.reservation, process.0)).or_insert(epoch);
+        if *newest > epoch {
             let newest = newest.0;
             history.broken(at, "epoch-fence", || format!("{pilot} is built after epoch {newest}"));
         }
-        *newest = (*newest).max(pilot.epoch);
-        self.sandboxes.insert(address, Sandbox { process, node, pilot });
+        *newest = (*newest).max(epoch);
+        self.sandboxes.insert(address, Sandbox { process, node, pilot, epoch });
     }
 
     /// The sandbox of this process is gone, with all that hung on it.
@@ -82,16 +83,27 @@ impl Truth {
         }
     }
 
-    pub fn start(&mut self, (at, history): (Micros, &mut History), site: usize, pilot: PilotId, job: JobId) {
-        if !self.started.insert((job, pilot.epoch, site, pilot.member)) {
+    pub fn start(
+        &mut self,
+        (at, history): (Micros, &mut History),
+        site: usize,
+        (pilot, epoch): (PilotId, Epoch),
+        job: JobId,
+    ) {
+        if !self.started.insert((job, epoch, site, pilot.member)) {
             let what = || format!("{job} starts again at member {} of site {site}", pilot.member);
             history.broken(at, "start-once", what);
         }
     }
 
     /// One incarnation has one view of its members, the same everywhere.
-    pub fn ring(&mut self, (at, history): (Micros, &mut History), pilot: PilotId, digest: u64) {
-        let known = *self.rings.entry((pilot.reservation, pilot.epoch)).or_insert(digest);
+    pub fn ring(
+        &mut self,
+        (at, history): (Micros, &mut History),
+        (pilot, epoch): (PilotId, Epoch),
+        digest: u64,
+    ) {
+        let known = *self.rings.entry((pilot.reservation, epoch)).or_insert(digest);
         if known != digest {
             history.broken(at, "one-ring", || format!("{pilot} got another key ring than the others"));
         }
