@@ -1,5 +1,5 @@
 //! A public ssh key and what it has signed. ssh-key reads keys, ring checks signatures; why not one
-//! of them for both stands in `decisions/0012`.
+//! of them for both stands in `decisions/0014`.
 
 use std::fmt;
 

@@ -1,6 +1,6 @@
 //! Private keys in files. They are read for one login and wiped. What a file cannot be used for, an
 //! agent can: a passphrase is never asked here, and RSA is signed by agents only
-//! (`decisions/0012`).
+//! (`decisions/0014`).
 
 use std::fmt;
 use std::fs;
