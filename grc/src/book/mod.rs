@@ -58,8 +58,6 @@ struct Site {
     name: SiteName,
     layers: Vec<Layer>,
     usable: AddressSet,
-    /// Most members that one part may have, whatever there is.
-    part_max: u32,
     /// The site's own machines, where they lie in its own ranges: it cannot keep others from theirs.
     machines: AddressSet,
     /// The address behind its last carve, from which the next one looks on: an address is used
@@ -126,13 +124,6 @@ impl Book {
         }
     }
 
-    /// The most members that one part of a site may have; `None` is as many as it has nodes. Only a
-    /// free choice asks: what is named is refused or not before it comes here.
-    pub fn set_part_max(&mut self, site: &SiteName, max: Option<u32>) {
-        let index = self.index_or_new(site);
-        self.sites[usize::from(index)].part_max = max.unwrap_or(u32::MAX);
-    }
-
     /// Where a site's sandboxes may have addresses, and which of these its machines have.
     pub fn set_addresses(&mut self, site: &SiteName, ranges: &[Ipv4Net], machines: &[Ipv4Addr]) {
         let index = self.index_or_new(site);
@@ -167,7 +158,7 @@ impl Book {
         let index = self.sites.len() as u16;
         let (usable, machines) = Default::default();
         let (name, layers, shared) = (site.clone(), Vec::new(), vec![index]);
-        self.sites.push(Site { name, layers, usable, part_max: u32::MAX, machines, next: 0, shared });
+        self.sites.push(Site { name, layers, usable, machines, next: 0, shared });
         self.names.insert(site.clone(), index);
         index
     }

@@ -51,6 +51,8 @@ pub(super) struct Wish<'a> {
     pub ask: &'a Ask,
     /// Sites that may be used; the others are away.
     pub sites: &'a Sites,
+    /// Most members of a free choice at a site, where there is such a limit.
+    pub most: &'a BTreeMap<SiteName, u32>,
     pub now: Duration,
     pub earliest_s: u64,
     pub latest_s: u64,
@@ -100,7 +102,6 @@ impl Room {
     pub fn set_site(&mut self, name: &SiteName, offer: &Offer) {
         self.book.set_capacity(name, &offer.layers);
         self.book.set_addresses(name, &offer.ranges, &offer.reserved);
-        self.book.set_part_max(name, offer.nodes_max);
         self.lead_s.insert(name.clone(), offer.lead_s.into());
     }
 
@@ -111,7 +112,7 @@ impl Room {
 
     /// The earliest start in the span at which everything is free. Nothing is taken.
     pub fn plan(&mut self, wish: Wish<'_>, network: &dyn BandwidthProvider) -> Result<Found, Short> {
-        let Wish { ask, sites, now, earliest_s, latest_s } = wish;
+        let Wish { ask, sites, now, earliest_s, latest_s, .. } = wish;
         self.book.forget_before(now.as_secs());
         if let Placement::Sites(parts) = &ask.placement {
             let away = |(site, _): &&(SiteName, u32)| !matches!(sites.get(site), Some(Some(_)));
@@ -124,6 +125,7 @@ impl Room {
                 return Err(Refusal::QueuePaused { site: site.clone(), why }.into());
             }
         }
+        let most = |site: &SiteName| wish.most.get(site).copied().unwrap_or(u32::MAX);
         let candidates: Vec<Candidate> = sites
             .iter()
             .filter(|(_, capacity)| {
@@ -133,7 +135,10 @@ impl Room {
                     fits && capacity.paused.is_none()
                 })
             })
-            .map(|(site, _)| Candidate { site: site.clone(), warm: true })
+            .map(|(site, capacity)| {
+                let of_queue = capacity.as_ref().and_then(|capacity| capacity.nodes_max).unwrap_or(u32::MAX);
+                Candidate { site: site.clone(), warm: true, most: most(site).min(of_queue) }
+            })
             .collect();
         let named = |site: &SiteName| match &ask.placement {
             Placement::Sites(parts) => parts.iter().any(|(one, _)| one == site),

@@ -201,6 +201,7 @@ impl Coordinator {
             }
             // A change waited for that.
             self.hold(id, site);
+            self.all_acknowledged(id);
         }
     }
 
@@ -282,7 +283,7 @@ impl Coordinator {
         for (node, why) in dirty.into_iter().take(DIRTY_SHOWN_MAX) {
             let what: Text = format!("site {site}, node {node} is not clean: {why}").into();
             self.out.push(Action::Report { reservation: id, what: what.clone() });
-            reservation.dirty.push(what);
+            reservation.remarks.push(what);
         }
         let phase = reservation.phase;
         match phase {

@@ -17,11 +17,31 @@ use super::{Action, Coordinator};
 use crate::reservation::{PartStage, Phase, Reservation, Waiting};
 
 impl Coordinator {
-    /// When everybody must be ready, for what begins at `start`.
+    /// When everybody must be ready, for what begins at `start`. Queues count from when all sites
+    /// have acknowledged the grant: nothing is submitted before.
     pub(super) fn barrier(&self, reservation: &Reservation, start: Duration) -> Duration {
+        if reservation.parts.iter().any(|part| !part.acknowledged) {
+            return start + self.settings.deadlines.starting;
+        }
         let offers = reservation.parts.iter().filter_map(|part| self.sites.get(&part.site)?.offer.as_ref());
         let queued = offers.map(|offer| offer.pilots_s).max().unwrap_or(0);
         start + Duration::from_secs(queued.into()) + self.settings.deadlines.starting
+    }
+
+    /// All sites have acknowledged: from now on pilots are waited for.
+    pub(super) fn all_acknowledged(&mut self, id: ReservationId) {
+        let Some(reservation) = self.reservations.get(&id) else { return };
+        let all = reservation.parts.iter().all(|part| part.acknowledged);
+        if !all || reservation.phase != Phase::Starting || reservation.troubles.next_try.is_some() {
+            return;
+        }
+        let start = reservation.window().map_or(self.now, |window| window.start);
+        let barrier = self.barrier(reservation, start.max(self.now));
+        if let Some(reservation) = self.reservations.get_mut(&id) {
+            reservation.deadline = Some(barrier);
+        }
+        self.set_alarm(id);
+        self.watchers.reservation_changed(id);
     }
 
     /// Whether what a site says is not of an older submission than it spoke of before. A newer one

@@ -26,7 +26,8 @@ fn muted(mute: Mute) -> Grid {
 fn every_deadline_ends_the_wait_and_names_step_and_site() {
     let cases = [
         (Mute::Commit, "starting", 90, Step::Commit),
-        (Mute::Start, "starting", 90, Step::Pilots),
+        // As long as pilots may wait in the queue, and what is needed to build.
+        (Mute::Start, "starting", 90 + 60, Step::Pilots),
         (Mute::Join, "joining", 60, Step::SetKeys),
     ];
     for (mute, state, seconds, step) in cases {

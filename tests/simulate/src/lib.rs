@@ -29,6 +29,7 @@ pub mod host;
 pub mod network;
 pub mod owners;
 pub mod promises;
+pub mod queue;
 pub mod random;
 pub mod rest;
 pub mod runner;

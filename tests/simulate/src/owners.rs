@@ -92,7 +92,7 @@ impl World {
         let settings = grc::coordinator::Settings {
             supernets: self.sites.iter().map(|place| (place.name.clone(), net("10.1.0.0/16"))).collect(),
             deadlines: DEADLINES,
-            reservations_per_user: 1024,
+            limits: grc::coordinator::Limits::default(),
             links: pairs.collect(),
             uplinks: uplinks.collect(),
         };
@@ -115,6 +115,8 @@ impl World {
             driver: grant::Driver::Macvlan,
             times: TIMES,
             lead: Duration::from_secs(3),
+            hold: Duration::from_secs(12),
+            queue: "main".into(),
             catalog: Catalog::host_only(),
         };
         let node = |name: &protocol::names::NodeName| Node::new(name.clone(), 0, place.spec.members_max);

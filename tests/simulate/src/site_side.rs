@@ -117,6 +117,7 @@ impl World {
             }
             Action::Submit(submit) => self.around(site, |field, around| field.submit(around, &submit)),
             Action::Cancel { pilot } => self.around(site, |field, around| field.cancel(around, pilot)),
+            Action::Probe => self.around(site, |field, around| field.probe(around)),
             Action::Sweep { pilot, node, .. } => {
                 self.around(site, |field, around| field.sweep(around, pilot, &node));
             }
