@@ -32,7 +32,7 @@ impl Incarnation {
     }
 
     /// What its pilots wait for; `None` when nothing is to be said of it. Times are the site's.
-    fn waits(&self, paused: Option<&Text>, held_until: Option<Duration>) -> Option<Told> {
+    fn waits(&self, is_queue: bool, paused: Option<&Text>, held_until: Option<Duration>) -> Option<Told> {
         if !matches!(self.phase, Phase::Starting | Phase::Ready) {
             return None;
         }
@@ -45,7 +45,9 @@ impl Incarnation {
             until: waiting.iter().filter_map(|pilot| pilot.deadline).max(),
             held_until,
         };
-        (told.pilots > 0 || told.held_until.is_some()).then_some(told)
+        // Pilots that are started at once are on their way: of them there is nothing to say.
+        let queued = told.pilots > 0 && (is_queue || paused.is_some() || !told.why.as_str().is_empty());
+        (queued || told.held_until.is_some()).then_some(told)
     }
 }
 
@@ -211,7 +213,7 @@ impl Site {
         let waits = match &booking.incarnation {
             Some(incarnation) => {
                 let any_held = incarnation.roster.pilots().iter().any(|pilot| pilot.state == State::Held);
-                incarnation.waits(paused.as_ref().filter(|_| any_held), held_until)
+                incarnation.waits(self.settings.anonymous, paused.as_ref().filter(|_| any_held), held_until)
             }
             None => waits_to_begin(booking, paused),
         };
