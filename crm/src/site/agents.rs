@@ -117,7 +117,9 @@ impl Site {
         if was_queued && self.on_never_there(id) {
             return;
         }
-        if was_queued {
+        // Where it ran, the node is looked at.
+        let nowhere = self.settings.anonymous && self.pilot(id).is_some_and(|pilot| pilot.at.is_none());
+        if was_queued && nowhere {
             self.account_failed(id, reason);
         }
         let Some(pilot) = self.pilot_mut(id) else { return };

@@ -171,7 +171,7 @@ impl Site {
             return;
         }
         if *booking.late_at.get_or_insert(now + time) > now {
-            return;
+            return self.schedule(reservation);
         }
         self.waiting.remove(&reservation);
         (booking.late_at, booking.again_at) = (None, None);
@@ -300,6 +300,8 @@ impl Site {
                 incarnation.phase = Phase::Ready;
                 self.tell_progress(reservation);
                 self.tell(FromSite::SiteReady { reservation, epoch, round, members });
+                // How long it waits for others is told with the next report.
+                self.progressed.insert(reservation);
             }
             Phase::Joining if incarnation.roster.all_running() => {
                 incarnation.phase = Phase::Joined;

@@ -70,6 +70,10 @@ pub struct World {
     /// Rates that agents were told, with SETUP or later; for the later ones the test answers.
     pub shaped: Vec<(PilotId, grant::Rates)>,
     pub passed: Vec<(PilotId, Request)>,
+    /// How often the batch system was asked how its queue is.
+    pub probed: usize,
+    /// Machines that the last submission must not come to.
+    pub excluded: Vec<String>,
 }
 
 /// A pilot on the node that it was meant for dials in.
@@ -197,6 +201,8 @@ impl World {
             running: vec![],
             shaped: vec![],
             passed: vec![],
+            probed: 0,
+            excluded: vec![],
         };
         world.say(Event::GrcConnected);
         world
@@ -308,6 +314,7 @@ impl World {
                 self.told.push(message);
             }
             Action::Dismiss { .. } => {}
+            Action::Probe => self.probed += 1,
             Action::Pass { pilot, request } => self.passed.push((pilot, request)),
             Action::Shape { pilot, rates } => {
                 rates.check().unwrap();
@@ -326,6 +333,7 @@ impl World {
             Action::Submit(submit) => {
                 let pilot = submit.pilot;
                 self.submitted.push(pilot);
+                self.excluded = submit.exclude.iter().map(ToString::to_string).collect();
                 let address = self.site.pilot(pilot).unwrap().address;
                 let place = (submit.node.as_str().to_owned(), address);
                 let doubled = self.where_alive.iter().find(|(id, (node, has))| {
