@@ -4,7 +4,11 @@
 //! and turns what the system says into [`Event`]s of the owner. [`start`] knows which file a
 //! configuration means; nothing else does.
 
+mod commands;
 pub mod embedded;
+mod ending;
+mod names;
+mod notes;
 mod process;
 mod run;
 
