@@ -98,8 +98,14 @@ impl Commands {
         arguments: &[String],
         stdin: &[u8],
     ) -> Result<Answer, CommandError> {
-        let path = self.directory.join(program);
+        let path = self.path(program);
         self.execute(account, &path.to_string_lossy(), arguments, stdin, COMMAND_TIME).await
+    }
+
+    /// A command of the directory; programs of the system that are not there are found by `PATH`.
+    pub fn path(&self, program: &str) -> PathBuf {
+        let path = self.directory.join(program);
+        if path.exists() { path } else { program.into() }
     }
 
     /// Runs any program, found by `PATH`, within a time.

@@ -7,6 +7,7 @@
 mod commands;
 pub mod embedded;
 mod ending;
+mod grid_engine;
 mod names;
 mod notes;
 mod process;
@@ -98,7 +99,11 @@ pub fn start(
             let embedded = embedded::Embedded::new(&config.batch.node, &config.launcher, &config.state)?;
             tokio::spawn(run(Arc::new(embedded), commands, events));
         }
-        system @ (System::Slurm | System::GridEngine | System::Pbs) => {
+        System::GridEngine => {
+            let grid_engine = grid_engine::GridEngine::new(config)?;
+            tokio::spawn(run(Arc::new(grid_engine), commands, events));
+        }
+        system @ (System::Slurm | System::Pbs) => {
             bail!("batch system {} is not in this build", system.name())
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use protocol::names::Text;
 
 use super::status::Number;
+use crate::batch::ending;
 
 /// Fields of a line that are used, counted from 0.
 const JOB_NAME: usize = 4;
@@ -16,8 +17,6 @@ const EXIT_STATUS: usize = 12;
 const TASK_FROM_END: usize = 4;
 /// Fields of a whole line at least.
 const FIELDS: usize = 45;
-/// From this exit status on, it is this plus a signal.
-const SIGNALS: u32 = 128;
 /// How much earlier than its limit a job may end by it: Grid Engine counts whole seconds, and so do
 /// those who look.
 const LIMIT_SLACK: Duration = Duration::from_secs(3);
@@ -54,8 +53,10 @@ pub fn accounted(tail: &str, number: Number, name: &str) -> Option<Accounted> {
             return None;
         }
         let of = fields[JOB_NUMBER].parse::<Number>().ok()?;
-        let accounted =
-            Accounted { failed: fields[FAILED].parse().ok()?, exit_status: fields[EXIT_STATUS].parse().ok()? };
+        let accounted = Accounted {
+            failed: fields[FAILED].parse().ok()?,
+            exit_status: fields[EXIT_STATUS].parse().ok()?,
+        };
         (of == number).then_some(accounted)
     })
 }
@@ -71,15 +72,11 @@ pub fn reason(seen: &Seen, accounted: Option<Accounted>) -> Text {
             Some(limit) => format!("its batch job reached its time limit of {} s", limit.as_secs()).into(),
             None => "its batch job was deleted by qdel".into(),
         },
-        (_, Some(Accounted { failed: 0, exit_status: 0 })) => "its batch job is done".into(),
         (_, Some(Accounted { failed, exit_status })) => {
-            let how = match exit_status.checked_sub(SIGNALS) {
-                Some(signal) if signal > 0 => format!("killed by signal {signal}"),
-                _ => format!("exit code {exit_status}"),
-            };
+            let how = ending::words(i32::try_from(exit_status).unwrap_or(i32::MAX));
             match failed_words(failed) {
-                Some(words) => format!("its batch job failed {words} ({how})").into(),
-                None => format!("its batch job ended ({how})").into(),
+                Some(words) => format!("its batch job failed {words}; {how}").into(),
+                None => how.into(),
             }
         }
         (_, None) => "its batch job ended, and Grid Engine has not accounted for it yet".into(),
@@ -135,11 +132,15 @@ mod tests {
             (Seen::default(), None, "before it ran"),
             (ran, of(3, "gp-a-r12.1"), "limit"),
             (Seen { deleted: true, limit, ..ran }, None, "qdel"),
-            (Seen { deleted: true, limit, ran_for: Duration::from_secs(58), ..ran }, None, "time limit of 60 s"),
-            (ran, of(21, "gridpilot-a-r20.1"), "exit code 3"),
+            (
+                Seen { deleted: true, limit, ran_for: Duration::from_secs(58), ..ran },
+                None,
+                "time limit of 60 s",
+            ),
+            (ran, of(21, "gridpilot-a-r20.1"), "ended with code 3"),
             (ran, of(24, "gridpilot-a-r20.4"), "killed by signal 9"),
             (ran, of(25, "gridpilot-a-r20.5"), "shepherd"),
-            (ran, Some(Accounted { failed: 0, exit_status: 0 }), "done"),
+            (ran, Some(Accounted { failed: 0, exit_status: 0 }), "in order"),
             (ran, None, "not accounted"),
         ] {
             let words = words(seen, accounted);
@@ -158,7 +159,8 @@ mod tests {
         #[test]
         fn every_ending_has_words(failed in 0..200_u32, exit_status in any::<u32>()) {
             let seen = Seen { ran: true, ..Seen::default() };
-            prop_assert!(!words(seen, Some(Accounted { failed, exit_status })).is_empty());
+            let words = words(seen, Some(Accounted { failed, exit_status }));
+            prop_assert!(!words.is_empty());
         }
     }
 }

@@ -14,7 +14,8 @@ const CLOSED: [char; 9] = ['d', 'D', 's', 'S', 'C', 'u', 'E', 'c', 'o'];
 /// One key of `qconf -s...`; long values go on behind a backslash.
 pub fn value(text: &str, key: &str) -> Option<String> {
     let text = text.replace("\\\n", " ");
-    let line = text.lines().find_map(|line| line.strip_prefix(key).filter(|rest| rest.starts_with([' ', '\t'])))?;
+    let line =
+        text.lines().find_map(|line| line.strip_prefix(key).filter(|rest| rest.starts_with([' ', '\t'])))?;
     Some(line.split_ascii_whitespace().collect::<Vec<_>>().join(" "))
 }
 
@@ -61,7 +62,9 @@ pub fn hosts(document: &str) -> Option<Hosts> {
     let mut states = BTreeSet::new();
     let mut open = 0;
     for instance in &instances {
-        let Some((queue, host)) = instance.get("name").and_then(|name| name.split_once('@')) else { continue };
+        let Some((queue, host)) = instance.get("name").and_then(|name| name.split_once('@')) else {
+            continue;
+        };
         hosts.insert(host.to_owned());
         queues.insert(queue.to_owned());
         let state = instance.get("state").unwrap_or_default();
@@ -75,7 +78,9 @@ pub fn hosts(document: &str) -> Option<Hosts> {
         (count, 0) => {
             let states: Vec<&str> = states.into_iter().collect();
             let queues: Vec<&str> = queues.iter().map(String::as_str).collect();
-            Some(format!("queue {} is {} on all {count} hosts", queues.join(", "), states.join(" or ")).into())
+            Some(
+                format!("queue {} is {} on all {count} hosts", queues.join(", "), states.join(" or ")).into(),
+            )
         }
         _ => None,
     };
@@ -119,7 +124,8 @@ mod tests {
     const ENVIRONMENT: &str = include_str!("records/qconf-sp.txt");
 
     fn limit(h_rt: &str) -> Option<u64> {
-        let queue = QUEUE.replacen("h_rt                  INFINITY", &format!("h_rt                  {h_rt}"), 1);
+        let queue =
+            QUEUE.replacen("h_rt                  INFINITY", &format!("h_rt                  {h_rt}"), 1);
         walltime_max(&queue).map(|limit| limit.as_secs())
     }
 
@@ -163,7 +169,8 @@ mod tests {
     #[test]
     fn a_parallel_environment_that_packs_hosts_or_has_no_control_is_unfit() {
         assert_eq!(unfit(ENVIRONMENT), None);
-        let packs = unfit(&ENVIRONMENT.replace("allocation_rule    1", "allocation_rule    $fill_up")).unwrap();
+        let packs =
+            unfit(&ENVIRONMENT.replace("allocation_rule    1", "allocation_rule    $fill_up")).unwrap();
         assert!(packs.as_str().contains("gridpilot has allocation_rule $fill_up"), "{packs}");
         assert!(unfit(&ENVIRONMENT.replace("control_slaves     TRUE", "control_slaves FALSE")).is_some());
         assert_eq!(value(ENVIRONMENT, "slots").as_deref(), Some("999"));

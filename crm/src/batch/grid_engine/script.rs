@@ -1,19 +1,22 @@
 //! The script of a batch job: one Launcher on each of its hosts.
 
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use protocol::names::NodeName;
 
-/// What the script is made of. Everything of it is ours or was checked by the configuration.
+/// What the script is made of.
 #[derive(Clone, Debug)]
 pub struct Script<'a> {
     pub launcher: &'a Path,
-    /// Files with the invocations, of mode 0600 and in the order of the pilots, where head and hosts
-    /// see them.
-    pub invocations: &'a [PathBuf],
+    /// A file of mode 0600 where head and hosts see it, with what [`invocations`] made.
+    pub invocations: &'a Path,
     /// What Launchers say is written here.
     pub words: &'a Path,
+}
+
+/// The invocations as lines, in the order of the pilots.
+pub fn invocations<'a>(all: impl Iterator<Item = &'a [u8]>) -> String {
+    all.map(|invocation| base64(invocation) + "\n").collect()
 }
 
 impl Script<'_> {
@@ -22,49 +25,57 @@ impl Script<'_> {
     /// first code that is not 0: signals are the Launchers' to act on, and Grid Engine sends them
     /// to everybody.
     ///
-    /// No secret is in it: Grid Engine lets everybody on a host read the scripts that run there.
+    /// No secret is in it, for Grid Engine lets everybody on a host read the scripts that run
+    /// there. Builtins of the shell pass the secrets on: no process has one as an argument.
     pub fn text(&self) -> String {
-        let mut text = String::from(
-            "trap : HUP INT TERM USR1 USR2\n\
-             umask 077\n",
-        );
-        let _ = writeln!(text, "launcher={}\nexec >>{} 2>&1", quoted(self.launcher), quoted(self.words));
-        text.push_str("set --");
-        for file in self.invocations {
-            let _ = write!(text, " {}", quoted(file));
-        }
-        text.push_str(
-            r#"
+        let Self { launcher, invocations, words } = self;
+        let (launcher, invocations, words) = (quoted(launcher), quoted(invocations), quoted(words));
+        format!(
+            r#"trap : HUP INT TERM USR1 USR2
+umask 077
+[ -r {invocations} ] || exit 65
+exec 4<{invocations} >>{words} 2>&1
+rm -f {invocations}
 pids=
-while read -r host rest; do
-    [ $# -gt 0 ] || break
+while read -r host rest && IFS= read -r invocation <&4; do
     if [ -z "$pids" ]; then
-        "$launcher" --invocation "$1" </dev/null &
+        printf %s "$invocation" | base64 -d | {launcher} --invocation - 4<&- &
     else
-        # Opened before it is removed: the other host need not see the file.
-        exec 3<"$1" && rm -f "$1"
-        qrsh -inherit "$host" "$launcher" --invocation - <&3 &
-        exec 3<&-
+        printf %s "$invocation" | base64 -d | qrsh -inherit "$host" {launcher} --invocation - 4<&- &
     fi
     pids="$pids $!"
-    shift
 done <"$PE_HOSTFILE"
-[ $# -eq 0 ] || echo "gridpilot: $# pilots found no host in this batch job"
+invocation=
+if read -r rest <&4; then echo "gridpilot: this batch job has fewer hosts than pilots"; fi
+exec 4<&-
 code=0
 for pid in $pids; do
     while :; do
         wait "$pid"
         last=$?
-        # Interrupted by a signal, and the pilot is still there.
+        # Above 128 a signal may have ended the waiting and not the pilot.
         [ $last -gt 128 ] && kill -0 "$pid" 2>/dev/null || break
     done
     [ $code -ne 0 ] || code=$last
 done
 exit $code
-"#,
-        );
-        text
+"#
+        )
     }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let group = three.iter().fold(0_u32, |group, byte| group << 8 | u32::from(*byte));
+        let group = group << (8 * (3 - three.len()));
+        for place in 0..4 {
+            let letter = LETTERS[(group >> (18 - 6 * place) & 63) as usize];
+            text.push(if place <= three.len() { char::from(letter) } else { '=' });
+        }
+    }
+    text
 }
 
 /// As one word of a shell, whatever it holds.
@@ -82,17 +93,20 @@ pub fn without(hosts: &[NodeName]) -> Option<String> {
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
     use std::process::Command;
+
+    use proptest::prelude::*;
 
     use super::*;
 
-    /// A directory with stand-ins for Launcher and qrsh, which write down how they were called.
+    /// A directory with stand-ins for Launcher and qrsh, which say how they were called.
     struct Bed(tempfile::TempDir);
 
     impl Bed {
         fn new(launcher: &str, hosts: &str) -> Self {
             let bed = Self(tempfile::tempdir().unwrap());
-            bed.put("launcher", &format!("#!/bin/sh\n{launcher}\n"));
+            bed.put("the launcher", &format!("#!/bin/sh\n{launcher}\n"));
             // Runs here what Grid Engine runs there.
             bed.put("qrsh", "#!/bin/sh\n[ $1 = -inherit ] && echo \"to $2\"\nshift 2\nexec \"$@\"\n");
             bed.put("hosts", hosts);
@@ -108,21 +122,18 @@ mod tests {
             fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o700)).unwrap();
         }
 
-        /// Runs a script for two pilots; what was said, in the order of the alphabet, and the code.
+        /// Runs a script for two pilots: what was said, in the order of the alphabet, and the code.
         fn run(&self) -> (Vec<String>, Option<i32>) {
-            let invocations = [self.path("it's 0"), self.path("1")];
-            for (number, file) in invocations.iter().enumerate() {
-                fs::write(file, format!("secret {number}")).unwrap();
-            }
+            let all: [&[u8]; 2] = [b"secret 0", b"secret 1"];
+            self.put("it's invocations", &invocations(all.into_iter()));
+            let (launcher, invocations) = (self.path("the launcher"), self.path("it's invocations"));
             let words = self.path("words");
-            let launcher = self.path("launcher");
             let script = Script { launcher: &launcher, invocations: &invocations, words: &words };
-            let text = script.text();
-            assert!(!text.contains("secret"));
             let path = format!("{}:/usr/bin:/bin", self.0.path().display());
             let mut command = Command::new("/bin/sh");
-            command.args(["-c", &text]).env("PATH", path).env("PE_HOSTFILE", self.path("hosts"));
+            command.args(["-c", &script.text()]).env("PATH", path).env("PE_HOSTFILE", self.path("hosts"));
             let code = command.status().unwrap().code();
+            assert!(!invocations.exists(), "secrets stay no longer than needed");
             let said = fs::read_to_string(words).unwrap();
             let mut said: Vec<String> = said.lines().map(String::from).collect();
             said.sort();
@@ -130,32 +141,34 @@ mod tests {
         }
     }
 
-    const SAYS: &str = "[ \"$2\" = - ] && echo \"given $(cat)\" || echo \"file $(cat \"$2\")\"";
+    const SAYS: &str = "echo \"$* $(cat)\"";
+    const HOSTS: &str = "a1 1 all.q@a1 UNDEFINED\na2 1 all.q@a2 UNDEFINED\n";
 
     #[test]
     fn the_first_pilot_runs_here_and_the_others_on_the_other_hosts() {
-        let bed = Bed::new(SAYS, "a1 1 all.q@a1 UNDEFINED\na2 1 all.q@a2 UNDEFINED\na3 1 x y\n");
-        let (said, code) = bed.run();
-        assert_eq!((said, code), (vec!["file secret 0".into(), "given secret 1".into(), "to a2".into()], Some(0)));
-        assert!(!bed.path("1").exists(), "what goes to another host is not left");
+        let (said, code) = Bed::new(SAYS, &format!("{HOSTS}a3 1 x y\n")).run();
+        assert_eq!(said, ["--invocation - secret 0", "--invocation - secret 1", "to a2"]);
+        assert_eq!(code, Some(0));
     }
 
     #[test]
     fn a_batch_job_with_too_few_hosts_says_so() {
         let (said, _) = Bed::new(SAYS, "a1 1 all.q@a1 UNDEFINED\n").run();
-        assert_eq!(said, ["file secret 0", "gridpilot: 1 pilots found no host in this batch job"]);
+        assert_eq!(
+            said,
+            ["--invocation - secret 0", "gridpilot: this batch job has fewer hosts than pilots"]
+        );
     }
 
     #[test]
     fn the_first_code_that_says_something_is_that_of_the_job() {
-        let bed = Bed::new("[ \"$2\" = - ] && exit 70\nexit 0", "a1\na2\n");
-        assert_eq!(bed.run().1, Some(70));
+        assert_eq!(Bed::new("grep -q 1 && exit 70\nexit 0", HOSTS).run().1, Some(70));
     }
 
     #[test]
-    fn signals_end_launchers_and_not_the_script() {
-        // The stand-in signals the script and ends in its own time after that.
-        let bed = Bed::new("[ \"$2\" = - ] && exit 0\nkill -USR2 $PPID\nkill -TERM $PPID\nexit 5", "a1\na2\n");
+    fn signals_are_the_launchers_to_act_on() {
+        // The stand-in signals the script and ends in its own time.
+        let bed = Bed::new("grep -q 1 && exit 0\nkill -USR2 $PPID\nkill -TERM $PPID\nexit 5", HOSTS);
         assert_eq!(bed.run().1, Some(5));
     }
 
@@ -165,5 +178,17 @@ mod tests {
         assert_eq!(without(&[]), None);
         assert_eq!(without(&hosts(&["a1"])).unwrap(), "h=!a1");
         assert_eq!(without(&hosts(&["a1", "b.c"])).unwrap(), "h=!a1&!b.c");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn base64_is_what_its_program_undoes(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            use std::io::Write;
+            let mut undo = Command::new("base64").arg("-d").stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped()).spawn().unwrap();
+            undo.stdin.take().unwrap().write_all(base64(&bytes).as_bytes()).unwrap();
+            prop_assert_eq!(undo.wait_with_output().unwrap().stdout, bytes);
+        }
     }
 }

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use protocol::names::{NodeName, SiteName, Text};
 
 use super::xml::records;
-use crate::batch::tag::Tag;
+use crate::batch::names::{Group, parse_job};
 use crate::batch::{BatchError, Standing};
-use crate::pilot::PilotId;
 
 /// A batch job's number in its cell.
 pub type Number = u32;
@@ -16,7 +15,7 @@ pub type Number = u32;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Listed {
     pub number: Number,
-    pub tag: Tag,
+    pub group: Group,
     /// The local account that it runs as.
     pub owner: String,
     pub stage: Stage,
@@ -44,7 +43,7 @@ pub fn read(document: &str, site: &SiteName) -> Result<BTreeMap<Number, Listed>,
     let mut jobs: BTreeMap<Number, Listed> = BTreeMap::new();
     for entry in entries {
         let text = |name| entry.get(name).unwrap_or_default();
-        let Some(tag) = Tag::read(text("JB_name"), site) else { continue };
+        let Some(group) = parse_job(site, text("JB_name")) else { continue };
         let Ok(number) = text("JB_job_number").parse() else { continue };
         let state = text("state");
         let stage = match state {
@@ -54,7 +53,8 @@ pub fn read(document: &str, site: &SiteName) -> Result<BTreeMap<Number, Listed>,
         };
         let owner = text("JB_owner").to_owned();
         let deleted = state.contains('d');
-        let job = jobs.entry(number).or_insert(Listed { number, tag, owner, stage, deleted, hosts: Vec::new() });
+        let new = Listed { number, group, owner, stage, deleted, hosts: Vec::new() };
+        let job = jobs.entry(number).or_insert(new);
         if let Some(host) = host(text("queue_name")).filter(|host| !job.hosts.contains(host)) {
             let place = if text("master") == "MASTER" { 0 } else { job.hosts.len() };
             job.hosts.insert(place, host);
@@ -69,9 +69,9 @@ fn host(instance: &str) -> Option<NodeName> {
 }
 
 impl Listed {
-    /// How each of its pilots stands; `why` is what `qstat -j` said of it.
-    pub fn standings(&self, why: Option<&Text>) -> Vec<(PilotId, Standing)> {
-        let standing = |place: usize| match self.stage {
+    /// How its pilot of this place in the script stands; `why` is what `qstat -j` said of it.
+    pub fn standing(&self, place: usize, why: Option<&Text>) -> Standing {
+        match self.stage {
             Stage::Waiting | Stage::Broken => Standing::Queued { why: why.cloned(), expected: None },
             // The script starts the first pilot where it runs itself, and the others where it
             // finds them in its file of hosts; of two there is no choice.
@@ -79,8 +79,7 @@ impl Listed {
                 Standing::Running { node: self.hosts.get(place).cloned() }
             }
             Stage::Running => Standing::Running { node: None },
-        };
-        self.tag.pilots().enumerate().map(|(place, pilot)| (pilot, standing(place))).collect()
+        }
     }
 }
 
@@ -112,7 +111,8 @@ pub fn reasons(text: &str) -> BTreeMap<Number, Text> {
 }
 
 fn says_something(line: &str) -> bool {
-    !line.is_empty() && !["There are no messages available", "Job is in error state"].contains(&line)
+    let is_rule = line.bytes().all(|byte| byte == b'=');
+    !is_rule && !["There are no messages available", "Job is in error state"].contains(&line)
 }
 
 /// Without `11/20/2026 23:04:12 [20000:24684]: error: ` in front.
@@ -131,37 +131,28 @@ mod tests {
         "a".parse().unwrap()
     }
 
-    /// Recorded from Grid Engine 8.1.9, the members of our names added.
-    fn recorded() -> String {
-        let mut text = include_str!("records/qstat.xml").to_owned();
-        for (plain, full) in [("r12.1", "r12.1-0_1"), ("r13.2", "r13.2-0_2")] {
-            text = text.replace(&format!("{plain}<"), &format!("{full}<"));
-        }
-        ["r14.1", "r15.1", "r16.1"]
-            .iter()
-            .fold(text, |text, plain| text.replace(&format!("{plain}<"), &format!("{plain}-4<")))
-    }
+    /// Recorded from Grid Engine 8.1.9.
+    const RECORDED: &str = include_str!("records/qstat.xml");
 
     #[test]
     fn our_jobs_are_found_among_others_with_stage_and_hosts() {
-        let jobs = read(&recorded(), &site()).unwrap();
+        let jobs = read(RECORDED, &site()).unwrap();
         assert_eq!(jobs.keys().copied().collect::<Vec<_>>(), [14, 15, 16, 17, 18], "R&D is not ours");
         let stages: Vec<Stage> = jobs.values().map(|job| job.stage).collect();
-        let Stage::Running = stages[0] else { panic!("{stages:?}") };
-        assert_eq!(stages[1..], [Stage::Waiting, Stage::Broken, Stage::Waiting, Stage::Waiting]);
+        let expected = [Stage::Running, Stage::Waiting, Stage::Broken, Stage::Waiting, Stage::Waiting];
+        assert_eq!(stages, expected);
         let names: Vec<&str> = jobs[&14].hosts.iter().map(NodeName::as_str).collect();
         assert_eq!((names, jobs[&14].deleted), (vec!["a1", "a2"], true));
-        assert_eq!(jobs[&15].tag.pilots().count(), 3);
+        assert_eq!(jobs[&15].group, (protocol::ids::ReservationId(13), crate::pilot::Round(2)));
         assert!(jobs.values().all(|job| job.owner == "gridpilot-user"));
     }
 
     #[test]
     fn the_first_pilot_is_where_the_script_is() {
-        let swapped = recorded().replace("MASTER", "X").replace("SLAVE", "MASTER").replace(">X<", ">SLAVE<");
+        let swapped = RECORDED.replace("MASTER", "X").replace("SLAVE", "MASTER").replace(">X<", ">SLAVE<");
         let job = &read(&swapped, &site()).unwrap()[&14];
-        let nodes: Vec<_> = job.standings(None).into_iter().map(|(_, standing)| standing).collect();
         let on = |name: &str| Standing::Running { node: Some(name.parse().unwrap()) };
-        assert_eq!(nodes, [on("a2"), on("a1")]);
+        assert_eq!([job.standing(0, None), job.standing(1, None)], [on("a2"), on("a1")]);
     }
 
     #[test]
@@ -186,7 +177,8 @@ mod tests {
 
     #[test]
     fn of_several_reasons_two_are_told() {
-        let text = "job_number:   7\nscheduling info:   queue \"a\" dropped\n             cannot run\n      third\n";
+        let text =
+            "job_number:   7\nscheduling info:   queue \"a\" dropped\n             cannot run\n      third\n";
         assert_eq!(reasons(text)[&7].as_str(), "queue \"a\" dropped; cannot run");
     }
 
@@ -194,8 +186,8 @@ mod tests {
         #[test]
         fn no_output_upsets_the_readers(text in "[ -~\n]{0,200}", cut in 0..4000_usize) {
             let _ = (read(&text, &site()), reasons(&text));
-            let recorded = recorded();
-            let spliced = format!("{}{text}{}", recorded.get(..cut).unwrap_or(""), recorded.get(cut..).unwrap_or(""));
+            let halves = RECORDED.split_at_checked(cut).unwrap_or((RECORDED, ""));
+            let spliced = format!("{}{text}{}", halves.0, halves.1);
             let _ = read(&spliced, &site());
             let _ = reasons(&include_str!("records/qstat-j.txt").replace(':', &text));
         }
