@@ -26,9 +26,11 @@ pub use batch::{Batch, NodeConfig, System};
 pub struct ConfigError(String);
 
 /// A shorter lease ends sandboxes when the network hiccups, a longer one keeps dead nodes too long.
-const LEASE_S: RangeInclusive<u32> = 5..=600;
+const LEASE_S: RangeInclusive<u32> = 5..=grant::LEASE_S_MAX;
 /// Longest time before a window in which addresses are kept for it.
 const LEAD_S_MAX: u32 = 3600;
+/// Longest time that commands get to end by themselves.
+const GRACE_S_MAX: u32 = 600;
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -82,6 +84,7 @@ pub struct TimesConfig {
     pub end_s: u32,
     /// How long CRM and node may hear nothing of each other before both give up.
     pub lease_s: u32,
+    pub grace_s: u32,
 }
 
 impl Default for TimesConfig {
@@ -95,6 +98,7 @@ impl Default for TimesConfig {
             run_s: s(times.run),
             end_s: s(times.end),
             lease_s: s(times.lease),
+            grace_s: s(times.grace),
         }
     }
 }
@@ -219,6 +223,9 @@ impl Config {
             let (first, last) = (LEASE_S.start(), LEASE_S.end());
             return Err(format!("[times] lease_s is {}, it must be {first} to {last}", t.lease_s));
         }
+        if t.grace_s > GRACE_S_MAX {
+            return Err(format!("[times] grace_s is {}, at most {GRACE_S_MAX} are possible", t.grace_s));
+        }
         if self.lead_s > LEAD_S_MAX {
             return Err(format!("lead_s is {}, at most {LEAD_S_MAX} are possible", self.lead_s));
         }
@@ -250,6 +257,7 @@ impl Config {
                 run: s(self.times.run_s),
                 end: s(self.times.end_s),
                 lease: s(self.times.lease_s),
+                grace: s(self.times.grace_s),
             },
             lead: s(self.lead_s),
             catalog: sandbox_images::Catalog::host_only(),

@@ -220,16 +220,19 @@ pub struct Times {
     /// GET_KEYS, and likewise SET_KEYS.
     pub keys: Duration,
     pub run: Duration,
-    /// From SHUTDOWN until the sandbox is confirmed gone.
+    /// From SHUTDOWN, grace aside, until the sandbox is confirmed gone.
     pub end: Duration,
     /// How long CRM and agent may hear nothing of each other before both give up.
     pub lease: Duration,
+    /// What runs inside has so long to end by itself, from SIGTERM on.
+    pub grace: Duration,
 }
 
 impl Default for Times {
     fn default() -> Self {
         let s = Duration::from_secs;
-        Self { pilots: s(60), setup: s(20), keys: s(20), run: s(30), end: s(10), lease: s(10) }
+        let (pilots, setup, keys, run) = (s(60), s(20), s(20), s(30));
+        Self { pilots, setup, keys, run, end: s(10), lease: s(10), grace: s(5) }
     }
 }
 
@@ -248,7 +251,7 @@ impl Times {
             State::Building => Some(self.setup),
             State::Built | State::Joining => Some(self.keys),
             State::Joined => Some(self.run),
-            State::Stopping => Some(self.end),
+            State::Stopping => Some(self.grace + self.end),
             State::Cancelling => Some(self.end + CANCEL_MARGIN),
             State::Sweeping => Some(SWEEP_TIME),
             State::Stuck | State::Dirty => Some(RETRY_TIME),

@@ -12,7 +12,7 @@ use protocol::connection::{Connection, ConnectionError, Outbox, greet, read};
 use protocol::frame::{Frame, Kind};
 use protocol::hello::Role;
 use protocol::limits::{FRAME_BYTES_MAX, SMALL_BODY_BYTES};
-use protocol::node::{Arrive, Reply};
+use protocol::node::{Arrive, First, Reply};
 use protocol::refusal::Refusal;
 use protocol::tls::{TlsError, accept};
 use tokio::net::{TcpListener, TcpStream};
@@ -113,7 +113,7 @@ async fn arrive(stream: TcpStream, acceptor: &TlsAcceptor) -> Result<(Agent, Arr
     if first.kind != Kind::Request {
         return Err(NotLetIn::NotArriving);
     }
-    let arrive: Arrive = read(&first)?;
+    let First::Arrive(arrive) = read(&first)? else { return Err(NotLetIn::NotArriving) };
     connection.inbox.limit_bodies(FRAME_BYTES_MAX);
     Ok((connection, arrive, first.correlation))
 }

@@ -83,14 +83,14 @@ impl Site {
                 self.lost(id, cause, "the sandbox ended by itself".into());
                 self.advance(id, Event::EndAsked);
             }
-            Notice::StateChanged { .. } => {}
+            Notice::StateChanged { .. } | Notice::Beat => {}
             Notice::Output { job, stream, offset, bytes } => {
                 if let Some(epoch) = self.epoch_of(id).filter(|_| self.is_told_of(id, job)) {
                     let output = FromSite::Output { reservation, epoch, job, member, stream, offset, bytes };
                     self.tell(output);
                 }
             }
-            Notice::Exited { job, status } => self.on_exited(id, job, status),
+            Notice::Exited { job, status, hits } => self.on_exited(id, job, status, hits),
             Notice::Used { at_ms, classes } => self.on_used(id, at_ms, &classes),
             Notice::Gone { dirty, cause } => {
                 self.lost(id, cause, "the sandbox ended by itself".into());

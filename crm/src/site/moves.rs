@@ -78,7 +78,9 @@ impl Site {
             Do::ShutDown => self.actions.push(Action::Ask {
                 pilot: id,
                 asked: Asked::Shutdown,
-                request: protocol::node::Request::Shutdown,
+                request: protocol::node::Request::End {
+                    grace_ms: u32::try_from(self.settings.times.grace.as_millis()).unwrap_or(u32::MAX),
+                },
             }),
             Do::Dismiss => self.actions.push(Action::Dismiss { pilot: id }),
             Do::Cancel => self.actions.push(Action::Cancel { pilot: id }),

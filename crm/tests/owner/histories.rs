@@ -7,7 +7,7 @@ use crm::pilot::{PilotId, Round};
 use crm::site::{Asked, Event};
 use proptest::prelude::*;
 use protocol::ids::{Epoch, ReservationId, Version};
-use protocol::job::{ExitStatus, Target};
+use protocol::job::{ExitStatus, Hits, Target};
 use protocol::node::{Notice, Reply, State};
 use protocol::refusal::{Failure, Refusal, Step};
 use protocol::site::{FromSite, Part, Remaining, ToSite};
@@ -46,7 +46,7 @@ fn event(kind: usize, member: u32, n: u32, world: &World) -> Option<Event> {
         20 => Event::BatchGone { pilot, reason: "exit code 1".into() },
         21 => Event::Swept { pilot, outcome: if member == 0 { Ok(()) } else { Err("busy".into()) } },
         22 => exec_in(epoch, J, Target::All),
-        23 => noticed(Notice::Exited { job: J, status: ExitStatus::Code(0) }),
+        23 => noticed(Notice::Exited { job: J, status: ExitStatus::Code(0), hits: Hits::default() }),
         24 => Event::Grc(ToSite::ExitSaved { reservation: R, epoch, job: J, member }),
         25 => Event::GrcLost,
         26 => Event::GrcConnected,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crm::pilot::Round;
 use crm::site::Event;
 use protocol::ids::{Epoch, ReservationId, Version};
-use protocol::job::{ExitStatus, Stream, Target};
+use protocol::job::{ExitStatus, Hits, Stream, Target};
 use protocol::node::{Notice, Request, State};
 use protocol::refusal::{Failure, Refusal, Step};
 use protocol::reservation::AddressBlock;
@@ -94,7 +94,10 @@ fn every_message_may_come_twice() {
     assert_eq!(world.started.len(), 2);
     twice(
         &mut world,
-        Event::Noticed { pilot: pilot(1), notice: Notice::Exited { job: J, status: ExitStatus::Code(3) } },
+        Event::Noticed {
+            pilot: pilot(1),
+            notice: Notice::Exited { job: J, status: ExitStatus::Code(3), hits: Hits::default() },
+        },
     );
     twice(&mut world, END);
     twice(&mut world, Event::Grc(ToSite::Release { reservation: R, version: V }));
@@ -288,7 +291,7 @@ fn commands_go_to_their_members_and_agents_speak_for_their_own_only() {
     };
     world.say(output(pilot(1), "forged"));
     world.say(output(pilot(0), "true"));
-    let exited = Notice::Exited { job: J, status: ExitStatus::Code(0) };
+    let exited = Notice::Exited { job: J, status: ExitStatus::Code(0), hits: Hits::default() };
     world.say(Event::Noticed { pilot: pilot(1), notice: exited.clone() });
     world.say(Event::Noticed { pilot: pilot(0), notice: exited });
     let saved = ToSite::ExitSaved { reservation: R, epoch: E, job: J, member: 0 };

@@ -9,7 +9,7 @@ use crm::pilot::{PilotId, Times};
 use crm::record::{Key, Record, Value};
 use crm::site::{Account, Action, Asked, Event, Settings, Site};
 use protocol::ids::{Epoch, JobId, ReservationId, Version};
-use protocol::job::{Command, Target};
+use protocol::job::{Command, Hits, Target};
 use protocol::keys::{KeyRing, Member, MemberKeys, PublicKey};
 use protocol::names::{EnvironmentName, HostName};
 use protocol::node::{Notice, Reply, Request};
@@ -241,7 +241,8 @@ impl World {
     /// Every command that runs ends well.
     pub fn run_commands(&mut self) {
         for (pilot, job) in std::mem::take(&mut self.running) {
-            let notice = Notice::Exited { job, status: protocol::job::ExitStatus::Code(0) };
+            let notice =
+                Notice::Exited { job, status: protocol::job::ExitStatus::Code(0), hits: Hits::default() };
             self.say(Event::Noticed { pilot, notice });
         }
     }
@@ -368,7 +369,7 @@ impl World {
                     self.answer(pilot, Asked::Run, Reply::Done, None);
                 }
             }
-            Action::Ask { pilot, asked: Asked::Shutdown, request: Request::Shutdown } => match fault {
+            Action::Ask { pilot, asked: Asked::Shutdown, request: Request::End { .. } } => match fault {
                 None => {
                     self.events.push_back(Event::Answered {
                         pilot,

@@ -12,7 +12,7 @@ use node_manager::init::record::{self, SpawnStage};
 use protocol::connection::{ConnectionError, Outbox};
 use protocol::frame::Kind;
 use protocol::ids::JobId;
-use protocol::job::{Command, ExitStatus, Stream};
+use protocol::job::{Command, ExitStatus, Hits, Stream};
 use protocol::limits::OUTPUT_CHUNK_BYTES_MAX;
 use protocol::names::{HostName, Text};
 use protocol::node::{Notice, Reply};
@@ -327,7 +327,7 @@ impl Live {
     }
 
     async fn end(mut self, status: ExitStatus) -> Result<Ended, ConnectionError> {
-        self.sent.tell(&Notice::Exited { job: self.sent.job, status }).await?;
+        self.sent.tell(&Notice::Exited { job: self.sent.job, status, hits: Hits::default() }).await?;
         self.sent.tails.iter_mut().for_each(Tail::close);
         Ok(Ended { sent: self.sent, wishes: self.wishes, status })
     }
@@ -364,7 +364,9 @@ impl Ended {
         while self.wishes.changed().await.is_ok() {
             let wished = *self.wishes.borrow_and_update();
             if self.sent.heed(wished).await? {
-                self.sent.tell(&Notice::Exited { job: self.sent.job, status: self.status }).await?;
+                self.sent
+                    .tell(&Notice::Exited { job: self.sent.job, status: self.status, hits: Hits::default() })
+                    .await?;
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use protocol::frame::Kind;
 use protocol::hello::Role;
 use protocol::identity::{Identity, IdentityError, Pin};
 use protocol::names::NodeName;
-use protocol::node::{Arrive, Invocation, Reply};
+use protocol::node::{Arrive, First, Invocation, Reply};
 use protocol::refusal::Refusal;
 use protocol::tls::{self, TlsError};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -58,14 +58,14 @@ pub async fn arrive(
 ) -> Result<Connection<impl AsyncRead + AsyncWrite + Send + 'static>, ArriveError> {
     let node: NodeName =
         welcome.node_name.parse().map_err(|_| ArriveError::NodeName(welcome.node_name.clone()))?;
-    let arrive = Arrive {
+    let arrive = First::Arrive(Arrive {
         token: invocation.token,
         nonce: welcome.nonce,
         node,
         uid: welcome.uid,
         boot_id: boot_id().map_err(ArriveError::BootId)?,
         version: env!("CARGO_PKG_VERSION").into(),
-    };
+    });
     // Fresh for every pilot: the CRM binds it to this one, and it is never written anywhere.
     let identity = Identity::generate("node-agent")?;
     let connector = tls::connector(&identity, Pin(welcome.crm_pin))?;
@@ -101,7 +101,9 @@ fn passes(error: &TlsError) -> bool {
     match error {
         TlsError::Dial { .. } | TlsError::Timeout => true,
         TlsError::Handshake(error) => error.kind() != io::ErrorKind::InvalidData,
-        TlsError::NoCertificate | TlsError::Identity(_) => false,
+        TlsError::NoCertificate | TlsError::WrongPin | TlsError::NoBinding(_) | TlsError::Identity(_) => {
+            false
+        }
     }
 }
 

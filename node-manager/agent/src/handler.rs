@@ -184,6 +184,7 @@ impl Handler {
             Request::OutputSaved { job, stream, upto } => self.output_saved(job, stream, upto),
             Request::Resend { job } => self.resend(job),
             Request::ExitSaved { job } => self.exit_saved(job),
+            Request::Beat => self.notice(&Notice::Beat),
             Request::Shape(rates) => self.begin_shape(frame.correlation, &rates).await,
             Request::Signal { job, signal } => self.signal(frame.correlation, job, signal),
             Request::Shutdown if self.state == State::Gone => self.reply(frame.correlation, &Reply::Done),

@@ -65,6 +65,7 @@ const DEADLINES: Deadlines = Deadlines {
     joining: Duration::from_secs(20),
     ending: Duration::from_secs(20),
     quarantine: Duration::from_secs(15),
+    grace: Duration::from_secs(2),
 };
 
 const TIMES: Times = Times {
@@ -73,7 +74,8 @@ const TIMES: Times = Times {
     keys: Duration::from_secs(10),
     run: Duration::from_secs(10),
     end: Duration::from_secs(5),
-    lease: Duration::from_secs(10),
+    lease: Duration::from_secs(6),
+    grace: Duration::from_secs(2),
 };
 
 fn net(text: &str) -> Vec<Ipv4Net> {

@@ -21,7 +21,7 @@ async fn hear(world: &mut World, job: JobId) -> ([(u64, Vec<u8>); 2], ExitStatus
                 assert_eq!(offset, *begin + heard.len() as u64, "out of order");
                 heard.extend_from_slice(&bytes);
             }
-            Notice::Exited { job: of, status } => {
+            Notice::Exited { job: of, status, .. } => {
                 assert_eq!(of, job);
                 return (streams, status);
             }

@@ -8,7 +8,7 @@ mod world;
 use node_agent::handler::Ending;
 use node_manager::operation::{self, EndReason, Step as BuildStep};
 use protocol::ids::JobId;
-use protocol::job::{ExitStatus, Stream};
+use protocol::job::{ExitStatus, Hits, Stream};
 use protocol::keys::{MemberKeys, PublicKey};
 use protocol::limits::OUTPUT_AHEAD_BYTES_MAX;
 use protocol::names::AbsolutePath;
@@ -246,7 +246,10 @@ async fn output_is_never_further_ahead_than_what_was_saved() {
         saved = sent;
         world.send(&Request::OutputSaved { job, stream: Stream::Stdout, upto: saved }).await;
     }
-    assert_eq!(world.notice().await, Notice::Exited { job, status: ExitStatus::Code(0) });
+    assert_eq!(
+        world.notice().await,
+        Notice::Exited { job, status: ExitStatus::Code(0), hits: Hits::default() }
+    );
 }
 
 #[tokio::test]
@@ -274,7 +277,7 @@ async fn a_signal_to_a_job_that_never_was_is_answered() {
             other => break other,
         }
     };
-    assert_eq!(exited, Notice::Exited { job, status: ExitStatus::Signal(15) });
+    assert_eq!(exited, Notice::Exited { job, status: ExitStatus::Signal(15), hits: Hits::default() });
 }
 
 #[tokio::test]

@@ -162,7 +162,7 @@ impl World {
                     let upto = kept.len() as u64;
                     self.send(&Request::OutputSaved { job, stream, upto }).await;
                 }
-                Notice::Exited { job: of, status } => {
+                Notice::Exited { job: of, status, .. } => {
                     assert_eq!(of, job);
                     self.send(&Request::ExitSaved { job }).await;
                     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -200,6 +200,7 @@ pub fn setup() -> Setup {
         driver: grant::Driver::Macvlan,
         shaped: false,
         lifetime_s: 60,
+        lease_s: 10,
         memory_bytes: 0,
         pids: 0,
         cpus_milli: 0,
@@ -247,6 +248,7 @@ pub fn shell(script: &str) -> Command {
 async fn play_monitor(socket: Arc<SeqPacket>, seen: Arc<Mutex<Seen>>, answers: bool) {
     while let Ok(Some(Datagram { bytes, .. })) = socket.receive(operation::RECORD_BYTES_MAX).await {
         let (notice, descriptor) = match operation::Request::decode(&bytes).unwrap() {
+            operation::Request::Heard => continue,
             operation::Request::Build { .. } => {
                 seen.lock().unwrap().builds += 1;
                 if !answers {
