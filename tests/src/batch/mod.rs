@@ -98,8 +98,12 @@ impl Systems {
 
     /// What the sites of a plan need and this machine has not; empty = all is there.
     pub fn missing(&self, sites: u32) -> Vec<String> {
-        let mut missing: Vec<String> =
-            (0..sites).filter_map(|site| queue(self.of(site))?.missing(self)).collect();
+        let of_site = |site| match (self.of(site), queue(self.of(site))) {
+            (System::Embedded, _) => None,
+            (_, Some(queue)) => queue.missing(self),
+            (system, None) => Some(system.name().to_owned()),
+        };
+        let mut missing: Vec<String> = (0..sites).filter_map(of_site).collect();
         missing.dedup();
         missing
     }

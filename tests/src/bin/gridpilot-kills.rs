@@ -68,7 +68,7 @@ fn under(bed: Bed, rounds: u32, dir: &Path, table: &mut Table) -> Result<()> {
         match round::round(&mut grid, bed, &endings) {
             Ok(reports) => table.add(bed, &reports),
             Err(error) => {
-                outcome = Err(error.context(format!("round {number}")));
+                outcome = Err(error.context(format!("round {number}{}", grid.log_tails())));
                 break;
             }
         }
