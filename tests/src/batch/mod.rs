@@ -24,6 +24,8 @@ use crate::world::Grid;
 /// How long a batch system may take until all its nodes take jobs. It takes one to two seconds,
 /// and now and then a controller tries again after ten.
 pub const READY_TIME: Duration = Duration::from_secs(20);
+/// How long a system may take to notice that a batch job's time is over.
+pub const EXPIRE_TIME: Duration = Duration::from_secs(60);
 /// Where the packages put programs.
 pub const SEARCHED: [&str; 3] = ["/usr/sbin", "/usr/bin", "/usr/lib/gridengine"];
 
@@ -70,6 +72,9 @@ pub struct Systems {
     pub by_site: BTreeMap<String, System>,
     #[serde(default)]
     pub proctrack: Proctrack,
+    /// One pilot a node at a time, so that what is on a node is of one pilot.
+    #[serde(default)]
+    pub alone: bool,
 }
 
 impl Systems {
@@ -93,8 +98,12 @@ impl Systems {
 
     /// What the sites of a plan need and this machine has not; empty = all is there.
     pub fn missing(&self, sites: u32) -> Vec<String> {
-        let mut missing: Vec<String> =
-            (0..sites).filter_map(|site| queue(self.of(site))?.missing(self)).collect();
+        let of_site = |site| match (self.of(site), queue(self.of(site))) {
+            (System::Embedded, _) => None,
+            (_, Some(queue)) => queue.missing(self),
+            (system, None) => Some(system.name().to_owned()),
+        };
+        let mut missing: Vec<String> = (0..sites).filter_map(of_site).collect();
         missing.dedup();
         missing
     }
@@ -132,6 +141,16 @@ impl fmt::Display for Systems {
     }
 }
 
+/// A batch job in a queue.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Job {
+    pub id: String,
+    /// In full, as the CRM gave it.
+    pub name: String,
+    /// It was started and was not told to end.
+    pub running: bool,
+}
+
 /// A batch system of a site of a local grid.
 ///
 /// Its daemons are started with [`Grid::start_daemon`], in the foreground and without a service
@@ -160,10 +179,17 @@ pub trait Queue {
     fn command(&self, state: &State, site: u32, words: &[&str]) -> Result<Command>;
 
     /// The batch jobs that it still has, in the queue or running or just ending.
-    fn jobs(&self, state: &State, site: u32) -> Result<Vec<String>>;
+    fn jobs(&self, state: &State, site: u32) -> Result<Vec<Job>>;
 
     /// What its own users type to end one: `scancel`, `qdel`.
     fn cancel(&self, state: &State, site: u32, job: &str) -> Result<()>;
+
+    /// Lets the time of a running batch job be over: the system itself ends it then, in up to
+    /// [`EXPIRE_TIME`].
+    fn expire(&self, state: &State, site: u32, job: &str) -> Result<()>;
+
+    /// The name of the process that it puts above a Launcher: `slurmstepd`, `sge_shepherd`.
+    fn supervisor(&self) -> &'static str;
 
     /// Removes what its daemons leave outside the grid's directory, now that they have ended.
     /// Repeatable.

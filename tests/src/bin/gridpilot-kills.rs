@@ -1,0 +1,81 @@
+//! `gridpilot-kills`: grids under real batch systems, whose pilots are ended in every way.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use gridpilot_tests::endings::table::Table;
+use gridpilot_tests::endings::{Bed, nodes_for, round};
+use gridpilot_tests::install;
+use gridpilot_tests::state::Plan;
+use gridpilot_tests::world::Grid;
+
+/// Ends pilots in every way under each batch system and counts what is left. Needs root.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// How often each ending is tried.
+    #[arg(long, default_value_t = 1)]
+    rounds: u32,
+    /// Only under these.
+    #[arg(long, value_enum)]
+    batch: Vec<Bed>,
+    /// Where a grid lives meanwhile.
+    #[arg(long, default_value = "/var/lib/gridpilot-kills")]
+    dir: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match kill(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gridpilot-kills: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn kill(arguments: &Arguments) -> Result<()> {
+    let all = Bed::ALL.to_vec();
+    let beds = if arguments.batch.is_empty() { &all } else { &arguments.batch };
+    let mut table = Table::default();
+    let mut failed = Vec::new();
+    for &bed in beds {
+        match bed.systems().missing(1).first() {
+            Some(missing) => table.absent(bed, missing),
+            None => {
+                let outcome = under(bed, arguments.rounds, &arguments.dir, &mut table);
+                failed.extend(outcome.err().map(|error| format!("{bed}: {error:#}")));
+            }
+        }
+    }
+    println!("{table}");
+    table.complaints.iter().chain(&failed).for_each(|line| println!("  {line}"));
+    ensure!(table.complaints.is_empty() && failed.is_empty(), "not every pilot ended as promised");
+    Ok(())
+}
+
+fn under(bed: Bed, rounds: u32, dir: &Path, table: &mut Table) -> Result<()> {
+    let endings = bed.endings();
+    let plan = Plan { sites: 1, nodes: nodes_for(&endings), batch: bed.systems(), ..Plan::new(dir.into()) };
+    let mut grid = Grid::up(plan, &install::programs()?, &mut |_| ())?;
+    let mut outcome = Ok(());
+    for number in 1..=rounds {
+        let begin = Instant::now();
+        match round::round(&mut grid, bed, &endings) {
+            Ok(reports) => table.add(bed, &reports),
+            Err(error) => {
+                outcome = Err(error.context(format!("round {number}{}", grid.log_tails())));
+                break;
+            }
+        }
+        eprintln!("{bed}: round {number} of {rounds} took {:.1} s", begin.elapsed().as_secs_f64());
+    }
+    let killed = grid.down(&mut |_| ())?;
+    outcome?;
+    ensure!(killed.is_empty(), "had to be killed: {}", killed.join("; "));
+    Ok(())
+}
