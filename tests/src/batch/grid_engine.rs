@@ -197,7 +197,8 @@ impl GridEngine {
         ask(&["qconf", "-as", &format!("{}0", site_name(site))])?;
         ask(&["qconf", "-ah", &nodes.join(",")])?;
         // Who may have nodes kept for a time to come.
-        ask(&["qconf", "-au", &state.account()?.name, "arusers"])?;
+        let account = state.account.as_ref().context("the grid has no account yet")?;
+        ask(&["qconf", "-au", &account.name, "arusers"])?;
         for node in nodes {
             let first = FIRST_GROUP + u32::try_from(state.machine(node)?.holder.pid)? * GROUPS;
             let last = first + GROUPS - 1;
@@ -274,8 +275,11 @@ fn make_cell(root: &Path, head: &str) -> Result<()> {
     let bootstrap = fs::read_to_string(format!("{SHARE}/default-bootstrap"))?;
     let spool = root.join("spool").display().to_string();
     let common = root.join("default/common");
-    fs::write(common.join("bootstrap"), bootstrap.replace("/var/spool/gridengine", &spool))?;
-    fs::write(common.join("act_qmaster"), format!("{head}\n"))?;
+    let bootstrap = bootstrap.replace("/var/spool/gridengine", &spool);
+    for (name, text) in [("bootstrap", bootstrap), ("act_qmaster", format!("{head}\n"))] {
+        fs::write(common.join(name), text)?;
+        chown(common.join(name), Some(owner.uid.as_raw()), Some(owner.gid.as_raw()))?;
+    }
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! directory a site, nothing of the machine's own installation touched. Which site has which is in
 //! [`Systems`]; each system is one file with one [`Queue`].
 
+pub mod grid_engine;
 pub mod slurm;
 
 use std::collections::BTreeMap;
@@ -217,7 +218,7 @@ pub fn queue(system: System) -> Option<&'static dyn Queue> {
     match system {
         System::Embedded => None,
         System::Slurm => Some(&slurm::Slurm),
-        System::GridEngine => None,
+        System::GridEngine => Some(&grid_engine::GridEngine),
     }
 }
 
