@@ -25,8 +25,10 @@ use crate::world::Grid;
 /// How long a batch system may take until all its nodes take jobs. It takes one to two seconds,
 /// and now and then a controller tries again after ten.
 pub const READY_TIME: Duration = Duration::from_secs(20);
+/// The limit of a batch job that shall run into it, seconds: enough to set the scene.
+pub const LIMIT_S: u32 = 40;
 /// How long a system may take to notice that a batch job's time is over.
-pub const EXPIRE_TIME: Duration = Duration::from_secs(60);
+pub const EXPIRE_TIME: Duration = Duration::from_secs(75);
 /// Where the packages put programs.
 pub const SEARCHED: [&str; 3] = ["/usr/sbin", "/usr/bin", "/usr/lib/gridengine"];
 
@@ -186,8 +188,22 @@ pub trait Queue {
     fn cancel(&self, state: &State, site: u32, job: &str) -> Result<()>;
 
     /// Lets the time of a running batch job be over: the system itself ends it then, in up to
-    /// [`EXPIRE_TIME`].
-    fn expire(&self, state: &State, site: u32, job: &str) -> Result<()>;
+    /// [`EXPIRE_TIME`]. Nothing to do where the limit was set by [`Self::submit_limited`].
+    fn expire(&self, _state: &State, _site: u32, _job: &str) -> Result<()> {
+        Ok(())
+    }
+
+    /// Calls `submit`, which has gridpilot submit a job and says how the name of its batch job begins,
+    /// and sees to it that this batch job gets a limit of [`LIMIT_S`], where that must be done before
+    /// it is started.
+    fn submit_limited(
+        &self,
+        _state: &State,
+        _site: u32,
+        submit: &mut dyn FnMut() -> Result<String>,
+    ) -> Result<()> {
+        submit().map(drop)
+    }
 
     /// The name of the process that it puts above a Launcher: `slurmstepd`, `sge_shepherd`.
     fn supervisor(&self) -> &'static str;

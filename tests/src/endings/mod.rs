@@ -54,13 +54,15 @@ impl Bed {
     /// Those endings that there are under it.
     pub fn endings(self) -> Vec<Ending> {
         use {Blow::*, Ending::*, Process::*};
-        let mut endings = vec![CancelledByUser];
+        // The one with a limit of its own first, while nothing else waits in the queue.
+        let mut endings = if self == Self::Embedded { Vec::new() } else { vec![TimeOver] };
+        endings.push(CancelledByUser);
         for process in [Launcher, Monitor, Agent, Init] {
             endings.extend([One(process, Term), One(process, Kill)]);
         }
         endings.extend([All(Term), All(Kill)]);
         if self != Self::Embedded {
-            endings.extend([CancelledInQueue, TimeOver, NodeDaemon]);
+            endings.extend([CancelledInQueue, NodeDaemon]);
             endings.extend([One(Supervisor, Term), One(Supervisor, Kill)]);
         }
         endings

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::scene::{SITE, Scene, Snapshot, ask};
+use super::scene::{SITE, Scene, Snapshot, ask, tag};
 use super::{Bed, Ending, GONE_TIME};
 use crate::batch::{self, Job, Queue};
 use crate::netns::site_name;
@@ -100,7 +100,8 @@ fn set(grid: &Grid, queue: Option<&dyn Queue>, endings: &[Ending]) -> Result<Vec
     for node in grid.state.nodes() {
         before.insert(node.name.clone(), machine_ground(node)?);
     }
-    let mut scenes = endings.iter().map(|ending| Scene::submit(grid, *ending)).collect::<Result<Vec<_>>>()?;
+    let submit = |ending: &Ending| Scene::submit(grid, queue, *ending);
+    let mut scenes = endings.iter().map(submit).collect::<Result<Vec<_>>>()?;
     for scene in &mut scenes {
         scene.wait_until_it_runs(grid, &before)?;
     }
@@ -110,7 +111,7 @@ fn set(grid: &Grid, queue: Option<&dyn Queue>, endings: &[Ending]) -> Result<Vec
     let listed = queue.map(|queue| queue.jobs(&grid.state, SITE)).transpose()?.unwrap_or_default();
     let snapshot = Snapshot::take(grid);
     for scene in &mut scenes {
-        let tag = format!("gridpilot-{}-{}.", site_name(SITE), scene.reservation);
+        let tag = tag(&scene.reservation);
         let job = listed.iter().find(|job| job.name.starts_with(&tag));
         ensure!(queue.is_none() || job.is_some(), "no batch job is called {tag}...: {listed:?}");
         scene.batch_job = job.map(|job| job.id.clone());

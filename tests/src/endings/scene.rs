@@ -85,10 +85,18 @@ pub struct Scene {
 
 impl Scene {
     /// Submits a job for an ending.
-    pub fn submit(grid: &Grid, ending: Ending) -> Result<Self> {
+    pub fn submit(grid: &Grid, queue: Option<&dyn Queue>, ending: Ending) -> Result<Self> {
         let nodes = format!("{}={}", site_name(SITE), ending.members());
         let words = ["submit", "--time", "20m", "--nodes", &nodes, "--", "sh", "-c", SCRIPT];
-        let made = ask(grid, &words)?;
+        let mut made = Value::Null;
+        let mut submit = || {
+            made = ask(grid, &words)?;
+            made["reservation"].as_str().map(tag).context("submit says no reservation")
+        };
+        match (ending, queue) {
+            (Ending::TimeOver, Some(queue)) => queue.submit_limited(&grid.state, SITE, &mut submit)?,
+            _ => submit().map(drop)?,
+        }
         let id = |key: &str| made[key].as_str().map(String::from).context("submit says no id");
         Ok(Self {
             ending,
@@ -212,6 +220,11 @@ impl Scene {
         }
         Ok(left)
     }
+}
+
+/// How the name of a reservation's batch job begins.
+pub fn tag(reservation: &str) -> String {
+    format!("gridpilot-{}-{reservation}.", site_name(SITE))
 }
 
 fn own((node, ground): (&String, &Ground)) -> (String, Ground) {
