@@ -147,11 +147,16 @@ impl GridEngine {
 
     /// Writes the secrets, as the account and for it alone. What stands there is replaced.
     async fn write(&self, files: &Files, account: &Account, secrets: &str) -> Result<(), BatchError> {
-        let make = ["-d", "-m", "700"].map(String::from).into_iter().chain([shown(&files.directory)]);
-        let put =
-            ["-m", "600", "/dev/stdin"].map(String::from).into_iter().chain([shown(&files.invocations)]);
-        for (words, input) in [(make.collect::<Vec<_>>(), ""), (put.collect(), secrets)] {
-            let answer = self.commands.run(Some(account), "install", &words, input.as_bytes()).await;
+        let make = ["-d".to_owned(), "-m".to_owned(), "700".to_owned(), shown(&files.directory)];
+        let file = shown(&files.invocations);
+        // Nobody else may read it before anything is in it. Its standard input is not the account's
+        // to open by a name.
+        let put = ["-m".to_owned(), "600".to_owned(), "/dev/null".to_owned(), file.clone()];
+        let fill = [format!("of={file}"), "conv=notrunc".to_owned(), "status=none".to_owned()];
+        let steps: [(&str, &[String], &str); 3] =
+            [("install", &make, ""), ("install", &put, ""), ("dd", &fill, secrets)];
+        for (program, words, input) in steps {
+            let answer = self.commands.run(Some(account), program, words, input.as_bytes()).await;
             let answer = answer.map_err(|error| error.of_question())?;
             if !answer.status.success() {
                 let what = format!("its invocations cannot be left with account {}", account.name);
