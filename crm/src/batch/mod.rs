@@ -11,6 +11,7 @@ mod names;
 mod notes;
 mod process;
 mod run;
+mod slurm;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -98,7 +99,10 @@ pub fn start(
             let embedded = embedded::Embedded::new(&config.batch.node, &config.launcher, &config.state)?;
             tokio::spawn(run(Arc::new(embedded), commands, events));
         }
-        system @ (System::Slurm | System::GridEngine | System::Pbs) => {
+        System::Slurm => {
+            tokio::spawn(run(Arc::new(slurm::Slurm::new(config)?), commands, events));
+        }
+        system @ (System::GridEngine | System::Pbs) => {
             bail!("batch system {} is not in this build", system.name())
         }
     }
