@@ -12,6 +12,7 @@ mod names;
 mod notes;
 mod process;
 mod run;
+mod slurm;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -103,7 +104,10 @@ pub fn start(
             let grid_engine = grid_engine::GridEngine::new(config)?;
             tokio::spawn(run(Arc::new(grid_engine), commands, events));
         }
-        system @ (System::Slurm | System::Pbs) => {
+        System::Slurm => {
+            tokio::spawn(run(Arc::new(slurm::Slurm::new(config)?), commands, events));
+        }
+        system @ System::Pbs => {
             bail!("batch system {} is not in this build", system.name())
         }
     }
