@@ -144,7 +144,9 @@ impl Queue for GridEngine {
     }
 
     fn expire(&self, _state: &State, _site: u32, job: &str) -> Result<()> {
-        bail!("the limit of batch job {job} was fixed when Grid Engine started it; submit it with a short h_rt")
+        bail!(
+            "the limit of batch job {job} was fixed when Grid Engine started it; submit it with a short h_rt"
+        )
     }
 
     fn supervisor(&self) -> &'static str {
@@ -202,7 +204,11 @@ impl GridEngine {
         for node in nodes {
             let first = FIRST_GROUP + u32::try_from(state.machine(node)?.holder.pid)? * GROUPS;
             let last = first + GROUPS - 1;
-            tell("-Aconf", node, &format!("execd_spool_dir {spool}\ngid_range {first}-{last}\nmailer /bin/true\n"))?;
+            tell(
+                "-Aconf",
+                node,
+                &format!("execd_spool_dir {spool}\ngid_range {first}-{last}\nmailer /bin/true\n"),
+            )?;
         }
         tell("-Ahgrp", "hosts", &format!("group_name @nodes\nhostlist {}\n", nodes.join(" ")))?;
         let environment = format!(
@@ -330,7 +336,10 @@ mod tests {
     #[test]
     fn a_value_is_changed_once_and_the_rest_stays() {
         let text = "#global:\nmailer                       /usr/bin/mail\nxterm   /usr/bin/xterm\n";
-        assert_eq!(changed(text, &[("mailer", "/bin/true"), ("new", "1 2")]), "xterm   /usr/bin/xterm\nmailer /bin/true\nnew 1 2\n");
+        assert_eq!(
+            changed(text, &[("mailer", "/bin/true"), ("new", "1 2")]),
+            "xterm   /usr/bin/xterm\nmailer /bin/true\nnew 1 2\n"
+        );
         assert_eq!(clock(3723), "01:02:03");
     }
 }

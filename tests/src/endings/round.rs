@@ -20,6 +20,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// lease may have to end.
 const OVER_TIME: Duration = Duration::from_secs(30);
 
+/// How long a node may be kept from taking jobs until it is swept: one whose daemon was dead cannot
+/// be asked earlier.
+const SWEPT_TIME: Duration = Duration::from_secs(30);
+
 /// What came of one ending.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -34,6 +38,14 @@ pub struct Report {
     pub shown: String,
     /// Promises other than "nothing is left" that were not kept.
     pub broken: Vec<String>,
+}
+
+/// What came of a round.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub reports: Vec<Report>,
+    /// What is wrong with the grid afterwards, and cannot be said to be of one ending.
+    pub after: Vec<String>,
 }
 
 /// A struck scene that is watched.
@@ -62,9 +74,8 @@ struct Look {
 /// Tries each ending once. The grid must be of this bed and stand idle.
 ///
 /// # Errors
-/// The grid did not come so far as to be struck, or something is left that no ending can be blamed
-/// for, or a node takes no job afterwards.
-pub fn round(grid: &mut Grid, bed: Bed, endings: &[Ending]) -> Result<Vec<Report>> {
+/// The grid did not come so far as to be struck, or cannot be asked any more.
+pub fn round(grid: &mut Grid, bed: Bed, endings: &[Ending]) -> Result<Outcome> {
     let mut residue = Residue::before(grid)?;
     let queue = batch::queue(bed.system());
     let scenes = set(grid, queue, endings)?;
@@ -89,9 +100,9 @@ pub fn round(grid: &mut Grid, bed: Bed, endings: &[Ending]) -> Result<Vec<Report
             queue.context("no batch system has this daemon")?.start_node(grid, node)?;
         }
     }
-    residue.expect_none(grid)?;
-    take_a_job_everywhere(grid)?;
-    Ok(reports)
+    let checks = [residue.expect_none(grid), take_a_job_everywhere(grid)];
+    let after = checks.into_iter().filter_map(|check| Some(format!("{:#}", check.err()?))).collect();
+    Ok(Outcome { reports, after })
 }
 
 /// Brings all jobs to where they run, each on its own nodes.
@@ -125,7 +136,15 @@ fn take_a_job_everywhere(grid: &Grid) -> Result<()> {
     let (site, count) = (site_name(SITE), grid.state.plan.nodes);
     let nodes = format!("{site}={count}");
     let words = ["submit", "--wait", "--all", "--nodes", &nodes, "--", "true"];
-    run(grid.gridpilot_as_user()?.args(words)).context("not every node takes a job afterwards")?;
+    let mut refused = None;
+    wait_until(SWEPT_TIME, || {
+        let ran = grid.gridpilot_as_user().and_then(|mut gridpilot| run(gridpilot.args(words)));
+        refused = ran.err();
+        refused.is_none()
+    });
+    if let Some(error) = refused {
+        return Err(error.context("not every node takes a job afterwards"));
+    }
     let idle =
         wait_until(OVER_TIME, || grid.pilot_processes().is_empty() && grid.batch_processes().is_empty());
     ensure!(idle, "pilots stay after the last job");
