@@ -188,7 +188,7 @@ impl GridEngine {
         }
     }
 
-    /// By the site's own command, else by a small batch job that runs on the node now or not at all.
+    /// By the site's own command, else by a small batch job that runs on the node soon or not at all.
     pub(super) async fn sweep_node(&self, node: &NodeName, account: &Account) -> Result<(), BatchError> {
         let node_manager = self.launcher.with_file_name("node-manager");
         let name = format!("gridpilot-sweep-{node}");
@@ -203,7 +203,7 @@ impl GridEngine {
                 (program.clone(), words.iter().map(replace).collect::<Vec<_>>(), None)
             }
             None => {
-                let own = ["-sync", "y", "-now", "y", "-b", "y", "-r", "n", "-m", "n", "-wd", "/", "-j", "y"];
+                let own = ["-sync", "y", "-b", "y", "-r", "n", "-m", "n", "-wd", "/", "-j", "y"];
                 let mut words: Vec<String> = own.map(String::from).into();
                 words.extend(["-o", "/dev/null", "-l", SWEEP_LIMIT, "-l"].map(String::from));
                 words.extend([format!("h={node}"), "-N".to_owned(), name.clone()]);
