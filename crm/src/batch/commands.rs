@@ -66,8 +66,8 @@ pub struct Answer {
 impl Answer {
     /// What it complained of, in one line: its last words.
     pub fn complaint(&self) -> String {
-        let lines = self.err.lines().chain(self.out.lines()).map(str::trim);
-        let last = lines.filter(|line| !line.is_empty()).last().map(str::to_owned);
+        let mut lines = self.err.lines().rev().chain(self.out.lines().rev()).map(str::trim);
+        let last = lines.find(|line| !line.is_empty()).map(str::to_owned);
         last.unwrap_or_else(|| format!("{}, without a word", self.status))
     }
 }

@@ -12,6 +12,7 @@ mod names;
 mod notes;
 mod process;
 mod run;
+mod slurm;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -99,11 +100,14 @@ pub fn start(
             let embedded = embedded::Embedded::new(&config.batch.node, &config.launcher, &config.state)?;
             tokio::spawn(run(Arc::new(embedded), commands, events));
         }
+        System::Slurm => {
+            tokio::spawn(run(Arc::new(slurm::Slurm::new(config)?), commands, events));
+        }
         System::GridEngine => {
             let grid_engine = grid_engine::GridEngine::new(config)?;
             tokio::spawn(run(Arc::new(grid_engine), commands, events));
         }
-        system @ (System::Slurm | System::Pbs) => {
+        system @ System::Pbs => {
             bail!("batch system {} is not in this build", system.name())
         }
     }
