@@ -8,6 +8,7 @@ mod commands;
 pub mod embedded;
 mod ending;
 mod grid_engine;
+mod ledger;
 mod names;
 mod notes;
 mod process;
