@@ -22,20 +22,17 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use protocol::ids::MemberNumber;
+use anyhow::Result;
 use protocol::names::{NodeName, SiteName, Text};
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use self::ending::Seen;
 use self::status::{Listed, Number, Stage};
 use super::commands::{Answer, Commands};
-use super::names::{Group, group, job_name, member};
-use super::notes::{Note, Notes};
+use super::ledger::{Found, Job, Ledger};
+use super::names::{Group, job_name, member};
 use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
 use crate::config::Config;
 use crate::pilot::PilotId;
@@ -43,8 +40,6 @@ use crate::site::Account;
 
 /// Between two questions why jobs wait, which cost the qmaster more than the list of them.
 const REASONS_INTERVAL: Duration = Duration::from_secs(15);
-/// How long a submission without an answer may still turn up in the list.
-const TURN_UP_TIME: Duration = Duration::from_secs(60);
 /// The end of the accounting file in which a job that has just ended is looked for.
 const ACCOUNTING_BYTES: u64 = 256 << 10;
 const DEFAULT_ROOT: &str = "/var/lib/gridengine";
@@ -52,55 +47,6 @@ const DEFAULT_CELL: &str = "default";
 const DEFAULT_ENVIRONMENT: &str = "gridpilot";
 /// Of the account's own, shared by head and hosts.
 const DEFAULT_DIRECTORY: &str = "{home}/.gridpilot";
-
-/// A batch job that was handed over, or may have been.
-#[derive(Debug)]
-struct Job {
-    note: Note,
-    /// When it was handed over, or taken up after a restart.
-    since: Instant,
-    running_since: Option<Instant>,
-    limit: Option<Duration>,
-    cancelled: BTreeSet<MemberNumber>,
-    deleted: bool,
-    why: Option<Text>,
-}
-
-impl Job {
-    fn new(note: Note, limit: Option<Duration>) -> Self {
-        Self {
-            note,
-            since: Instant::now(),
-            running_since: None,
-            limit,
-            cancelled: BTreeSet::new(),
-            deleted: false,
-            why: None,
-        }
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.note.members.iter().all(|member| self.cancelled.contains(member))
-    }
-
-    fn seen(&self) -> Seen {
-        Seen {
-            cancelled: self.is_cancelled(),
-            ran: self.running_since.is_some(),
-            deleted: self.deleted,
-            ran_for: self.running_since.map_or(Duration::ZERO, |since| since.elapsed()),
-            limit: self.limit,
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Jobs {
-    all: BTreeMap<Group, Job>,
-    /// What is in the queue was looked at since the start.
-    looked: bool,
-    reasons_at: Option<Instant>,
-}
 
 /// One cell of Grid Engine.
 #[derive(Debug)]
@@ -117,9 +63,9 @@ pub struct GridEngine {
     poll: Duration,
     accounting: PathBuf,
     commands: Commands,
-    notes: Notes,
-    jobs: Mutex<Jobs>,
-    wake: Notify,
+    ledger: Ledger,
+    /// When it was asked last why jobs wait.
+    reasons_at: Mutex<Option<Instant>>,
 }
 
 impl GridEngine {
@@ -138,11 +84,7 @@ impl GridEngine {
         let ports =
             ports.into_iter().filter_map(|(name, port)| Some((name.into(), port?.to_string().into())));
         variables.extend(ports);
-        let notes = config.state.join("batch-jobs");
-        let named = || format!("the notes of batch jobs in {}", notes.display());
-        let notes = Notes::open(notes.clone()).with_context(named)?;
-        let all = notes.all().with_context(named)?;
-        let all = all.into_iter().map(|(group, note)| (group, Job::new(note, None))).collect();
+        let poll = Duration::from_secs(batch.poll_s.into());
         Ok(Self {
             site: config.site.clone(),
             launcher: config.launcher.clone(),
@@ -153,18 +95,12 @@ impl GridEngine {
             extra: batch.extra.clone(),
             directory: batch.invocations.clone().unwrap_or_else(|| DEFAULT_DIRECTORY.into()),
             sweep: batch.sweep.clone(),
-            poll: Duration::from_secs(batch.poll_s.into()),
+            poll,
             accounting,
             commands: Commands::new(&batch.commands, variables),
-            notes,
-            jobs: Mutex::new(Jobs { all, ..Jobs::default() }),
-            wake: Notify::new(),
+            ledger: Ledger::open(&config.state, poll)?,
+            reasons_at: Mutex::default(),
         })
-    }
-
-    fn jobs(&self) -> MutexGuard<'_, Jobs> {
-        // Nothing that holds the lock can panic half way through a change.
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks one of Grid Engine's commands, as the CRM itself.
@@ -203,75 +139,46 @@ impl GridEngine {
             .filter(|job| job.stage != Stage::Running)
             .map(|job| job.number.to_string())
             .collect();
-        let due = {
-            let jobs = self.jobs();
-            let is_new = |job: &Listed| jobs.all.get(&job.group).is_some_and(|job| job.why.is_none());
-            let is_new = listed.values().any(|job| job.stage != Stage::Running && is_new(job));
-            let interval = if is_new { self.poll } else { REASONS_INTERVAL };
-            jobs.reasons_at.is_none_or(|at| at.elapsed() >= interval)
-        };
+        let is_new = |job: &Listed| self.ledger.of(job.group, |job| job.why.is_none()) == Some(true);
+        let is_new = listed.values().any(|job| job.stage != Stage::Running && is_new(job));
+        let interval = if is_new { self.poll } else { REASONS_INTERVAL };
+        let asked_at = *self.reasons_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = asked_at.is_none_or(|at| at.elapsed() >= interval);
         if waiting.is_empty() || !due {
             return;
         }
         // Without an answer the old reasons stay.
         let Ok(said) = self.ask("qstat", &["-j", &waiting.join(",")]).await else { return };
         let mut reasons = status::reasons(&said);
-        let mut jobs = self.jobs();
-        jobs.reasons_at = Some(Instant::now());
+        *self.reasons_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         for (number, listed) in listed {
-            if let (Some(job), Some(why)) = (jobs.all.get_mut(&listed.group), reasons.remove(number)) {
-                job.why = Some(why);
+            if let Some(why) = reasons.remove(number) {
+                self.ledger.set_why(listed.group, why);
             }
         }
     }
 
     /// What is in the list and must not be: second jobs of one round, after a submission without an
-    /// answer was repeated, jobs of nobody, and jobs that will never start.
+    /// answer was repeated, and jobs that will never start.
     async fn clear(&self, listed: &mut BTreeMap<Number, Listed>) {
+        let mut older: BTreeSet<Group> = BTreeSet::new();
         let mut unwanted = Vec::new();
-        {
-            let jobs = self.jobs();
-            let mut older: BTreeSet<Group> = BTreeSet::new();
-            for job in listed.values().filter(|job| !job.deleted) {
-                let is_second = !older.insert(job.group);
-                if is_second || job.stage == Stage::Broken || !jobs.all.contains_key(&job.group) {
-                    unwanted.push(job.number);
-                }
+        for job in listed.values().filter(|job| !job.deleted) {
+            let is_second = !older.insert(job.group);
+            if is_second || job.stage == Stage::Broken {
+                unwanted.push((job.number, job.group, is_second));
             }
         }
-        for number in unwanted {
-            let Some(job) = listed.get(&number) else { continue };
-            let Some(account) = submit::account_of(&job.owner) else { continue };
-            tracing::info!("batch job {number} ({}) is deleted", job_name(&self.site, job.group));
+        for (number, group, is_second) in unwanted {
+            let Some(account) = self.ledger.account(group) else { continue };
+            tracing::info!("batch job {number} ({}) is deleted", job_name(&self.site, group));
             if let Err(error) = self.act(&account, "qdel", vec![number.to_string()]).await {
                 tracing::warn!("batch job {number} cannot be deleted: {error}");
             }
-            if job.stage != Stage::Broken {
+            if is_second {
                 listed.remove(&number);
             }
         }
-    }
-
-    /// Takes note of what is listed, and out what has ended.
-    fn take_ended(&self, listed: &BTreeMap<Number, Listed>) -> Vec<(Group, Job)> {
-        let mut jobs = self.jobs();
-        jobs.looked = true;
-        for found in listed.values() {
-            if let Some(job) = jobs.all.get_mut(&found.group) {
-                job.note.id.get_or_insert_with(|| found.number.to_string());
-                job.deleted |= found.deleted;
-                if found.stage == Stage::Running {
-                    job.running_since.get_or_insert_with(Instant::now);
-                }
-            }
-        }
-        let there: BTreeSet<Group> = listed.values().map(|job| job.group).collect();
-        let ended = |job: &Job| job.note.id.is_some() || job.since.elapsed() >= TURN_UP_TIME;
-        let (ended, kept) = std::mem::take(&mut jobs.all)
-            .into_iter()
-            .partition(|(group, job)| !there.contains(group) && ended(job));
-        jobs.all = kept;
-        Vec::from_iter::<BTreeMap<_, _>>(ended)
     }
 
     /// Why a job ended, with the last words of its Launchers; its files are removed.
@@ -333,62 +240,41 @@ impl Batch for GridEngine {
     }
 
     async fn submit(&self, job: &BatchJob) -> Result<(), BatchError> {
-        let submitted = self.hand_over(job).await;
-        self.wake.notify_one();
-        submitted
+        self.hand_over(job).await
     }
 
     async fn status(&self) -> Result<Vec<(PilotId, Standing)>, BatchError> {
         let listed = self.ask("qstat", &["-xml", "-g", "t", "-u", "*"]).await?;
         let mut listed = status::read(&listed, &self.site)?;
+        listed.retain(|_, job| self.ledger.is_ours(job.group, &job.owner));
         self.ask_reasons(&listed).await;
         self.clear(&mut listed).await;
-        let ended = self.take_ended(&listed);
+        let found: Vec<Found> = listed.values().map(Listed::found).collect();
         let mut standings = Vec::new();
-        for (group, job) in ended {
-            let reason = self.post_mortem(group, &job).await;
-            self.notes.remove(group);
-            let gone = |number: &MemberNumber| (member(group, *number), Standing::Gone(reason.clone()));
-            standings.extend(job.note.members.iter().map(gone));
+        for (group, job) in self.ledger.see(&found) {
+            let gone = Standing::Gone(self.post_mortem(group, &job).await);
+            standings.extend(job.all(group, &gone));
+            self.ledger.forget(group);
         }
-        let jobs = self.jobs();
         for found in listed.values() {
-            let Some(job) = jobs.all.get(&found.group) else { continue };
-            let stands = |(place, number): (usize, &MemberNumber)| {
-                (member(found.group, *number), found.standing(place, job.why.as_ref()))
+            let stand = |job: &Job| {
+                let stands = |(place, number): (usize, &u32)| {
+                    (member(found.group, *number), found.standing(place, job.why.as_ref()))
+                };
+                job.note.members.iter().enumerate().map(stands).collect::<Vec<_>>()
             };
-            standings.extend(job.note.members.iter().enumerate().map(stands));
+            standings.extend(self.ledger.of(found.group, stand).into_iter().flatten());
         }
         Ok(standings)
     }
 
     async fn changed(&self) {
-        loop {
-            let busy = {
-                let jobs = self.jobs();
-                !jobs.looked || !jobs.all.is_empty()
-            };
-            match busy {
-                true => return tokio::time::sleep(self.poll).await,
-                false => self.wake.notified().await,
-            }
-        }
+        self.ledger.changed().await;
     }
 
     async fn cancel(&self, pilots: &[PilotId]) -> Result<(), BatchError> {
-        let mut whole = BTreeMap::new();
-        {
-            let mut jobs = self.jobs();
-            for pilot in pilots {
-                let Some(job) = jobs.all.get_mut(&group(*pilot)) else { continue };
-                job.cancelled.insert(pilot.member);
-                if job.is_cancelled() {
-                    whole.insert(group(*pilot), job.note.account.clone());
-                }
-            }
-        }
         let mut outcome = Ok(());
-        for (group, account) in whole {
+        for (group, account) in self.ledger.cancel(pilots) {
             outcome = outcome.and(self.delete(group, &account).await);
         }
         outcome

@@ -8,6 +8,7 @@ mod commands;
 pub mod embedded;
 mod ending;
 mod grid_engine;
+mod ledger;
 mod names;
 mod notes;
 mod process;
@@ -100,12 +101,12 @@ pub fn start(
             let embedded = embedded::Embedded::new(&config.batch.node, &config.launcher, &config.state)?;
             tokio::spawn(run(Arc::new(embedded), commands, events));
         }
+        System::Slurm => {
+            tokio::spawn(run(Arc::new(slurm::Slurm::new(config)?), commands, events));
+        }
         System::GridEngine => {
             let grid_engine = grid_engine::GridEngine::new(config)?;
             tokio::spawn(run(Arc::new(grid_engine), commands, events));
-        }
-        System::Slurm => {
-            tokio::spawn(run(Arc::new(slurm::Slurm::new(config)?), commands, events));
         }
         system @ System::Pbs => {
             bail!("batch system {} is not in this build", system.name())

@@ -10,10 +10,10 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::unistd::User;
 
-use super::{Job, Queue, READY_TIME, Systems, directory, find, first_missing, give_names};
+use super::{Job, LIMIT_S, Queue, READY_TIME, Systems, directory, find, first_missing, give_names};
 use crate::netns::site_name;
 use crate::process::{run, wait_until};
 use crate::site::nodes_of;
@@ -143,10 +143,27 @@ impl Queue for GridEngine {
         run(&mut self.administrator(state, site, &["qdel", job])?).map(drop)
     }
 
-    fn expire(&self, _state: &State, _site: u32, job: &str) -> Result<()> {
-        bail!(
-            "the limit of batch job {job} was fixed when Grid Engine started it; submit it with a short h_rt"
-        )
+    fn submit_limited(
+        &self,
+        state: &State,
+        site: u32,
+        submit: &mut dyn FnMut() -> Result<String>,
+    ) -> Result<()> {
+        let manage = |words: &[&str]| run(&mut self.administrator(state, site, words)?).map(drop);
+        // The limit is fixed when a batch job is started: it must not be before it has it.
+        manage(&["qmod", "-d", QUEUE])?;
+        let limited = submit().and_then(|tag| {
+            let mut found = None;
+            wait_until(READY_TIME, || {
+                let jobs = self.jobs(state, site).unwrap_or_default();
+                found = jobs.into_iter().find(|job| job.name.starts_with(&tag));
+                found.is_some()
+            });
+            let job = found.with_context(|| format!("no batch job {tag} is in the queue"))?;
+            manage(&["qalter", "-l", &format!("h_rt={LIMIT_S}"), &job.id])
+        });
+        manage(&["qmod", "-e", QUEUE])?;
+        limited
     }
 
     fn supervisor(&self) -> &'static str {

@@ -7,6 +7,7 @@ use protocol::names::Text;
 
 use super::status::Number;
 use crate::batch::ending;
+use crate::batch::ledger::Seen;
 
 /// Fields of a line that are used, counted from 0.
 const JOB_NAME: usize = 4;
@@ -20,20 +21,6 @@ const FIELDS: usize = 45;
 /// How much earlier than its limit a job may end by it: Grid Engine counts whole seconds, and so do
 /// those who look.
 const LIMIT_SLACK: Duration = Duration::from_secs(3);
-
-/// What was seen of a batch job that is gone.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Seen {
-    /// We asked for its end.
-    pub cancelled: bool,
-    /// It ran.
-    pub ran: bool,
-    /// It was seen being deleted.
-    pub deleted: bool,
-    /// How long it was seen running, and how long it may.
-    pub ran_for: Duration,
-    pub limit: Option<Duration>,
-}
 
 /// How a job ended, as it was accounted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use protocol::names::{NodeName, SiteName, Text};
 
 use super::xml::records;
+use crate::batch::ledger::Found;
 use crate::batch::names::{Group, parse_job};
 use crate::batch::{BatchError, Standing};
 
@@ -69,6 +70,12 @@ fn host(instance: &str) -> Option<NodeName> {
 }
 
 impl Listed {
+    pub fn found(&self) -> Found {
+        let Self { group, deleted, .. } = *self;
+        let running = self.stage == Stage::Running;
+        Found { group, id: self.number.to_string(), owner: self.owner.clone(), running, deleted }
+    }
+
     /// How its pilot of this place in the script stands; `why` is what `qstat -j` said of it.
     pub fn standing(&self, place: usize, why: Option<&Text>) -> Standing {
         match self.stage {

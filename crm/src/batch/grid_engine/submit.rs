@@ -6,8 +6,8 @@ use std::time::Duration;
 use nix::unistd::{Uid, User};
 use protocol::names::NodeName;
 
+use super::GridEngine;
 use super::script::{Script, invocations, without};
-use super::{GridEngine, Job};
 use crate::batch::commands::Answer;
 use crate::batch::names::{Group, group, job_name};
 use crate::batch::notes::Note;
@@ -38,28 +38,16 @@ impl GridEngine {
         let files = self.files(group, &first.account)?;
         let members = job.pilots.iter().map(|(submit, _)| submit.pilot.member).collect();
         let note = Note { account: first.account.clone(), members, id: None };
-        let noted =
-            |e: std::io::Error| BatchError::unavailable(format!("its batch job cannot be noted: {e}"));
-        // Before it is handed over: whoever finds it in the queue must know whose it is.
-        self.notes.put(group, &note).map_err(noted)?;
-        let limit = Duration::from_secs(walltime_s(first).into());
-        self.jobs().all.insert(group, Job::new(note.clone(), Some(limit)));
+        self.ledger.note(group, note, Duration::from_secs(walltime_s(first).into()))?;
         match self.try_submit(job, first, group, &files).await {
             Ok(number) => {
-                if let Some(job) = self.jobs().all.get_mut(&group) {
-                    job.note.id = Some(number.clone());
-                }
-                // Without its number it would be found by its name, too.
-                if let Err(error) = self.notes.put(group, &Note { id: Some(number), ..note }) {
-                    tracing::warn!("the number of a batch job cannot be noted: {error}");
-                }
+                self.ledger.accepted(group, number);
                 Ok(())
             }
             Err(error @ BatchError::Unknown(_)) => Err(error),
             Err(error) => {
-                self.jobs().all.remove(&group);
+                self.ledger.forget(group);
                 self.remove_files(&files, &first.account).await;
-                self.notes.remove(group);
                 Err(error)
             }
         }
@@ -85,7 +73,7 @@ impl GridEngine {
         let answer = answer.map_err(|error| error.of_submission())?;
         let number = answer.out.trim();
         match answer.status.success() {
-            true if number.parse::<super::Number>().is_ok() => Ok(number.to_owned()),
+            true if number.parse::<super::status::Number>().is_ok() => Ok(number.to_owned()),
             true => Err(BatchError::unknown(format!("qsub said no number: {}", answer.complaint()))),
             false => Err(refusal(&answer)),
         }
@@ -188,7 +176,7 @@ impl GridEngine {
         }
     }
 
-    /// By the site's own command, else by a small batch job that runs on the node now or not at all.
+    /// By the site's own command, else by a small batch job that runs on the node soon or not at all.
     pub(super) async fn sweep_node(&self, node: &NodeName, account: &Account) -> Result<(), BatchError> {
         let node_manager = self.launcher.with_file_name("node-manager");
         let name = format!("gridpilot-sweep-{node}");
@@ -203,7 +191,7 @@ impl GridEngine {
                 (program.clone(), words.iter().map(replace).collect::<Vec<_>>(), None)
             }
             None => {
-                let own = ["-sync", "y", "-now", "y", "-b", "y", "-r", "n", "-m", "n", "-wd", "/", "-j", "y"];
+                let own = ["-sync", "y", "-b", "y", "-r", "n", "-m", "n", "-wd", "/", "-j", "y"];
                 let mut words: Vec<String> = own.map(String::from).into();
                 words.extend(["-o", "/dev/null", "-l", SWEEP_LIMIT, "-l"].map(String::from));
                 words.extend([format!("h={node}"), "-N".to_owned(), name.clone()]);
@@ -246,12 +234,6 @@ fn home_of(account: &Account) -> Result<String, BatchError> {
     let found = User::from_uid(Uid::from_raw(account.uid));
     let home = found.ok().flatten().map(|user| shown(&user.dir));
     home.ok_or_else(|| BatchError::refused(format!("account {} has no home here", account.name)))
-}
-
-/// The account of this name, where the grid can carry the name.
-pub(super) fn account_of(name: &str) -> Option<Account> {
-    let user = User::from_name(name).ok()??;
-    Some(Account { name: name.parse().ok()?, uid: user.uid.as_raw(), gid: user.gid.as_raw() })
 }
 
 /// The node manager's notes for the system log, which come here when there is none.
