@@ -47,7 +47,8 @@ impl Counters {
     /// Those in these directories of the sandbox's. What cannot be read is not watched.
     pub fn open(directories: &[PathBuf]) -> Self {
         let find = |kinds: &'static [[&'static str; 3]]| {
-            let pairs = directories.iter().flat_map(|directory| kinds.iter().map(move |kind| (directory, kind)));
+            let pairs =
+                directories.iter().flat_map(|directory| kinds.iter().map(move |kind| (directory, kind)));
             pairs.filter_map(|(directory, kind)| Counter::open(directory, kind)).next()
         };
         Self(Arc::new(Inner { memory: find(&MEMORY), pids: find(&PIDS) }))

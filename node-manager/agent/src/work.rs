@@ -6,21 +6,21 @@ use node_manager::init::record::FileId;
 use protocol::ids::JobId;
 use protocol::keys::KeyRing;
 use protocol::names::Text;
-use protocol::node::Reply;
 use protocol::refusal::{Failure, Refusal};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 
 use crate::init::{Init, InitError};
 use crate::keys::{KeyError, Keys};
+use crate::limits::Counters;
 use crate::render::environment::Variables;
 use crate::render::ssh;
 use crate::services::{OWN_COMMANDS, Services};
 use crate::setup::{self, CheckedSetup, Prepared};
+use crate::voice::Asker;
 
 /// Numbers of own commands that one RUN may use.
 const OWN_COMMANDS_PER_RUN: u64 = 1 << 16;
-const ESRCH: i32 = 3;
 
 /// Keys and account, or why there are none.
 pub type PrepareResult = Result<Prepared, KeyError>;
@@ -30,6 +30,7 @@ pub type PrepareResult = Result<Prepared, KeyError>;
 pub struct Sandbox {
     pub init: Init,
     pub keys: Arc<Keys>,
+    pub counters: Counters,
     /// The account's login shell.
     pub shell: String,
 }
@@ -50,11 +51,16 @@ pub enum Done {
         result: Result<Prepared, Text>,
     },
     Installed {
-        correlation: u64,
+        asker: Asker,
         result: Result<Joined, (FileId, InitError)>,
     },
     Served {
-        correlation: u64,
+        asker: Asker,
+        result: Result<(), Failure>,
+    },
+    /// It started, or it did not.
+    CommandBegun {
+        job: JobId,
         result: Result<(), Failure>,
     },
     /// Its end was told; so many bytes of its output wait to be saved.
@@ -64,6 +70,8 @@ pub enum Done {
     },
     /// Nothing of it is kept.
     CommandOver(JobId),
+    /// What was asked to end by itself has, or had its time.
+    Emptied,
     /// The address may be free now.
     ShapeAgain,
     InitGone,
@@ -80,9 +88,9 @@ pub async fn prepared(preparing: JoinHandle<PrepareResult>, init: Init, results:
 }
 
 /// SET_KEYS: writes every file that follows from the ring.
-pub async fn install(sandbox: Sandbox, joined: Joined, correlation: u64, results: UnboundedSender<Done>) {
+pub async fn install(sandbox: Sandbox, joined: Joined, asker: Asker, results: UnboundedSender<Done>) {
     let result = setup::install(&sandbox.init, &sandbox.keys, &joined.ring, &joined.variables).await;
-    let _ = results.send(Done::Installed { correlation, result: result.map(|()| joined) });
+    let _ = results.send(Done::Installed { asker, result: result.map(|()| joined) });
 }
 
 /// RUN: starts the services and proves them. `run` counts the RUNs of this sandbox.
@@ -96,18 +104,6 @@ pub async fn serve(
     let sshd_config = ssh::sshd_config(&setup.user, address, &joined.variables);
     let services = Services { keys: &sandbox.keys, address, sshd_config: &sshd_config };
     services.start(&sandbox.init, OWN_COMMANDS + run * OWN_COMMANDS_PER_RUN).await
-}
-
-/// Signals all of a job's session. One that is over already is no error: the wish is fulfilled.
-pub async fn signal(init: Init, job: JobId, signal: u8, failure: Failure) -> Reply {
-    match init.signal(job.0, signal, true).await {
-        Ok(()) => Reply::Done,
-        Err(InitError::System(error)) if error.raw_os_error() == Some(ESRCH) => Reply::Done,
-        Err(error) => {
-            let cause = format!("signal {signal} cannot be sent to {job}: {error}").into();
-            Reply::Failed(Failure { cause, ..failure })
-        }
-    }
 }
 
 /// Job ids share their numbers with the agent's own commands, but for the upper half.

@@ -9,22 +9,24 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use node_agent::connection::Redial;
 use node_agent::handler::{Ending, serve};
 use node_agent::monitor::Monitor;
 use node_agent::render::ssh::public_key;
 use node_agent::seqpacket::{Datagram, SeqPacket};
-use node_manager::init::record::{self, ExitStatus, FileId, SpawnStage};
+use node_manager::init::record::{self, ExitStatus, FileId, Found, Full, SpawnStage, Whom};
 use node_manager::operation::{self, Welcome};
 use protocol::connection::{Connection, greet, read};
 use protocol::frame::Kind;
 use protocol::hello::Role;
 use protocol::ids::{Epoch, JobId, ReservationId};
-use protocol::job::{Command, Stream};
+use protocol::job::{Command, Hits, Stream};
 use protocol::keys::{KeyRing, Member, MemberKeys, PublicKey};
 use protocol::names::{AbsolutePath, EnvironmentName, HostName};
-use protocol::node::{Notice, Reply, Request, Setup, State};
+use protocol::node::{Arrive, First, Notice, Reply, Request, Setup, State, Token};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// What the stand-ins share with the test.
@@ -34,7 +36,11 @@ pub struct Seen {
     pub builds: u32,
     /// Rates that the monitor was asked for; a test that plays it answers them.
     pub shaped: Vec<[u8; grant::RATES_LEN]>,
+    /// What the monitor says is left when it is asked to tear down.
+    pub left_over: Option<String>,
     pub tear_downs: u32,
+    /// How often the monitor was told that the CRM lives.
+    pub heard: u32,
     pub spawned: Vec<u64>,
     /// What `ssh-keyscan` prints in this world.
     pub scanned: String,
@@ -49,6 +55,8 @@ pub struct World {
     pub seen: Arc<Mutex<Seen>>,
     pub agent: JoinHandle<Ending>,
     pub monitor_task: JoinHandle<()>,
+    /// Connections for an agent that dials again.
+    ways: mpsc::UnboundedSender<Connection<DuplexStream>>,
     /// Notices that came while a reply was awaited.
     notices: Vec<Notice>,
     correlation: u64,
@@ -56,6 +64,29 @@ pub struct World {
 
 pub fn pair() -> (OwnedFd, OwnedFd) {
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
+}
+
+/// The agent's way back, once the test opens one.
+#[derive(Clone)]
+struct Ways(Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Connection<DuplexStream>>>>);
+
+impl Redial for Ways {
+    type Stream = DuplexStream;
+
+    async fn dial(self) -> Connection<DuplexStream> {
+        match self.0.lock().await.recv().await {
+            Some(connection) => connection,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// The CRM's end of a connection, and the agent's.
+async fn connection() -> [Connection<DuplexStream>; 2] {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let (crm, agent) =
+        tokio::join!(greet(near, Role::Crm, &[Role::Agent]), greet(far, Role::Agent, &[Role::Crm]));
+    [crm.unwrap(), agent.unwrap()]
 }
 
 impl World {
@@ -66,14 +97,38 @@ impl World {
         let welcome = Welcome { nonce: [1; 16], crm_pin: [2; 32], uid: users_uid(), node_name: "a1".into() };
         monitor.send(&operation::Notice::Welcome(welcome).encode(), &[]).await.unwrap();
         let (agents_monitor, welcome) = Monitor::meet(theirs).await.unwrap();
-        let (near, far) = tokio::io::duplex(64 * 1024);
-        let (crm, agent) =
-            tokio::join!(greet(near, Role::Crm, &[Role::Agent]), greet(far, Role::Agent, &[Role::Crm]));
-        let node = "a1".parse().unwrap();
-        let agent = tokio::spawn(serve(agent.unwrap(), agents_monitor, node, welcome.uid));
+        let [crm, agent] = connection().await;
+        let arrive = Arrive {
+            token: Token([4; 32]),
+            nonce: welcome.nonce,
+            node: "a1".parse().unwrap(),
+            uid: welcome.uid,
+            boot_id: [5; 16],
+            version: "test".into(),
+        };
+        let (ways, opened) = mpsc::unbounded_channel();
+        let opened = Ways(Arc::new(tokio::sync::Mutex::new(opened)));
+        let agent = tokio::spawn(serve(agent, opened, agents_monitor, arrive));
         let seen = Arc::new(Mutex::new(Seen::default()));
         let monitor_task = tokio::spawn(play_monitor(monitor.clone(), seen.clone(), answers));
-        Self { crm: crm.unwrap(), monitor, seen, agent, monitor_task, notices: Vec::new(), correlation: 0 }
+        Self { crm, monitor, seen, agent, monitor_task, ways, notices: Vec::new(), correlation: 0 }
+    }
+
+    /// Breaks the connection, opens another, and returns what the agent says first there.
+    pub async fn reconnect(&mut self) -> First {
+        let [crm, agent] = connection().await;
+        self.crm = crm;
+        self.notices.clear();
+        self.correlation = 0;
+        assert!(self.ways.send(agent).is_ok());
+        let frame = self.crm.inbox.next().await.unwrap();
+        assert_eq!((frame.kind, frame.correlation), (Kind::Request, 1));
+        read(&frame).unwrap()
+    }
+
+    /// The answer to that.
+    pub fn answer(&mut self, reply: &Reply) {
+        self.crm.outbox.post(Kind::Reply, 1, reply).unwrap();
     }
 
     /// An agent in this state.
@@ -248,7 +303,6 @@ pub fn shell(script: &str) -> Command {
 async fn play_monitor(socket: Arc<SeqPacket>, seen: Arc<Mutex<Seen>>, answers: bool) {
     while let Ok(Some(Datagram { bytes, .. })) = socket.receive(operation::RECORD_BYTES_MAX).await {
         let (notice, descriptor) = match operation::Request::decode(&bytes).unwrap() {
-            operation::Request::Heard => continue,
             operation::Request::Build { .. } => {
                 seen.lock().unwrap().builds += 1;
                 if !answers {
@@ -263,10 +317,15 @@ async fn play_monitor(socket: Arc<SeqPacket>, seen: Arc<Mutex<Seen>>, answers: b
                 let mut seen = seen.lock().unwrap();
                 seen.tear_downs += 1;
                 seen.init = None;
-                (operation::Notice::Gone, None)
+                let left = seen.left_over.clone();
+                (left.map_or(operation::Notice::Gone, |what| operation::Notice::Dirty { what }), None)
             }
             operation::Request::Shape { rates, .. } => {
                 seen.lock().unwrap().shaped.push(rates);
+                continue;
+            }
+            operation::Request::Heard => {
+                seen.lock().unwrap().heard += 1;
                 continue;
             }
             operation::Request::Status => (operation::Notice::State(operation::State::Idle), None),
@@ -287,9 +346,50 @@ impl Drop for AbortOnDrop {
     }
 }
 
+/// Processes of a group that are not dead.
+fn members_of(group: i32) -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let words: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+        matches!(words[..], [state, _, its, ..] if !"ZX".contains(state) && its == group.to_string())
+    })
+    .collect()
+}
+
+/// What the played init says of the disk.
+pub const FULL: Full = Full { bytes: 4096, files: 0 };
+
+/// What follows from that at every command's end.
+pub const HITS: Hits = Hits {
+    out_of_memory: 0,
+    processes_refused: 0,
+    disk_full: true,
+    files_full: false,
+    memory_bytes: 0,
+    pids: 0,
+    disk_bytes: 4096,
+    files: 0,
+};
+
+/// Process groups by the command's id; they die with the init.
+#[derive(Default)]
+struct Groups(HashMap<u64, i32>);
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        for group in self.0.values() {
+            let group = nix::unistd::Pid::from_raw(*group);
+            let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}
+
 async fn play_init(socket: OwnedFd, seen: Arc<Mutex<Seen>>) {
     let socket = Arc::new(SeqPacket::new(socket).unwrap());
-    let mut processes: HashMap<u64, i32> = HashMap::new();
+    let mut groups = Groups::default();
+    let processes = &mut groups.0;
     while let Ok(Some(Datagram { bytes, mut descriptors })) = socket.receive(record::RECORD_BYTES_MAX).await {
         let notice = match record::Request::decode(&bytes).unwrap() {
             record::Request::PutFile { file } => {
@@ -298,13 +398,19 @@ async fn play_init(socket: OwnedFd, seen: Arc<Mutex<Seen>>) {
                 record::Notice::Done
             }
             record::Request::Listen => record::Notice::Done,
-            record::Request::Signal { id, signal, .. } => {
-                let group = nix::unistd::Pid::from_raw(processes[&id]);
-                let signal = nix::sys::signal::Signal::try_from(i32::from(signal)).unwrap();
-                match nix::sys::signal::killpg(group, signal) {
-                    Ok(()) => record::Notice::Done,
-                    Err(errno) => record::Notice::Failed { errno: errno as i32 },
+            record::Request::Signal { id, signal, whom } => {
+                let groups: Vec<i32> = match whom {
+                    Whom::Command => processes.get(&id).into_iter().copied().collect(),
+                    Whom::Everything => processes.values().copied().collect(),
+                };
+                let members: Vec<i32> = groups.iter().flat_map(|group| members_of(*group)).collect();
+                if let Ok(signal) = nix::sys::signal::Signal::try_from(i32::from(signal)) {
+                    for pid in &members {
+                        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), signal);
+                    }
                 }
+                let pid = members.first().map_or(0, |pid| *pid as u32);
+                record::Notice::Found(Found { processes: members.len() as u32, pid, state: b'S' })
             }
             record::Request::Spawn { id } => {
                 let scanned = seen.lock().unwrap().scanned.clone();
@@ -321,7 +427,9 @@ async fn play_init(socket: OwnedFd, seen: Arc<Mutex<Seen>>) {
                                 (Some(code), _) => ExitStatus::Code(code as u8),
                                 (None, signal) => ExitStatus::Signal(signal.unwrap() as u8),
                             };
-                            let _ = socket.send(&record::Notice::Exited { id, status }.encode(), &[]).await;
+                            let _ = socket
+                                .send(&record::Notice::Exited { id, status, full: FULL }.encode(), &[])
+                                .await;
                         });
                         record::Notice::Spawned { id, pid }
                     }
