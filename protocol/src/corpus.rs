@@ -45,6 +45,7 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
         .map(|(name, hello)| (name.to_owned(), frame(Kind::Hello, &hello.encode())))
         .collect();
     let conversations = [
+        ("login", samples::login()),
         ("client", samples::client()),
         ("site", samples::site()),
         ("node", samples::node()),

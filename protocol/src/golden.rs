@@ -70,6 +70,11 @@ fn check(file: &str, samples: &[Sample]) {
 }
 
 #[test]
+fn golden_bytes_of_a_login_never_drift() {
+    check("login_v3.txt", &samples::login());
+}
+
+#[test]
 fn golden_bytes_of_the_client_conversation_never_drift() {
     check("client_v3.txt", &samples::client());
 }

@@ -174,7 +174,9 @@ fn passes(error: &TlsError) -> bool {
     match error {
         TlsError::Dial { .. } | TlsError::Timeout => true,
         TlsError::Handshake(error) => error.kind() != io::ErrorKind::InvalidData,
-        TlsError::NoCertificate | TlsError::Identity(_) => false,
+        TlsError::NoCertificate | TlsError::WrongPin | TlsError::NoBinding(_) | TlsError::Identity(_) => {
+            false
+        }
     }
 }
 

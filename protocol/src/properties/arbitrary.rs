@@ -257,7 +257,16 @@ pub fn refusal() -> Any<Refusal> {
         }),
         (site(), site()).prop_map(|(a, b)| UnknownLink { a, b }),
     ];
-    prop_oneof![with_site, with_numbers, with_text, others].boxed()
+    let of_users = prop_oneof![
+        (text(), any::<u64>(), any::<u64>()).prop_map(|(what, asked, limit)| OverUserLimit {
+            what,
+            asked,
+            limit
+        }),
+        (site(), user()).prop_map(|(site, user)| SiteNotForUser { site, user }),
+        user().prop_map(|user| LoginRefused { user }),
+    ];
+    prop_oneof![3 => with_site, 3 => with_numbers, 3 => with_text, 2 => others, 1 => of_users].boxed()
 }
 
 fn resource() -> Any<Resource> {

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::arbitrary::*;
 use super::views::*;
 use crate::client::{self, Selector};
+use crate::login::{FromStranger, ToStranger};
 use crate::node;
 use crate::site::{FromSite, ToSite};
 
@@ -14,6 +15,18 @@ type Any<T> = BoxedStrategy<T>;
 
 fn selector<T: Clone + std::fmt::Debug + 'static>(id: Any<T>) -> Any<Selector<T>> {
     prop_oneof![3 => id.prop_map(Selector::Id), 1 => Just(Selector::Last)].boxed()
+}
+
+pub fn to_stranger() -> Any<ToStranger> {
+    use ToStranger::*;
+    prop_oneof![any::<[u8; 32]>().prop_map(Challenge), Just(Welcome), refusal().prop_map(Refused)].boxed()
+}
+
+pub fn from_stranger() -> Any<FromStranger> {
+    let piece = || vec(any::<u8>(), 0..200);
+    (user(), piece(), piece())
+        .prop_map(|(user, key, signature)| FromStranger::Login { user, key, signature })
+        .boxed()
 }
 
 pub fn client_request() -> Any<client::Request> {

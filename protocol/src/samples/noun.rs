@@ -195,6 +195,9 @@ pub fn nouns() -> Vec<Sample> {
         BadWindow: Refusal::BadWindow { why: "it begins in the past".into() },
         BadRate: Refusal::BadRate { asked_kbit: 0, min_kbit: 64, max_kbit: 100_000_000 },
         UnknownLink: Refusal::UnknownLink { a: site(), b: name("b") },
+        OverUserLimit: Refusal::OverUserLimit { what: "nodes at once".into(), asked: 20, limit: 16 },
+        SiteNotForUser: Refusal::SiteNotForUser { site: site(), user: name("ada") },
+        LoginRefused: Refusal::LoginRefused { user: name("ada") },
     });
     samples.extend(every_variant!(Step, None, {
         Plan: Step::Plan,
