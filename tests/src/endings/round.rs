@@ -61,6 +61,8 @@ struct Watched<'a> {
     broken: Vec<String>,
     shown: Option<String>,
     queue_has_it: bool,
+    /// Its nodes' daemons are dead and were not started again.
+    without_daemons: bool,
 }
 
 /// Everything that is asked once for all scenes.
@@ -85,7 +87,7 @@ pub fn round(grid: &mut Grid, bed: Bed, endings: &[Ending]) -> Result<Outcome> {
         scene.strike(grid, bed).with_context(|| format!("{}: {}", scene.job, scene.ending))?;
         watched.push(Watched::new(scene, bed));
     }
-    let limit = GONE_TIME * 2 + OVER_TIME + endings.iter().map(|e| e.patience()).max().unwrap_or_default();
+    let limit = GONE_TIME * 2 + OVER_TIME + endings.iter().map(|e| e.patience(bed)).max().unwrap_or_default();
     let end = Instant::now() + limit;
     while watched.iter().any(|one| !one.is_settled()) && Instant::now() < end {
         std::thread::sleep(LOOK_EVERY);
@@ -93,13 +95,11 @@ pub fn round(grid: &mut Grid, bed: Bed, endings: &[Ending]) -> Result<Outcome> {
         for one in watched.iter_mut().filter(|one| !one.is_settled()) {
             one.look(grid, &look)?;
         }
-    }
-    let reports: Vec<Report> = watched.into_iter().map(Watched::report).collect();
-    for scene in scenes.iter().filter(|scene| scene.ending == Ending::NodeDaemon) {
-        for node in &scene.nodes {
+        for node in watched.iter_mut().flat_map(Watched::daemons_wanted) {
             queue.context("no batch system has this daemon")?.start_node(grid, node)?;
         }
     }
+    let reports: Vec<Report> = watched.into_iter().map(Watched::report).collect();
     let checks = [residue.expect_none(grid), take_a_job_everywhere(grid)];
     let after = checks.into_iter().filter_map(|check| Some(format!("{:#}", check.err()?))).collect();
     Ok(Outcome { reports, after })
@@ -171,7 +171,7 @@ impl Look {
 impl<'a> Watched<'a> {
     fn new(scene: &'a Scene, bed: Bed) -> Self {
         let asked = Instant::now();
-        let struck = scene.ending.patience().is_zero().then_some(asked);
+        let struck = scene.ending.patience(bed).is_zero().then_some(asked);
         Self {
             scene,
             bed,
@@ -183,7 +183,16 @@ impl<'a> Watched<'a> {
             broken: Vec::new(),
             shown: None,
             queue_has_it: true,
+            without_daemons: scene.ending == Ending::NodeDaemon,
         }
+    }
+
+    /// The nodes whose daemons shall be started again now, once: what their death ended is over, and
+    /// the batch system wants them for the rest.
+    fn daemons_wanted(&mut self) -> &'a [String] {
+        let wanted = self.without_daemons && (self.clean_after.is_some() || self.left.is_some());
+        self.without_daemons &= !wanted;
+        if wanted { &self.scene.nodes } else { &[] }
     }
 
     /// Nothing more is to be learnt.
@@ -210,7 +219,7 @@ impl<'a> Watched<'a> {
             match self.struck {
                 Some(struck) if left.is_empty() => self.clean_after = Some(struck.elapsed()),
                 Some(struck) if struck.elapsed() > GONE_TIME => self.is_late(grid, left, is_over)?,
-                None if self.asked.elapsed() > scene.ending.patience() => {
+                None if self.asked.elapsed() > scene.ending.patience(self.bed) => {
                     self.is_late(grid, left, is_over)?
                 }
                 _ => {}
@@ -256,6 +265,8 @@ impl<'a> Watched<'a> {
             || cause.is_empty()
         {
             self.broken.push(format!("on {:?}, and is shown as {job_state}: {failure}", scene.nodes));
+        } else if !cause.contains(scene.ending.reason()) {
+            self.broken.push(format!("the user does not read why: {cause}"));
         }
         Ok(cause)
     }
