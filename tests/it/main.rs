@@ -11,6 +11,7 @@ mod grid;
 mod hostile;
 mod house;
 mod inside;
+mod limits;
 mod links;
 mod local_grid;
 mod machines;
