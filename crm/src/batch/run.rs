@@ -12,8 +12,8 @@ use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
 use crate::pilot::PilotId;
 use crate::site::{Account, Event, News};
 
-/// Queues change their limits without telling.
-const CAPABILITIES_INTERVAL: Duration = Duration::from_secs(180);
+/// Queues are shut, opened and given other limits without telling.
+const CAPABILITIES_INTERVAL: Duration = Duration::from_secs(30);
 /// A system that did not answer is asked sooner.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a submission without an answer may still turn up in the queue.

@@ -122,7 +122,7 @@ impl Site {
             Standing::Running { node } => {
                 (pilot.queued, pilot.expected) = (None, None);
                 if let Some(node) = node.filter(|_| anonymous) {
-                    pilot.at.get_or_insert(node);
+                    pilot.at = Some(node);
                 }
             }
             Standing::Gone(_) => {}
