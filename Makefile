@@ -14,7 +14,7 @@ export RUSTUP_HOME ?= $(SUDO_HOME)/.rustup
 endif
 endif
 
-.PHONY: all build demo test bench lint install needs help simulate simulate-planted
+.PHONY: all build demo test bench lint install needs needs-batch help simulate simulate-planted
 
 all: build
 
@@ -33,11 +33,15 @@ build:
 needs:
 	@./tests/needs.sh
 
+# The same with the real batch systems, for tests under them.
+needs-batch:
+	@./tests/needs.sh batch
+
 demo: needs build
 	./target/debug/local-grid demo
 
 # The grids of the tests share the machine: one test at a time. The other crates' tests do not.
-test: needs build
+test: needs-batch build
 	$(CARGO) test --locked --workspace --exclude gridpilot-tests --exclude node-manager
 	$(CARGO) test --locked -p gridpilot-simulate --features planted --test simulation planted
 	$(CARGO) test --locked -p node-manager -- --test-threads=1

@@ -1,13 +1,13 @@
 //! `crm.toml`: what a site's administrator says. Unknown keys are refused with file and line.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use protocol::names::{NodeName, SiteName};
+use protocol::names::SiteName;
 use serde::{Deserialize, Deserializer};
 
 use crate::mapfile::Mapfile;
@@ -15,14 +15,22 @@ use crate::nodes::Node;
 use crate::pilot::Times;
 use crate::site::Settings;
 
+mod batch;
+
+pub use batch::{Batch, NodeConfig, System};
+
 /// Why a configuration is not accepted: one line that names the file and, where there is one,
 /// the line in it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(String);
 
+/// A shorter lease ends sandboxes when the network hiccups, a longer one keeps dead nodes too long.
+const LEASE_S: RangeInclusive<u32> = 5..=grant::LEASE_S_MAX;
 /// Longest time before a window in which addresses are kept for it.
 const LEAD_S_MAX: u32 = 3600;
+/// Longest time that commands get to end by themselves.
+const GRACE_S_MAX: u32 = 600;
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -68,11 +76,15 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TimesConfig {
-    pub pilots_s: u32,
+    /// How long pilots may wait in the queue; absent = as usual for the batch system.
+    pub pilots_s: Option<u32>,
     pub setup_s: u32,
     pub keys_s: u32,
     pub run_s: u32,
     pub end_s: u32,
+    /// How long CRM and node may hear nothing of each other before both give up.
+    pub lease_s: u32,
+    pub grace_s: u32,
 }
 
 impl Default for TimesConfig {
@@ -80,49 +92,15 @@ impl Default for TimesConfig {
         let times = Times::default();
         let s = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
         Self {
-            pilots_s: s(times.pilots),
+            pilots_s: None,
             setup_s: s(times.setup),
             keys_s: s(times.keys),
             run_s: s(times.run),
             end_s: s(times.end),
+            lease_s: s(times.lease),
+            grace_s: s(times.grace),
         }
     }
-}
-
-/// `[batch]`: which batch system starts the pilots.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Batch {
-    pub system: System,
-    #[serde(default)]
-    pub node: Vec<NodeConfig>,
-}
-
-/// The batch systems that this build speaks.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
-#[serde(rename_all = "kebab-case")]
-pub enum System {
-    /// The CRM starts pilots itself, on the nodes named here.
-    Embedded,
-}
-
-/// `[[batch.node]]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NodeConfig {
-    pub name: NodeName,
-    /// Processors, for people; how many processes MPI starts is the user's `--slots`.
-    #[serde(default = "slots")]
-    pub slots: u32,
-    /// Memory of the node, like "2GiB"; a reservation that asks more per member goes elsewhere.
-    #[serde(default, deserialize_with = "read_size")]
-    pub memory: u64,
-    /// Sandboxes of different reservations at once.
-    #[serde(default = "members")]
-    pub members: u32,
-    /// Put in front of the Launcher's command line to start it on this node as the mapped
-    /// account: `{user}`, `{uid}` and `{gid}` are replaced.
-    pub start: Vec<String>,
 }
 
 fn mtu() -> u16 {
@@ -139,14 +117,6 @@ fn lead() -> u32 {
 
 fn interface() -> String {
     "eth0".into()
-}
-
-fn slots() -> u32 {
-    1
-}
-
-fn members() -> u32 {
-    4
 }
 
 fn read_driver<'de, D: Deserializer<'de>>(deserializer: D) -> Result<grant::Driver, D::Error> {
@@ -240,39 +210,21 @@ impl Config {
                 return Err(format!("share {share:?} must read like \"/scratch rw\" or \"/data ro\""));
             }
         }
-        self.check_nodes()
+        self.batch.check()?;
+        self.check_times()
     }
 
-    fn check_nodes(&self) -> Result<(), String> {
-        if self.batch.node.is_empty() {
-            return Err("[[batch.node]] is missing; the embedded batch system needs nodes".into());
-        }
-        if self.batch.node.len() > protocol::limits::NODES_PER_SITE_MAX {
-            return Err(format!("more than {} nodes", protocol::limits::NODES_PER_SITE_MAX));
-        }
-        let mut names = BTreeSet::new();
-        for node in &self.batch.node {
-            if !names.insert(&node.name) {
-                return Err(format!("node {} is named twice", node.name));
-            }
-            if node.members == 0 || node.slots == 0 {
-                return Err(format!("node {} has 0 members or slots", node.name));
-            }
-            if node.members as usize > protocol::limits::LAYERS_MAX {
-                let max = protocol::limits::LAYERS_MAX;
-                return Err(format!(
-                    "node {} has {} members, at most {max} are possible",
-                    node.name, node.members
-                ));
-            }
-            let is_blank = |word: &String| word.is_empty() || word.contains('\0');
-            if node.start.is_empty() || node.start.iter().any(is_blank) {
-                return Err(format!("start of node {} is empty or holds an empty word", node.name));
-            }
-        }
+    fn check_times(&self) -> Result<(), String> {
         let t = &self.times;
-        if [t.pilots_s, t.setup_s, t.keys_s, t.run_s, t.end_s].contains(&0) {
+        if [t.pilots_s.unwrap_or(1), t.setup_s, t.keys_s, t.run_s, t.end_s].contains(&0) {
             return Err("[times] holds a 0".into());
+        }
+        if !LEASE_S.contains(&t.lease_s) {
+            let (first, last) = (LEASE_S.start(), LEASE_S.end());
+            return Err(format!("[times] lease_s is {}, it must be {first} to {last}", t.lease_s));
+        }
+        if t.grace_s > GRACE_S_MAX {
+            return Err(format!("[times] grace_s is {}, at most {GRACE_S_MAX} are possible", t.grace_s));
         }
         if self.lead_s > LEAD_S_MAX {
             return Err(format!("lead_s is {}, at most {LEAD_S_MAX} are possible", self.lead_s));
@@ -283,15 +235,15 @@ impl Config {
     /// The same for the owner.
     pub fn settings(&self) -> Settings {
         let s = |seconds: u32| Duration::from_secs(seconds.into());
+        let usual = || self.batch.system.pilots_time(Times::default().pilots);
         let own = match self.listen.ip() {
             IpAddr::V4(address) => Some(address),
             IpAddr::V6(_) => None,
         };
         Settings {
             name: self.site.clone(),
-            batch_system: match self.batch.system {
-                System::Embedded => "embedded".into(),
-            },
+            batch_system: self.batch.system.name().into(),
+            anonymous: self.batch.system.is_queue(),
             ranges: self.ranges.clone(),
             reserved: self.reserved.iter().copied().chain(own).collect(),
             prefix_len: self.prefix_len,
@@ -299,11 +251,13 @@ impl Config {
             mtu: self.mtu,
             driver: self.driver,
             times: Times {
-                pilots: s(self.times.pilots_s),
+                pilots: self.times.pilots_s.map_or_else(usual, s),
                 setup: s(self.times.setup_s),
                 keys: s(self.times.keys_s),
                 run: s(self.times.run_s),
                 end: s(self.times.end_s),
+                lease: s(self.times.lease_s),
+                grace: s(self.times.grace_s),
             },
             lead: s(self.lead_s),
             catalog: sandbox_images::Catalog::host_only(),
@@ -312,89 +266,9 @@ impl Config {
 
     /// The nodes for the owner.
     pub fn nodes(&self) -> Vec<Node> {
-        self.batch.node.iter().map(|n| Node::new(n.name.clone(), n.memory, n.members)).collect()
+        self.batch.places()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOOD: &str = r#"
-site = "a"
-state = "/var/lib/crm"
-grc = "10.99.0.1:7400"
-listen = "10.71.0.10:7401"
-launcher = "/usr/local/lib/gridpilot/launcher"
-ranges = ["10.71.128.0/17"]
-prefix_len = 16
-gateway = "10.71.0.1"
-[batch]
-system = "embedded"
-[[batch.node]]
-name = "a1"
-slots = 4
-memory = "2GiB"
-start = ["ssh", "a1"]
-"#;
-
-    fn refusal(from: &str, to: &str) -> String {
-        assert!(GOOD.contains(from), "{from}");
-        Config::parse(Path::new("crm.toml"), &GOOD.replacen(from, to, 1)).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn the_example_is_accepted_with_its_defaults() {
-        let config = Config::parse(Path::new("crm.toml"), GOOD).unwrap();
-        assert_eq!(config.batch.node[0].memory, 2 << 30);
-        assert_eq!(config.batch.node[0].members, 4);
-        assert_eq!((config.mtu, config.driver), (1500, grant::Driver::Macvlan));
-        assert_eq!(config.settings().times, Times::default());
-        assert!(config.settings().reserved.contains(&[10, 71, 0, 10].into()));
-    }
-
-    #[test]
-    fn what_the_file_says_wrongly_is_refused_with_its_line() {
-        for (from, to, line, word) in [
-            ("prefix_len", "prefix_length", 8, "prefix_length"),
-            ("slots = 4", "slot = 4", 14, "slot"),
-            ("site = \"a\"", "site = \"A\"", 2, "site name"),
-            ("\"2GiB\"", "\"2GB\"", 15, "size"),
-            ("10.71.128.0/17", "10.71.128.0/77", 7, ""),
-            ("\"embedded\"", "\"lsf\"", 11, "embedded"),
-            ("[batch]", "driver = \"move\"\n[batch]", 10, "macvlan"),
-        ] {
-            let error = refusal(from, to);
-            assert!(error.starts_with(&format!("crm.toml:{line}: ")), "{to}: {error}");
-            assert!(error.contains(word) && !error.contains('\n'), "{to}: {error}");
-        }
-    }
-
-    #[test]
-    fn what_does_not_fit_together_is_refused_by_name() {
-        for (from, to, word) in [
-            ("10.71.0.1\"", "10.72.0.1\"", "gateway"),
-            ("10.71.128.0/17", "10.71.128.1/17", "host bits"),
-            ("10.71.128.0/17", "10.0.0.0/8", "wider"),
-            ("prefix_len = 16", "prefix_len = 0", "prefix_len"),
-            ("10.71.0.10:7401", "0.0.0.0:7401", "listen"),
-            ("[\"ssh\", \"a1\"]", "[]", "start"),
-            ("slots = 4", "members = 0", "members"),
-            ("\"/var/lib/crm\"", "\"crm\"", "state"),
-            ("[batch]", "shares = [\"/a rx\"]\n[batch]", "share"),
-            ("[batch]", "interface = \"eth0\\nuid_min = 0\"\n[batch]", "interface"),
-        ] {
-            let error = refusal(from, to);
-            assert!(error.contains(word), "{to}: {error}");
-        }
-    }
-
-    #[test]
-    fn sizes_are_read_exactly() {
-        assert_eq!(size("4096"), Some(4096));
-        assert_eq!(size("3MiB"), Some(3 << 20));
-        for bad in ["", "GiB", "-1GiB", "1.5GiB", "1 GiB", "99999999999GiB", "2gib"] {
-            assert_eq!(size(bad), None, "{bad}");
-        }
-    }
-}
+mod tests;

@@ -14,11 +14,11 @@ use protocol::codec;
 use protocol::connection::Outbox;
 use protocol::frame::{Frame, Kind};
 use protocol::names::{SiteName, Text};
-use protocol::node::{Invocation, Notice, Reply, Request};
+use protocol::node::{Arrive, Invocation, Notice, Reply, Request};
 use rand::TryRng;
 use tokio::sync::{Notify, mpsc};
 
-use crate::batch;
+use crate::batch::{self, BatchJob};
 use crate::durable::Behind;
 use crate::grant_key::GrantKey;
 use crate::grc_client::Uplink;
@@ -54,6 +54,8 @@ pub struct Driver {
     tokens: Tokens,
     uplink: Option<Uplink>,
     agents: BTreeMap<PilotId, Agent>,
+    /// Pilots to be submitted together with those that may follow.
+    gathered: Option<BatchJob>,
     behind: Behind,
     /// What performing actions gave rise to; dealt with before anything new.
     more: Vec<Event>,
@@ -80,6 +82,7 @@ impl Driver {
             tokens: Tokens::default(),
             uplink: None,
             agents: BTreeMap::new(),
+            gathered: None,
             behind: Behind::default(),
             more: Vec::new(),
             failed: None,
@@ -160,11 +163,12 @@ impl Driver {
     fn on_knock(&mut self, knock: Knock) {
         let redeemed = self.tokens.redeem(&knock.arrive.token, self.kept.now());
         let verdict = redeemed.and_then(|pilot| self.site.expects(pilot, knock.arrive.uid).map(|()| pilot));
-        let (nonce, node) = (knock.arrive.nonce, knock.arrive.node.clone());
+        let Arrive { nonce, node, boot_id, .. } = knock.arrive.clone();
         match &verdict {
             Ok(pilot) => {
                 tracing::debug!("pilot {pilot} arrived from node {node} ({})", knock.from);
-                let wanted = self.site.pilot(*pilot).map(|p| p.node.clone());
+                let wanted = self.site.names_nodes().then(|| self.site.pilot(*pilot)).flatten();
+                let wanted = wanted.map(|p| p.node.clone());
                 if let Some(wanted) = wanted.filter(|wanted| *wanted != node) {
                     // Names of machines differ in domains and case; the start command decides.
                     tracing::info!("pilot {pilot} was started for node {wanted}, which calls itself {node}");
@@ -184,7 +188,7 @@ impl Driver {
         let pilot = verdict.as_ref().ok().copied();
         pilots::answer(knock, verdict);
         if let Some(pilot) = pilot {
-            self.step(Event::Arrived { pilot, nonce });
+            self.step(Event::Arrived { pilot, nonce, node, boot_id });
         }
     }
 
@@ -245,8 +249,12 @@ impl Driver {
     fn go_on(&mut self) {
         loop {
             while let Some(action) = self.behind.next_ready() {
+                if !matches!(action, Action::Submit(_)) {
+                    self.hand_over();
+                }
                 self.perform(action);
             }
+            self.hand_over();
             if self.more.is_empty() {
                 return;
             }
@@ -343,10 +351,21 @@ impl Driver {
         let expires = self.kept.now() + Duration::from_secs(submit.token_s.into());
         let token = self.tokens.issue(random, pilot, expires);
         match codec::encode(&Invocation { crm: self.listen, token }) {
-            Ok(invocation) => {
-                let _ = self.batch.send(batch::Command::Submit { submit: Box::new(submit), invocation });
-            }
+            Ok(invocation) => match &mut self.gathered {
+                Some(job) if job.takes(&submit) => job.pilots.push((submit, invocation)),
+                _ => {
+                    self.hand_over();
+                    self.gathered = Some(BatchJob::of(submit, invocation));
+                }
+            },
             Err(error) => self.more.push(Event::BatchGone { pilot, reason: error.to_string().into() }),
+        }
+    }
+
+    /// Submits what was gathered.
+    fn hand_over(&mut self) {
+        if let Some(job) = self.gathered.take() {
+            let _ = self.batch.send(batch::Command::Submit(job));
         }
     }
 }

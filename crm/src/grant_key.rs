@@ -107,6 +107,7 @@ mod tests {
             driver: grant::Driver::Macvlan,
             shaped: false,
             lifetime_s: 60,
+            lease_s: 10,
             memory_bytes: 0,
             pids: 0,
             cpus_milli: 0,

@@ -1,7 +1,7 @@
 //! The CRM: what one site's Cluster Resource Manager decides, and its edges.
 //!
 //! Pure: [`addresses`], [`nodes`], [`pilot`], [`roster`], [`offer`], [`mapfile`], [`tokens`],
-//! [`rates`], [`shares`], [`record`].
+//! [`rates`], [`shares`], [`record`], [`standing`].
 //! Owner: [`site`], one state, `step(now, event) -> actions`. Edges: [`grc_client`], [`pilots`],
 //! [`batch`], [`store`], tied together by [`driver`] and [`serve`]. Arrows point inwards only.
 #![forbid(unsafe_code)]
@@ -25,6 +25,7 @@ pub mod roster;
 pub mod serve;
 pub mod shares;
 pub mod site;
+pub mod standing;
 pub mod state;
 pub mod store;
 pub mod ticket;

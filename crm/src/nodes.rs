@@ -28,8 +28,8 @@ pub struct Node {
     /// Who has its place in which layer. More than one only after a restart, when a pilot of
     /// before may still be there.
     taken: BTreeSet<(u32, PilotId)>,
-    /// Pilots that did not go, and what is left of them.
-    dirt: BTreeMap<PilotId, Text>,
+    /// Pilots that did not go, the machine that they are on, and what is left of them.
+    dirt: BTreeMap<PilotId, (NodeName, Text)>,
 }
 
 impl Node {
@@ -168,8 +168,7 @@ impl Nodes {
 
     /// Nodes that take no pilot, and why.
     pub fn unusable(&self) -> Vec<(NodeName, Text)> {
-        let dirty = self.list.iter().filter_map(|node| Some((node.name.clone(), node.dirt.values().next()?)));
-        dirty.map(|(node, what)| (node, what.clone())).collect()
+        self.list.iter().filter_map(|node| node.dirt.values().next().cloned()).collect()
     }
 
     /// Pilots that have a place somewhere.
@@ -292,11 +291,18 @@ impl Nodes {
         }
     }
 
-    /// Keeps a node away from new pilots until this one is released.
-    pub fn soil(&mut self, node: &NodeName, pilot: PilotId, what: Text) {
+    /// Keeps a node away from new pilots until this one is released. `machine` is what it is called;
+    /// of a named node the same.
+    pub fn soil(&mut self, node: &NodeName, pilot: PilotId, machine: &NodeName, what: Text) {
         if let Some(node) = self.node_mut(node) {
-            node.dirt.insert(pilot, what);
+            node.dirt.insert(pilot, (machine.clone(), what));
         }
+    }
+
+    /// Machines where something is left, in their order.
+    pub fn soiled(&self) -> Vec<NodeName> {
+        let machines = self.list.iter().flat_map(|node| node.dirt.values().map(|(machine, _)| machine));
+        machines.cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     fn node_mut(&mut self, node: &NodeName) -> Option<&mut Node> {

@@ -220,14 +220,19 @@ pub struct Times {
     /// GET_KEYS, and likewise SET_KEYS.
     pub keys: Duration,
     pub run: Duration,
-    /// From SHUTDOWN until the sandbox is confirmed gone.
+    /// From SHUTDOWN, grace aside, until the sandbox is confirmed gone.
     pub end: Duration,
+    /// How long CRM and agent may hear nothing of each other before both give up.
+    pub lease: Duration,
+    /// What runs inside has so long to end by itself, from SIGTERM on.
+    pub grace: Duration,
 }
 
 impl Default for Times {
     fn default() -> Self {
         let s = Duration::from_secs;
-        Self { pilots: s(60), setup: s(20), keys: s(20), run: s(30), end: s(10) }
+        let (pilots, setup, keys, run) = (s(60), s(20), s(20), s(30));
+        Self { pilots, setup, keys, run, end: s(10), lease: s(10), grace: s(5) }
     }
 }
 
@@ -246,7 +251,7 @@ impl Times {
             State::Building => Some(self.setup),
             State::Built | State::Joining => Some(self.keys),
             State::Joined => Some(self.run),
-            State::Stopping => Some(self.end),
+            State::Stopping => Some(self.grace + self.end),
             State::Cancelling => Some(self.end + CANCEL_MARGIN),
             State::Sweeping => Some(SWEEP_TIME),
             State::Stuck | State::Dirty => Some(RETRY_TIME),
@@ -259,7 +264,12 @@ impl Times {
 #[derive(Clone, Debug)]
 pub struct Pilot {
     pub id: PilotId,
+    /// Its place: a node by name, or one of the equal places of a queue.
     pub node: NodeName,
+    /// The machine that took a queue's place, once that is known.
+    pub at: Option<NodeName>,
+    /// Of that machine's boot, from its arrival on: after a reboot nothing of before is left.
+    pub boot_id: Option<[u8; 16]>,
     /// In which layer of the site its place on the node is.
     pub layer: u32,
     pub address: Ipv4Addr,
@@ -286,6 +296,8 @@ impl Pilot {
         Self {
             id,
             node,
+            at: None,
+            boot_id: None,
             layer,
             address,
             state: State::Held,
@@ -298,6 +310,11 @@ impl Pilot {
             lease_end: Duration::ZERO,
             dirt: None,
         }
+    }
+
+    /// What people call the node it is on, or shall be on.
+    pub fn node_name(&self) -> &NodeName {
+        self.at.as_ref().unwrap_or(&self.node)
     }
 
     /// One that a CRM of before may have submitted. Whatever became of it, it lost that CRM: the

@@ -108,7 +108,7 @@ impl Roster {
             .map(|pilot| {
                 Some(ReadyMember {
                     number: pilot.id.member,
-                    node: pilot.node.clone(),
+                    node: pilot.node_name().clone(),
                     address: pilot.address,
                     keys: pilot.keys?,
                 })

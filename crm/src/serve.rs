@@ -1,6 +1,5 @@
 //! `crm serve`: the edges, and one task that drives the site's owner.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -11,13 +10,13 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::batch::{self, Batch, embedded::Embedded};
-use crate::config::{Config, System};
+use crate::batch;
+use crate::config::Config;
 use crate::driver::Driver;
 use crate::grc_client::{self, Grc, Uplink};
 use crate::pilot::{PilotId, State::Gone};
 use crate::pilots::{self, Knock};
-use crate::site::{Event, Site};
+use crate::site::{Event, News, Site};
 use crate::state::State;
 use crate::store::{self, Opened};
 
@@ -54,15 +53,11 @@ pub async fn serve(config: &Config) -> Result<()> {
     let (inputs, mut incoming) = mpsc::channel(INPUTS_MAX);
     let (batch, commands) = mpsc::unbounded_channel();
     let (events, mut news) = mpsc::channel(INPUTS_MAX);
-    let System::Embedded = config.batch.system;
-    let embedded = Embedded::new(&config.batch.node, &config.launcher, &config.state)?;
-    let mut settings = config.settings();
-    settings.lead = settings.lead.max(embedded.capabilities().lead);
-    tokio::spawn(batch::run(Arc::new(embedded), commands, events));
-    let (site, actions) = Site::restore(settings, config.nodes(), kept.now(), records);
+    batch::start(config, commands, events)?;
+    let (site, actions) = Site::restore(config.settings(), config.nodes(), kept.now(), records);
     let mut driver = Driver::new(site, config.site.clone(), listen, state.grant_key, kept, batch);
     driver.take(actions);
-    tokio::spawn(pilots::listen(listener, acceptor, inputs.clone()));
+    tokio::spawn(pilots::listen(listener, acceptor, inputs.clone(), config.settings().times.lease));
     let grc = Grc {
         site: config.site.clone(),
         address: config.grc,
@@ -110,6 +105,10 @@ pub fn log_event(site: &Site, event: &Event) {
         Event::BatchGone { pilot, .. }
             if site.pilot(*pilot).is_none_or(|p| p.batch_gone || p.state == Gone) => {}
         Event::BatchGone { pilot, reason } => tracing::info!("pilot {pilot} is gone: {reason}"),
+        Event::Batch(News::NotSubmitted { pilots, error }) => {
+            let first = pilots.first().map(ToString::to_string).unwrap_or_default();
+            tracing::warn!("pilot {first} and {} with it were not submitted: {error}", pilots.len() - 1);
+        }
         Event::AgentLost { pilot, cause } => tracing::info!("pilot {pilot} is lost: {cause}"),
         Event::Swept { pilot, outcome: Err(what) } => tracing::warn!("after pilot {pilot}: {what}"),
         Event::GrcLost => tracing::info!("the GRC is away; what it granted stays"),

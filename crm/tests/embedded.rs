@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crm::batch::embedded::Embedded;
-use crm::batch::{self, Batch, Command};
+use crm::batch::{self, Batch, BatchJob, Command};
 use crm::config::NodeConfig;
 use crm::pilot::{PilotId, Round};
 use crm::site::{Account, Event, Submit};
@@ -38,12 +38,24 @@ fn submit(member: u32) -> Command {
     let submit = Submit {
         pilot: pilot(member),
         node: node(),
+        exclude: Vec::new(),
         account: account(),
         limits: Limits::default(),
+        begin_in_s: 0,
         lifetime_s: 60,
         token_s: 60,
     };
-    Command::Submit { submit: Box::new(submit), invocation: b"secret".to_vec() }
+    Command::Submit(BatchJob::of(submit, b"secret".to_vec()))
+}
+
+/// The next event that is not just how the system and its pilots stand.
+async fn heard(events: &mut mpsc::Receiver<Event>) -> Event {
+    loop {
+        match events.recv().await.unwrap() {
+            Event::Batch(_) => {}
+            other => return other,
+        }
+    }
 }
 
 struct Site {
@@ -70,7 +82,7 @@ impl Site {
     }
 
     async fn gone(&mut self) -> (PilotId, Text) {
-        match self.events.recv().await.unwrap() {
+        match heard(&mut self.events).await {
             Event::BatchGone { pilot, reason } => (pilot, reason),
             other => panic!("{other:?}"),
         }
@@ -79,7 +91,7 @@ impl Site {
     async fn swept(&mut self) -> Result<(), Text> {
         let (pilot, node, account) = (pilot(0), node(), account());
         self.do_it(Command::Sweep { pilot, node, account });
-        match self.events.recv().await.unwrap() {
+        match heard(&mut self.events).await {
             Event::Swept { outcome, .. } => outcome,
             other => panic!("{other:?}"),
         }
@@ -185,18 +197,19 @@ async fn every_pilot_is_told_of_in_one_call_and_a_gone_one_once() {
     let nodes = [NodeConfig { name: node(), slots: 1, memory: 0, members: 4, start: vec!["env".into()] }];
     let embedded = Embedded::new(&nodes, &site.dir.path().join("launcher"), site.dir.path()).unwrap();
     for member in 0..2 {
-        let Command::Submit { submit, invocation } = submit(member) else { unreachable!() };
-        embedded.submit(&submit, &invocation).await.unwrap();
+        let Command::Submit(job) = submit(member) else { unreachable!() };
+        embedded.submit(&job).await.unwrap();
     }
     assert_eq!(embedded.status().await.unwrap().len(), 2);
-    embedded.cancel(pilot(0)).await.unwrap();
+    embedded.cancel(&[pilot(0)]).await.unwrap();
     embedded.changed().await;
     let gone = |all: Vec<(PilotId, batch::Standing)>| {
-        all.into_iter().filter(|(_, s)| *s != batch::Standing::There).map(|(p, _)| p).collect::<Vec<_>>()
+        let is_gone = |standing: &batch::Standing| matches!(standing, batch::Standing::Gone(_));
+        all.into_iter().filter(|(_, s)| is_gone(s)).map(|(p, _)| p).collect::<Vec<_>>()
     };
     assert_eq!(gone(embedded.status().await.unwrap()), [pilot(0)]);
     assert_eq!(gone(embedded.status().await.unwrap()), []);
-    embedded.cancel(pilot(1)).await.unwrap();
+    embedded.cancel(&[pilot(1)]).await.unwrap();
     embedded.changed().await;
     assert_eq!(gone(embedded.status().await.unwrap()), [pilot(1)]);
 }
@@ -238,7 +251,7 @@ async fn the_pilots_of_a_crm_before_are_ended_and_nothing_else_is_touched() {
     let reap = tokio::task::spawn_blocking(move || own.wait().unwrap());
     let mut gone = Vec::new();
     while gone.len() < 5 {
-        match events.recv().await.unwrap() {
+        match heard(&mut events).await {
             Event::BatchGone { pilot, .. } => gone.push(pilot.member),
             other => panic!("{other:?}"),
         }

@@ -15,10 +15,10 @@ use protocol::frame::Kind;
 use protocol::hello::Role;
 use protocol::identity::{Identity, Pin};
 use protocol::ids::{Epoch, JobId, ReservationId, Version};
-use protocol::job::{Command, ExitStatus, Stream, Target};
+use protocol::job::{Command, ExitStatus, Hits, Stream, Target};
 use protocol::keys::{KeyRing, Member, MemberKeys, PublicKey};
 use protocol::names::EnvironmentName;
-use protocol::node::{Arrive, Invocation, Notice, Reply, Request, Token};
+use protocol::node::{Arrive, First, Invocation, Notice, Reply, Request, Token};
 use protocol::refusal::Refusal;
 use protocol::reservation::{AddressBlock, Limits};
 use protocol::site::{FromSite, Part, Remaining, ToSite};
@@ -197,7 +197,7 @@ impl Grid {
         let mut agent = self.dial(invocation).await;
         let (nonce, boot_id) = ([4; 16], [0; 16]);
         let node = "a1".parse().unwrap();
-        let arrive = Arrive { token, nonce, node, uid, boot_id, version: "test".into() };
+        let arrive = First::Arrive(Arrive { token, nonce, node, uid, boot_id, version: "test".into() });
         agent.outbox.post(Kind::Request, 77, &arrive).unwrap();
         let frame = agent.inbox.next().await.unwrap();
         assert_eq!((frame.kind, frame.correlation), (Kind::Reply, 77));
@@ -226,8 +226,13 @@ fn nobody() -> u32 {
 }
 
 async fn asked(agent: &mut Peer) -> (u64, Request) {
-    let frame = agent.inbox.next().await.unwrap();
-    (frame.correlation, read(&frame).unwrap())
+    loop {
+        let frame = agent.inbox.next().await.unwrap();
+        match read(&frame).unwrap() {
+            Request::Beat => {}
+            request => return (frame.correlation, request),
+        }
+    }
 }
 
 fn answer(agent: &Peer, correlation: u64, reply: &Reply) {
@@ -250,7 +255,7 @@ async fn one_member_lives_from_hold_to_end() {
     let grant = Grant::decode(&setup.grant.clone().try_into().unwrap()).unwrap();
     assert_eq!((grant.nonce, grant.uid, grant.user.as_str()), ([4; 16], nobody(), "alice"));
     assert_eq!((grant.address, grant.host_name()), (setup.address, "a-0".to_owned()));
-    assert!((600..=610).contains(&grant.lifetime_s), "{}", grant.lifetime_s);
+    assert!((600..=615).contains(&grant.lifetime_s), "{}", grant.lifetime_s);
     answer(&agent, setup_id, &Reply::Done);
     let keys = MemberKeys { host: PublicKey([1; 32]), user: PublicKey([2; 32]) };
     answer(&agent, keys_id, &Reply::Keys(keys));
@@ -284,7 +289,7 @@ async fn one_member_lives_from_hold_to_end() {
         let output = Notice::Output { job: J, stream, offset, bytes: text.into() };
         agent.outbox.post(Kind::Notice, 0, &output).unwrap();
     }
-    let exited = Notice::Exited { job: J, status: ExitStatus::Code(42) };
+    let exited = Notice::Exited { job: J, status: ExitStatus::Code(42), hits: Hits::default() };
     agent.outbox.post(Kind::Notice, 0, &exited).unwrap();
     let mut heard = Vec::new();
     loop {
@@ -304,7 +309,7 @@ async fn one_member_lives_from_hold_to_end() {
     grid.tell(ToSite::End { reservation: R });
     let shutdown_id = loop {
         match asked(&mut agent).await {
-            (id, Request::Shutdown) => break id,
+            (id, Request::End { .. }) => break id,
             (0, Request::OutputSaved { .. } | Request::ExitSaved { .. }) => {}
             other => panic!("{other:?}"),
         }

@@ -104,6 +104,7 @@ struct DeadlineEntries {
     joining_s: Option<toml::Spanned<u32>>,
     ending_s: Option<toml::Spanned<u32>>,
     quarantine_s: Option<toml::Spanned<u32>>,
+    grace_s: Option<toml::Spanned<u32>>,
 }
 
 fn default_output() -> u64 {
@@ -167,6 +168,7 @@ impl Config {
             (&given.joining_s, &mut deadlines.joining),
             (&given.ending_s, &mut deadlines.ending),
             (&given.quarantine_s, &mut deadlines.quarantine),
+            (&given.grace_s, &mut deadlines.grace),
         ] {
             let Some(given) = given else { continue };
             if *given.get_ref() == 0 {

@@ -9,21 +9,22 @@
 //!    |               Stopping --all exited, lost, or given up
 //!    `---stop wanted, lost----------------------'
 //! ```
-//! Stopping is SIGTERM, SIGKILL after [`GRACE`], and given up after another [`GRACE`]. A job is
-//! stopped because its user cancels it or because one of its members could not start it.
+//! Stopping is SIGTERM, SIGKILL after the job's grace, and given up [`KILL_TIME`] after that: the
+//! members say that a command ended when none of its processes is left. A job is stopped because its
+//! user cancels it or because one of its members could not start it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use protocol::ids::{Epoch, JobId, MemberNumber, RequestId, ReservationId};
-use protocol::job::{Command, ExitStatus, JobState, Target};
+use protocol::job::{Command, ExitStatus, Hits, JobState, Target};
 use protocol::names::{HostName, Label, SiteName, Text, UserName};
 
 use crate::record::{SavedJob, SavedRun};
 use crate::reservation::Pause;
 
-/// Between SIGTERM and SIGKILL, and between SIGKILL and giving up.
-pub const GRACE: Duration = Duration::from_secs(5);
+/// Between SIGKILL and giving up.
+pub const KILL_TIME: Duration = Duration::from_secs(10);
 pub const SIGTERM: u8 = 15;
 pub const SIGKILL: u8 = 9;
 /// Longest readable form of a command, in characters.
@@ -109,6 +110,10 @@ pub struct Job {
     /// When the sites where it runs are told again to start it, or to say how it ended.
     pub resend: Option<Pause>,
     pub head: Option<HostName>,
+    /// Limits that were hit on its members so far.
+    pub hits: Hits,
+    /// Between SIGTERM and SIGKILL, if its user said so.
+    pub grace: Option<Duration>,
 }
 
 impl Job {
@@ -135,6 +140,7 @@ impl Job {
             command: self.command.clone(),
             summary: self.summary.clone(),
             submitted: self.submitted,
+            grace: self.grace,
         }
     }
 
@@ -150,6 +156,7 @@ impl Job {
             started: self.started,
             ended: self.ended,
             head: self.head.clone(),
+            hits: self.hits,
         }
     }
 

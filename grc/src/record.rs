@@ -17,7 +17,7 @@ use std::time::Duration;
 use protocol::client::Reply;
 use protocol::codec::{self, CodecError};
 use protocol::ids::{Epoch, JobId, MemberNumber, RequestId, ReservationId, Version};
-use protocol::job::{Command, ExitStatus, JobState, Target};
+use protocol::job::{Command, ExitStatus, Hits, JobState, Target};
 use protocol::names::{HostName, Label, SiteName, Text, UserName};
 use protocol::refusal::Failure;
 use protocol::reservation::{Ask, PairRate};
@@ -172,6 +172,7 @@ pub struct SavedJob {
     pub command: Option<Command>,
     pub summary: Text,
     pub submitted: Duration,
+    pub grace: Option<Duration>,
 }
 
 /// How a job stands.
@@ -187,6 +188,7 @@ pub struct SavedRun {
     pub started: Option<Duration>,
     pub ended: Option<Duration>,
     pub head: Option<HostName>,
+    pub hits: Hits,
 }
 
 /// A part whose site did not confirm its end: what it has stays taken.

@@ -141,6 +141,7 @@ pub fn job(job: &Job, wall: Wall) -> JobView {
         head: job.head.clone(),
         stdout_bytes: 0,
         stderr_bytes: 0,
+        hits: job.hits,
     }
 }
 

@@ -10,6 +10,7 @@
 //!    | Shaped (+1 fd: the sandbox's counters) | Failed --> |
 //!    | <-- Status                               |   any time, any number
 //!    | State                                --> |
+//!    | <-- Heard                                |   any time, any number
 //!    | <-- TearDown                             |   any time; repeatable
 //!    | Gone | Dirty                         --> |   the answer to TearDown
 //!    | Ended                                --> |   unasked; the sandbox is already gone
@@ -61,6 +62,8 @@ pub enum Request {
     TearDown,
     /// Ask for the state; answered `State`.
     Status,
+    /// The CRM was heard: the lease begins anew. Not answered.
+    Heard,
 }
 
 /// Monitor to agent.
@@ -136,6 +139,7 @@ words! {
         LauncherAsked => "the batch system ended the pilot",
         SandboxDied => "the sandbox's first process died",
         LifetimeOver => "the lifetime of the grant is over",
+        LeaseOver => "nothing was heard from the site's CRM for the lease",
         AgentGone => "the agent died",
         AgentBroke => "the agent sent a record out of order",
     }
@@ -190,6 +194,7 @@ impl Request {
             Request::TearDown => vec![2],
             Request::Status => vec![3],
             Request::Shape { rates, signature } => [&[4][..], rates, signature].concat(),
+            Request::Heard => vec![5],
         }
     }
 
@@ -201,6 +206,7 @@ impl Request {
             2 => Request::TearDown,
             3 => Request::Status,
             4 => Request::Shape { rates: fields.array()?, signature: fields.array()? },
+            5 => Request::Heard,
             _ => return Err(Malformed),
         };
         fields.end(request)
@@ -340,6 +346,7 @@ mod tests {
             Request::Shape { rates: [5; RATES_LEN], signature: [6; 64] },
             Request::TearDown,
             Request::Status,
+            Request::Heard,
         ] {
             let datagram = request.encode();
             assert!(datagram.len() <= RECORD_BYTES_MAX);

@@ -3,7 +3,7 @@
 //! that id. Several requests may be open on one connection.
 //!
 //! The wire form of an enum is the position of its variant: append only;
-//! `golden/client_v2.txt` pins it.
+//! `golden/client_v3.txt` pins it.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -110,6 +110,8 @@ pub struct NewJob {
     pub command: Command,
     pub target: Target,
     pub label: Option<Label>,
+    /// Between SIGTERM and SIGKILL when it is cancelled; what the GRC's config says if nothing.
+    pub grace_s: Option<u16>,
 }
 
 /// The one final answer to a request.

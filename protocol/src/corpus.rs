@@ -45,6 +45,7 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
         .map(|(name, hello)| (name.to_owned(), frame(Kind::Hello, &hello.encode())))
         .collect();
     let conversations = [
+        ("login", samples::login()),
         ("client", samples::client()),
         ("site", samples::site()),
         ("node", samples::node()),
@@ -64,7 +65,7 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
     };
     let stream = [
         greetings[3].1.clone(),
-        some("Arrive", samples::node()),
+        some("First.Arrive", samples::node()),
         some("Request.GetKeys", samples::node()),
         some("Reply.Keys", samples::node()),
     ];

@@ -11,7 +11,7 @@ use crate::frame::{self, Frame, FrameError};
 use crate::hello::Hello;
 use crate::limits::FRAME_BYTES_MAX;
 use crate::refusal::Refusal;
-use crate::{client, codec, node, site};
+use crate::{client, codec, login, node, site};
 
 /// Longest printed refusal: three lines of a terminal, with texts of the greatest length.
 const SENTENCE_BYTES_MAX: usize = 4096;
@@ -41,12 +41,14 @@ pub fn message(body: &[u8]) {
     if let Ok(hello) = Hello::decode(body) {
         assert_eq!(Hello::decode(&hello.encode()), Ok(hello), "a greeting changes when it is passed on");
     }
+    as_message::<login::FromStranger>(body);
+    as_message::<login::ToStranger>(body);
     refused(as_message::<client::Request>(body).map(|m| m.check()));
     as_message::<client::Reply>(body);
     as_message::<client::Notice>(body);
     refused(as_message::<site::ToSite>(body).map(|m| m.check()));
     refused(as_message::<site::FromSite>(body).map(|m| m.check()));
-    as_message::<node::Arrive>(body);
+    as_message::<node::First>(body);
     refused(as_message::<node::Request>(body).map(|m| m.check()));
     as_message::<node::Reply>(body);
     refused(as_message::<node::Notice>(body).map(|m| m.check()));

@@ -70,18 +70,23 @@ fn check(file: &str, samples: &[Sample]) {
 }
 
 #[test]
+fn golden_bytes_of_a_login_never_drift() {
+    check("login_v3.txt", &samples::login());
+}
+
+#[test]
 fn golden_bytes_of_the_client_conversation_never_drift() {
-    check("client_v2.txt", &samples::client());
+    check("client_v3.txt", &samples::client());
 }
 
 #[test]
 fn golden_bytes_of_the_site_conversation_never_drift() {
-    check("site_v2.txt", &samples::site());
+    check("site_v3.txt", &samples::site());
 }
 
 #[test]
 fn golden_bytes_of_the_node_conversation_never_drift() {
-    check("node_v2.txt", &samples::node());
+    check("node_v3.txt", &samples::node());
 }
 
 #[test]

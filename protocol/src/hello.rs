@@ -11,9 +11,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use crate::names::Text;
 use crate::refusal::Refusal;
 
-/// Versions of the messages that this build speaks: `decisions/0007` says what 2 changed.
-pub const VERSION_MIN: u16 = 2;
-pub const VERSION_MAX: u16 = 2;
+/// Versions of the messages that this build speaks: `decisions/0012` says what 3 changed.
+pub const VERSION_MIN: u16 = 3;
+pub const VERSION_MAX: u16 = 3;
 const MAGIC: &[u8; 4] = b"GPLT";
 const FIXED_BYTES: usize = 4 + 1 + 2 + 2 + 1;
 /// Longest hello: until one was read nothing longer is accepted. Later versions may append to

@@ -110,6 +110,50 @@ impl ExitStatus {
     }
 }
 
+/// Which limits of a sandbox were hit while a command ran in it; zero and false where none was. They
+/// are counted for the sandbox, so commands that run beside each other share the blame.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Hits {
+    /// Processes that the kernel killed because there was no memory left.
+    pub out_of_memory: u32,
+    /// How often a process or thread could not be made, for there were too many.
+    pub processes_refused: u32,
+    /// The writable part was full.
+    pub disk_full: bool,
+    /// The writable part could hold no more files.
+    pub files_full: bool,
+    /// How large the limits that were hit are; 0 for one that was not, or where it is not known.
+    pub memory_bytes: u64,
+    pub pids: u32,
+    pub disk_bytes: u64,
+    pub files: u64,
+}
+
+impl Hits {
+    /// No limit was hit.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What was hit here or there. Of two sizes the smaller: that is the one in the way.
+    pub fn and(self, other: Self) -> Self {
+        fn least<T: Ord + Default>(one: T, other: T) -> T {
+            let none = T::default();
+            if one == none || (other != none && other < one) { other } else { one }
+        }
+        Self {
+            out_of_memory: self.out_of_memory.saturating_add(other.out_of_memory),
+            processes_refused: self.processes_refused.saturating_add(other.processes_refused),
+            disk_full: self.disk_full || other.disk_full,
+            files_full: self.files_full || other.files_full,
+            memory_bytes: least(self.memory_bytes, other.memory_bytes),
+            pids: least(self.pids, other.pids),
+            disk_bytes: least(self.disk_bytes, other.disk_bytes),
+            files: least(self.files, other.files),
+        }
+    }
+}
+
 /// A job's life: `Waiting -> Running -> Done`, or from either to `Failed` or `Cancelled`.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum JobState {
@@ -148,4 +192,6 @@ pub struct JobView {
     pub head: Option<HostName>,
     pub stdout_bytes: u64,
     pub stderr_bytes: u64,
+    /// Limits that were hit on any of its members.
+    pub hits: Hits,
 }

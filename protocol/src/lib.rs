@@ -1,5 +1,5 @@
 //! Every word that gridpilot's programs say to each other: frames, codec, limits, the nouns and
-//! the three conversations ([`client`], [`site`], [`node`]). Every value that comes out of here is
+//! the conversations ([`login`], [`client`], [`site`], [`node`]). Every value that comes out of here is
 //! checked; nothing here decides anything.
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ pub mod ids;
 pub mod job;
 pub mod keys;
 pub mod limits;
+pub mod login;
 pub mod names;
 pub mod node;
 pub mod planted;

@@ -53,6 +53,11 @@ pub const GRANT_BYTES_MAX: usize = 512;
 pub const CLASSES_MAX: usize = 8;
 /// Bytes of an ed25519 signature.
 pub const SIGNATURE_BYTES: usize = 64;
+/// Bytes of a public key, and likewise of a signature, of somebody who logs in: RSA with 8192 bits and
+/// room beside it.
+pub const LOGIN_PIECE_BYTES_MAX: usize = 1536;
+/// Longest message of somebody who has not logged in.
+pub const LOGIN_BYTES_MAX: usize = 4 * 1024;
 /// Largest signal number of Linux.
 pub const SIGNAL_MAX: u8 = 64;
 /// Bytes of one path.
@@ -106,6 +111,7 @@ const _: () = assert!(SMALL_DECODE_BYTES_MAX < DECODE_BYTES_MAX);
 const _: () = assert!(OUTPUT_CHUNK_BYTES_MAX + SMALL_BODY_BYTES <= OUTBOX_BULK_BYTES_MAX);
 const _: () = assert!(OUTBOX_BYTES_MAX >= 4 * FRAME_BYTES_MAX);
 const _: () = assert!(INVOCATION_BYTES_MAX <= SMALL_BODY_BYTES);
+const _: () = assert!(2 * LOGIN_PIECE_BYTES_MAX + 256 <= LOGIN_BYTES_MAX);
 const _: () = assert!(COMMAND_BYTES_MAX + PATH_BYTES_MAX <= FRAME_BYTES_MAX / 4);
 const _: () = assert!(OUTPUT_CHUNK_BYTES_MAX as u64 <= OUTPUT_AHEAD_BYTES_MAX);
 const _: () = assert!(2 * OUTPUT_AHEAD_BYTES_MAX as usize <= ENDED_BYTES_MAX);

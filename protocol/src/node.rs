@@ -1,9 +1,14 @@
 //! The conversation between a site's CRM and the agent of one NodeManager. The agent dials.
 //! The CRM's requests carry a correlation id and are answered by one [`Reply`]; what happens by
-//! itself is a [`Notice`]. The first frame of the agent is the request [`Arrive`].
+//! itself is a [`Notice`]. The first frame of the agent is the request [`First`].
+//!
+//! **The lease.** Each side says something at least every quarter of the lease, `Beat` if there is
+//! nothing else; any frame is a sign of life. An agent that hears nothing for the lease tears its
+//! sandbox down. One that loses its connection dials again with the same certificate and returns;
+//! whatever was under way is asked again then, and output goes on by `Resend`, never by itself.
 //!
 //! The wire form of an enum is the *position* of its variant, so variants are only ever
-//! appended; `golden/node_v2.txt` pins the bytes of every variant.
+//! appended; `golden/node_v3.txt` pins the bytes of every variant.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -12,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::at_most;
 use crate::ids::{Epoch, JobId, ReservationId};
-use crate::job::{self, Command, ExitStatus, Stream};
+use crate::job::{self, Command, ExitStatus, Hits, Stream};
 use crate::keys::{KeyRing, MemberKeys};
 use crate::limits::{self, COMMAND_BYTES_MAX, GRANT_BYTES_MAX, SIGNATURE_BYTES};
 use crate::names::{EnvironmentName, HostName, NodeName, Text, VariableName};
@@ -44,7 +49,42 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// The agent's first request. Answered by [`Reply::Done`], or refused and disconnected.
+/// The agent's first request on a connection. Answered by [`Reply::Done`], or refused and
+/// disconnected.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum First {
+    Arrive(Arrive),
+    /// It was let in before, with the certificate that it shows again.
+    Return(Return),
+}
+
+impl First {
+    /// What the CRM checks before it looks who it is.
+    pub fn check(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Return(Return { rates: Some(rates), .. }) => rates.check(),
+            Self::Arrive(_) | Self::Return(_) => Ok(()),
+        }
+    }
+}
+
+/// How a NodeManager stands whose connection was lost. Who it is, its certificate says.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Return {
+    /// As in [`Arrive`]: of the same monitor.
+    pub nonce: [u8; 16],
+    pub node: NodeName,
+    pub uid: u32,
+    pub boot_id: [u8; 16],
+    pub state: State,
+    /// From ready on.
+    pub keys: Option<MemberKeys>,
+    /// The rates that hold, as the CRM signed them.
+    pub rates: Option<SignedRates>,
+    pub version: Text,
+}
+
+/// A pilot is there. Answered by [`Reply::Done`], or refused and disconnected.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Arrive {
     pub token: Token,
@@ -76,7 +116,9 @@ pub enum Request {
     /// Start a command as the user; it ends as a [`Notice::Exited`]. The same job id never
     /// starts twice: a repeated one is answered `Done`.
     Exec { job: JobId, command: Command },
-    /// Signal every process of the command's session. An unknown job is answered `Done`.
+    /// Signal every process of the command, also one that left its session. An unknown job is
+    /// answered `Done`. After SIGTERM or SIGKILL the command's `Exited` is not told before all of
+    /// them are gone; SIGKILL is answered when they are, or `Failed` naming one that does not die.
     Signal { job: JobId, signal: u8 },
     /// Output is kept up to here: more may be sent, and this much is never sent again. Not
     /// answered.
@@ -96,6 +138,11 @@ pub enum Request {
     /// The end of the command is kept, and with it all of its output: the agent forgets both. Not
     /// answered. Until then they wait, those of at least [`limits::ENDED_MAX`] commands.
     ExitSaved { job: JobId },
+    /// Tear down as [`Request::Shutdown`], but first send SIGTERM to everything that runs inside, and
+    /// let it have so long to end by itself. Legal and answered like it; the first one counts.
+    End { grace_ms: u32 },
+    /// A sign of life, answered by [`Notice::Beat`].
+    Beat,
 }
 
 impl Request {
@@ -113,7 +160,9 @@ impl Request {
             | Self::Shutdown
             | Self::GetStatus
             | Self::Resend { .. }
-            | Self::ExitSaved { .. } => Ok(()),
+            | Self::ExitSaved { .. }
+            | Self::End { .. }
+            | Self::Beat => Ok(()),
         }
     }
 }
@@ -215,7 +264,7 @@ pub enum Notice {
     /// what was saved.
     Output { job: JobId, stream: Stream, offset: u64, bytes: Bytes },
     /// The command ended and all of its output was sent. Awaits `ExitSaved`.
-    Exited { job: JobId, status: ExitStatus },
+    Exited { job: JobId, status: ExitStatus, hits: Hits },
     /// The sandbox is gone, confirmed by the monitor; what could not be removed is named.
     Gone { dirty: Option<Text>, cause: Option<Failure> },
     /// What the sandbox's classes have sent so far, told once a second while it is shaped.
@@ -226,6 +275,8 @@ pub enum Notice {
         #[serde(deserialize_with = "at_most::<{limits::CLASSES_MAX}, _, _>")]
         classes: Vec<ClassUse>,
     },
+    /// A sign of life.
+    Beat,
 }
 
 /// Counters of one class since it was made; they never go back.
@@ -252,7 +303,7 @@ impl Notice {
                 let once = classes.is_sorted_by(|one, next| one.class < next.class);
                 Refusal::unless(once, "classes twice, or out of their order")
             }
-            Self::StateChanged { .. } | Self::Exited { .. } | Self::Gone { .. } => Ok(()),
+            Self::StateChanged { .. } | Self::Exited { .. } | Self::Gone { .. } | Self::Beat => Ok(()),
         }
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::at_most;
 use crate::ids::{JobId, ReservationId};
 use crate::limits::ALTERNATIVES_MAX;
-use crate::names::{EnvironmentName, NodeName, SiteName, Text};
+use crate::names::{EnvironmentName, NodeName, SiteName, Text, UserName};
 
 /// Reasons for which a request is turned down before anything changes.
 ///
@@ -99,6 +99,12 @@ pub enum Refusal {
     BadRate { asked_kbit: u32, min_kbit: u32, max_kbit: u32 },
     #[error("no link between {a} and {b} is known here; the grid's administrator names links in grc.toml")]
     UnknownLink { a: SiteName, b: SiteName },
+    #[error("{asked} {what}, the limit for you is {limit}; the grid's administrator sets it in grc.toml")]
+    OverUserLimit { what: Text, asked: u64, limit: u64 },
+    #[error("site {site} is not open to {user}; the grid's administrator names its users in grc.toml")]
+    SiteNotForUser { site: SiteName, user: UserName },
+    #[error("this key does not let anybody in as {user}; the grid's administrator keeps the `users` file")]
+    LoginRefused { user: UserName },
 }
 
 /// Something of which there is only so much at a time.

@@ -35,7 +35,7 @@
 //!   Join with Joined; a repeated Exec with Exited or ExecFailed if that is how it stands.
 //!
 //! The number of messages does not depend on the number of nodes, `Output` aside. The wire form
-//! of an enum is the position of its variant: append only; `golden/site_v2.txt` pins it.
+//! of an enum is the position of its variant: append only; `golden/site_v3.txt` pins it.
 
 use std::net::Ipv4Addr;
 
@@ -45,7 +45,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::at_most;
 use crate::ids::{Epoch, JobId, MemberNumber, ReservationId, Version};
-use crate::job::{self, Command, ExitStatus, Stream, Target};
+use crate::job::{self, Command, ExitStatus, Hits, Stream, Target};
 use crate::keys::{KeyRing, MemberKeys};
 use crate::limits::{
     self, DURATION_S_MAX, HORIZON_S_MAX, LAYERS_MAX, MEMBERS_MAX, NODES_PER_SITE_MAX, RATE_KBIT_MAX,
@@ -214,7 +214,7 @@ pub enum ToSite {
     Join { reservation: ReservationId, epoch: Epoch, ring: KeyRing },
     /// Start a command. The same job never starts twice in one epoch.
     Exec { reservation: ReservationId, epoch: Epoch, job: JobId, target: Target, command: Command },
-    /// Send a signal to every process of a job's session.
+    /// Send a signal to every process of a job, also to those that left its session.
     Signal { reservation: ReservationId, epoch: Epoch, job: JobId, signal: u8 },
     /// Output of this stream is kept up to here: more may be sent.
     OutputSaved {
@@ -337,6 +337,7 @@ pub enum FromSite {
         job: JobId,
         member: MemberNumber,
         status: ExitStatus,
+        hits: Hits,
     },
     /// A member's command could not be started.
     ExecFailed {

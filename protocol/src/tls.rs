@@ -13,7 +13,10 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
+    SignatureScheme,
+};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
@@ -21,6 +24,9 @@ use crate::identity::{Identity, Pin};
 
 /// How long a handshake may take.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+
+/// Tells what [`binding`] derives from whatever else might be derived from the same connection.
+const BINDING_LABEL: &[u8] = b"EXPORTER-gridpilot-login";
 
 /// Why there is no secure connection.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +39,10 @@ pub enum TlsError {
     Timeout,
     #[error("the peer showed no certificate")]
     NoCertificate,
+    #[error("the server's certificate is not the pinned one")]
+    WrongPin,
+    #[error("this connection cannot be told from others: {0}")]
+    NoBinding(Error),
     #[error("this identity cannot be used for TLS: {0}")]
     Identity(Error),
 }
@@ -114,7 +124,7 @@ impl ServerCertVerifier for Pinned {
         if self.only == Some(Pin::of(end_entity)) {
             return Ok(ServerCertVerified::assertion());
         }
-        Err(Error::General("the server's certificate is not the pinned one".into()))
+        Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
     }
 
     signatures!();
@@ -192,10 +202,31 @@ pub async fn dial(connector: &TlsConnector, address: SocketAddr) -> Result<TlsSt
         stream.set_nodelay(true).map_err(TlsError::Handshake)?;
         // The name is part of the API, not of what is checked: the pin is.
         let name = ServerName::IpAddress(address.ip().into());
-        connector.connect(name, stream).await.map_err(TlsError::Handshake)
+        connector.connect(name, stream).await.map_err(handshake_failed)
     };
     let stream = tokio::time::timeout(HANDSHAKE_TIME, connect).await.map_err(|_| TlsError::Timeout)??;
     Ok(stream.into())
+}
+
+/// The one refusal that our own verifier makes has a name of its own.
+fn handshake_failed(error: std::io::Error) -> TlsError {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    match inner {
+        Some(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)) => {
+            TlsError::WrongPin
+        }
+        _ => TlsError::Handshake(error),
+    }
+}
+
+/// What both ends of this very connection know and nobody else: a signature over it is worth
+/// nothing on another one, be it relayed by somebody in between (RFC 8446, 7.5; RFC 9266).
+pub fn binding(stream: &TlsStream<TcpStream>) -> Result<[u8; 32], TlsError> {
+    let exported = match stream {
+        TlsStream::Client(stream) => stream.get_ref().1.export_keying_material([0; 32], BINDING_LABEL, None),
+        TlsStream::Server(stream) => stream.get_ref().1.export_keying_material([0; 32], BINDING_LABEL, None),
+    };
+    exported.map_err(TlsError::NoBinding)
 }
 
 #[cfg(test)]

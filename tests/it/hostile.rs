@@ -14,7 +14,7 @@ use protocol::connection::{self, Connection, read};
 use protocol::frame::Kind;
 use protocol::hello::Role;
 use protocol::identity::{Identity, Pin};
-use protocol::node::{Arrive, Invocation, Reply, Token};
+use protocol::node::{Arrive, First, Invocation, Reply, Token};
 use protocol::refusal::Refusal;
 use protocol::site::{FromSite, Offer, ToSite};
 use protocol::tls;
@@ -79,14 +79,14 @@ fn arrive(world: &TestGrid, site: u32, token: Token) -> Result<Reply> {
     let node = format!("{}1", site_name(site));
     let port = format!("{}:{CRM_PORT}", machine_address(site, 0));
     talk(world, &node, &port, pin_of(world, site), Role::Agent, async |mut peer: Talk| {
-        let arrive = Arrive {
+        let arrive = First::Arrive(Arrive {
             token,
             nonce: [7; 16],
             node: node.parse()?,
             uid: 1000,
             boot_id: [0; 16],
             version: "stranger".into(),
-        };
+        });
         peer.outbox.post(Kind::Request, 1, &arrive)?;
         Ok(read(&peer.inbox.next().await?)?)
     })

@@ -16,3 +16,4 @@ mod local_grid;
 mod machines;
 mod refusals;
 mod reservations;
+mod slurm;

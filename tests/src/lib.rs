@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod account;
+pub mod batch;
 pub mod bench;
 pub mod demo;
 pub mod flow;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::account::Account;
+use crate::batch;
 use crate::links::pairs;
 use crate::netns::{GRC_ADDRESS, machine_address, site_name};
 use crate::node::{Machine, Role};
@@ -45,8 +46,7 @@ pub fn grc_config(state: &State, account: &Account) -> String {
     text
 }
 
-/// `crm.toml` of one site with its nodes behind the embedded queue. A pilot is started by
-/// stepping into the node's machine as root and dropping to the account there.
+/// `crm.toml` of one site with its nodes behind the site's batch system.
 pub fn crm_config(state: &State, site: u32) -> String {
     let name = site_name(site);
     let mut text = format!(
@@ -62,8 +62,6 @@ gateway = "{gateway}"
 mtu = 1500
 driver = "{driver}"
 
-[batch]
-system = "embedded"
 "#,
         state_directory = quoted(&state.path(&format!("state/crm-{name}"))),
         head = machine_address(site, 0),
@@ -73,6 +71,17 @@ system = "embedded"
         gateway = state.plan.links.gateway(site),
         driver = state.plan.driver.name(),
     );
+    text.push_str(&match batch::queue(state.plan.batch.of(site)) {
+        Some(queue) => queue.crm_table(state, site),
+        None => embedded_table(state, site),
+    });
+    text
+}
+
+/// The `[batch]` table of a site whose CRM starts the pilots itself, by stepping into the node's
+/// machine as root and dropping to the account there.
+fn embedded_table(state: &State, site: u32) -> String {
+    let mut text = "[batch]\nsystem = \"embedded\"\n".to_owned();
     for node in nodes_of(state, site) {
         let mut start = node.enter();
         let drop = ["setpriv", "--reuid={uid}", "--regid={gid}", "--init-groups", "--inh-caps=-all", "--"];
@@ -126,17 +135,10 @@ fn toml_key(name: &str) -> String {
 mod tests {
     use super::*;
     use crate::links::Links;
-    use crate::state::{Driver, Plan};
+    use crate::state::Plan;
 
     fn grc_toml(links: Links) -> toml::Table {
-        let plan = Plan {
-            directory: "/nowhere".into(),
-            sites: 3,
-            nodes: 1,
-            driver: Driver::default(),
-            links,
-            state_kib: None,
-        };
+        let plan = Plan { sites: 3, nodes: 1, links, ..Plan::new("/nowhere".into()) };
         let account = Account { name: "somebody".into(), uid: 1000, gid: 1000, home: "/home/x".into() };
         grc_config(&State::new(plan), &account).parse().unwrap()
     }

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::account::Account;
+use crate::batch::Systems;
 use crate::links::Links;
 use crate::netns::{NODES_MAX, SITES_MAX};
 use crate::node::{Machine, Role};
@@ -46,6 +47,9 @@ pub struct Plan {
     pub driver: Driver,
     #[serde(default)]
     pub links: Links,
+    /// What starts the sites' pilots.
+    #[serde(default)]
+    pub batch: Systems,
     /// The daemons' state lies on a filesystem of so many KiB of its own.
     pub state_kib: Option<u32>,
 }
@@ -53,13 +57,21 @@ pub struct Plan {
 impl Plan {
     /// Two sites of two nodes, which is what most want.
     pub fn new(directory: PathBuf) -> Self {
-        let (driver, links) = (Driver::default(), Links::default());
-        Self { directory, sites: 2, nodes: 2, driver, links, state_kib: None }
+        Self {
+            directory,
+            sites: 2,
+            nodes: 2,
+            driver: Driver::default(),
+            links: Links::default(),
+            batch: Systems::default(),
+            state_kib: None,
+        }
     }
 
     pub fn check(&self) -> Result<()> {
         ensure!((1..=SITES_MAX).contains(&self.sites), "1 to {SITES_MAX} sites, not {}", self.sites);
         ensure!((1..=NODES_MAX).contains(&self.nodes), "1 to {NODES_MAX} nodes a site, not {}", self.nodes);
+        self.batch.check(self.sites)?;
         self.links.check(self.sites)
     }
 }

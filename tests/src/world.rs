@@ -11,11 +11,11 @@ use nix::sys::signal::Signal;
 
 use crate::account::{Account, MADE_NAME};
 use crate::netns::{self, site_name};
-use crate::node::{self, Hold, Role};
+use crate::node::{self, Hold, Machine, Role};
 use crate::process::{self, Identity, end_all, run, spawn_daemon, wait_until};
 use crate::state::{Daemon, Driver, MARKER, Plan, State};
 use crate::tight::Tight;
-use crate::{install, links, shared, site};
+use crate::{batch, install, links, shared, site};
 
 /// By when every site must be connected.
 pub const CONNECT_TIME: Duration = Duration::from_secs(20);
@@ -23,6 +23,8 @@ pub const CONNECT_TIME: Duration = Duration::from_secs(20);
 const END_TIME: Duration = Duration::from_secs(20);
 /// How long pilots may outlive their CRM.
 const PILOTS_GONE_TIME: Duration = Duration::from_secs(15);
+/// How long helpers of a daemon may outlive it.
+const STRANGERS_GONE_TIME: Duration = Duration::from_secs(5);
 /// Programs of the system that the world is made with, and the packages that hold them.
 const TOOLS: [(&str, &str); 6] = [
     ("ip", "iproute2"),
@@ -66,6 +68,8 @@ impl Grid {
         check_machine()?;
         plan.check()?;
         install::check_parents(&plan.directory)?;
+        let missing = plan.batch.missing(plan.sites);
+        ensure!(missing.is_empty(), "--batch {} needs {}", plan.batch, missing.join(" and "));
         let shown = plan.directory.display().to_string();
         let taken = plan.directory.exists() && fs::read_dir(&plan.directory)?.next().is_some();
         ensure!(
@@ -116,6 +120,14 @@ impl Grid {
         site::write_configs(&self.state, &account)?;
         say("daemons: grc, and a crm at each site");
         self.start_grc()?;
+        for number in 0..sites {
+            let system = self.state.plan.batch.of(number);
+            if let Some(queue) = batch::queue(system) {
+                let limit = batch::READY_TIME.as_secs();
+                say(&format!("{} of site {}, for up to {limit} s", system.name(), site_name(number)));
+                queue.start(self, number)?;
+            }
+        }
         for number in 0..sites {
             self.join_site(number)?;
             self.start_crm(number)?;
@@ -318,18 +330,25 @@ impl Grid {
         let mut killed = Vec::new();
         let directory = self.state.plan.directory.clone();
         say("ending the CRMs, which end their pilots, and then the GRC");
-        let (grc, crms): (Vec<_>, Vec<_>) =
-            self.state.daemons.iter().map(|d| (d.name == "grc", d.identity)).partition(|(grc, _)| *grc);
-        for group in [crms, grc] {
-            let group: Vec<Identity> = group.into_iter().map(|(_, identity)| identity).collect();
-            let shown: Vec<_> = group.iter().map(|one| (*one, one.describe())).collect();
-            let stubborn = end_all(&group, END_TIME);
-            killed.extend(shown.into_iter().filter(|(one, _)| stubborn.contains(one)).map(|(_, text)| text));
+        for stage in [Stage::Crm, Stage::Grc] {
+            killed.extend(self.end_daemons(stage));
         }
         wait_until(PILOTS_GONE_TIME, || self.pilot_processes().is_empty());
         for left in self.pilot_processes() {
             killed.push(left.identity.describe());
             left.identity.signal(Signal::SIGKILL);
+        }
+        // Until here batch systems saw to the end of their jobs.
+        killed.extend(self.end_daemons(Stage::Batch));
+        wait_until(STRANGERS_GONE_TIME, || self.strangers(|_| true).is_empty());
+        for left in self.strangers(|_| true) {
+            killed.push(left.describe());
+            left.signal(Signal::SIGKILL);
+        }
+        for site in 0..self.state.plan.sites {
+            if let Some(queue) = batch::queue(self.state.plan.batch.of(site)) {
+                queue.clean(&self.state, site);
+            }
         }
         self.sweep();
         let holders: Vec<Identity> = self.state.machines.iter().map(|machine| machine.holder).collect();
@@ -357,6 +376,38 @@ impl Grid {
         }
     }
 
+    /// Ends the daemons of a stage all together and returns those that had to be killed.
+    fn end_daemons(&self, stage: Stage) -> Vec<String> {
+        let of_stage = self.state.daemons.iter().filter(|daemon| Stage::of(daemon) == stage);
+        let group: Vec<Identity> = of_stage.map(|daemon| daemon.identity).collect();
+        let shown: Vec<_> = group.iter().map(|one| (*one, one.describe())).collect();
+        let stubborn = end_all(&group, END_TIME);
+        shown.into_iter().filter(|(one, _)| stubborn.contains(one)).map(|(_, text)| text).collect()
+    }
+
+    /// Processes on the nodes that are no daemon and of no pilot: what a batch system starts for a
+    /// job. Without a job there is none, but for a moment.
+    pub fn batch_processes(&self) -> Vec<Identity> {
+        let pilots: Vec<Identity> = self.pilot_processes().iter().map(|stat| stat.identity).collect();
+        let mut found = self.strangers(|machine| machine.role == Role::Node);
+        found.retain(|one| !pilots.contains(one));
+        found
+    }
+
+    /// Processes in machines of ours that we did not start ourselves.
+    fn strangers(&self, wanted: impl Fn(&Machine) -> bool) -> Vec<Identity> {
+        let name = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/uts")).ok();
+        let machines: Vec<_> = (self.state.machines.iter().filter(|machine| wanted(machine)))
+            .filter_map(|machine| name(machine.holder.pid))
+            .collect();
+        let mut known: Vec<Identity> = self.state.daemons.iter().map(|daemon| daemon.identity).collect();
+        known.extend(self.state.machines.iter().map(|machine| machine.holder));
+        let alive = process::all().into_iter().filter(|stat| !stat.zombie).map(|stat| stat.identity);
+        alive
+            .filter(|one| !known.contains(one) && name(one.pid).is_some_and(|uts| machines.contains(&uts)))
+            .collect()
+    }
+
     /// What a node's next start would sweep, swept now: there will be no next start.
     fn sweep(&self) {
         let manager = self.state.path("lib/node-manager").display().to_string();
@@ -378,6 +429,24 @@ impl Grid {
             }
         }
         text
+    }
+}
+
+/// In which order daemons end: a CRM ends its pilots by its batch system.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    Crm,
+    Grc,
+    Batch,
+}
+
+impl Stage {
+    fn of(daemon: &Daemon) -> Self {
+        match daemon.name.as_str() {
+            "grc" => Self::Grc,
+            name if name.starts_with("crm-") => Self::Crm,
+            _ => Self::Batch,
+        }
     }
 }
 

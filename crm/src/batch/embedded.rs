@@ -27,7 +27,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 
 use super::process::{Identity, Notes, Process};
-use super::{Batch, BatchError, Capabilities, Standing};
+use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
 use crate::config::NodeConfig;
 use crate::pilot::PilotId;
 use crate::site::{Account, Submit};
@@ -100,7 +100,7 @@ impl Embedded {
     /// Ends a pilot of a CRM before.
     fn end(&self, pilot: PilotId, process: Process) {
         tracing::info!("pilot {pilot} is left from before; it is ended");
-        let entry = Entry { standing: Standing::There, cancel: Arc::default() };
+        let entry = Entry { standing: Standing::Running { node: None }, cancel: Arc::default() };
         lock(&self.started).pilots.insert(pilot, entry);
         let (started, changed, notes) = (self.started.clone(), self.changed.clone(), self.notes.clone());
         tokio::spawn(async move {
@@ -124,15 +124,18 @@ impl Embedded {
         program: &Path,
         arguments: &[&str],
     ) -> Result<Command, BatchError> {
-        let start =
-            self.starts.get(node).ok_or_else(|| BatchError(format!("node {node} is not configured")))?;
+        let start = self
+            .starts
+            .get(node)
+            .ok_or_else(|| BatchError::refused(format!("node {node} is not configured")))?;
         let replace = |word: &String| {
             word.replace("{user}", account.name.as_str())
                 .replace("{uid}", &account.uid.to_string())
                 .replace("{gid}", &account.gid.to_string())
         };
         let mut words = start.iter().map(replace);
-        let first = words.next().ok_or_else(|| BatchError(format!("node {node} has no start command")))?;
+        let first =
+            words.next().ok_or_else(|| BatchError::refused(format!("node {node} has no start command")))?;
         let mut command = Command::new(first);
         command.args(words).arg(program).args(arguments);
         command.env_clear().env("PATH", PATH).current_dir("/");
@@ -143,35 +146,89 @@ impl Embedded {
 }
 
 impl Batch for Embedded {
-    fn name(&self) -> &'static str {
-        "embedded"
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        Capabilities {
+    async fn capabilities(&self) -> Result<Capabilities, BatchError> {
+        Ok(Capabilities {
             places_on_named_nodes: true,
             // Nobody else starts anything there: when its nodes are free is the CRM's to say.
             reserves_ahead: true,
             enforces_limits: false,
             lead: Duration::ZERO,
-        }
+            nodes_max: None,
+            walltime_max: None,
+        })
     }
 
-    async fn submit(&self, submit: &Submit, invocation: &[u8]) -> Result<(), BatchError> {
+    /// Each pilot is a process of its own; one that cannot be started is gone at once.
+    async fn submit(&self, job: &BatchJob) -> Result<(), BatchError> {
+        for (submit, invocation) in &job.pilots {
+            if let Err(error) = self.start(submit, invocation).await {
+                let standing = Standing::Gone(format!("it could not be submitted: {error}").into());
+                let entry = Entry { standing, cancel: Arc::default() };
+                lock(&self.started).pilots.insert(submit.pilot, entry);
+                self.changed.notify_one();
+            }
+        }
+        Ok(())
+    }
+    async fn status(&self) -> Result<Vec<(PilotId, Standing)>, BatchError> {
+        let mut started = lock(&self.started);
+        let standings =
+            started.pilots.iter().map(|(pilot, entry)| (*pilot, entry.standing.clone())).collect();
+        started.pilots.retain(|_, entry| !matches!(entry.standing, Standing::Gone(_)));
+        Ok(standings)
+    }
+
+    async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    async fn cancel(&self, pilots: &[PilotId]) -> Result<(), BatchError> {
+        let started = lock(&self.started);
+        for entry in pilots.iter().filter_map(|pilot| started.pilots.get(pilot)) {
+            entry.cancel.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn sweep(&self, node: &NodeName, account: &Account) -> Result<(), BatchError> {
+        let program = self.launcher.with_file_name("node-manager");
+        let mut command = self.command(node, account, &program, &["sweep"])?;
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(SWEEP_TIME, command.output())
+            .await
+            .map_err(|_| {
+                BatchError::refused(format!("the sweep did not end within {} s", SWEEP_TIME.as_secs()))
+            })?
+            .map_err(|e| BatchError::refused(format!("the sweep cannot be started: {e}")))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let words = String::from_utf8_lossy(&output.stderr);
+        Err(BatchError::refused(format!(
+            "the sweep failed ({}): {}",
+            ending(output.status),
+            last_lines(&words, 1)
+        )))
+    }
+}
+
+impl Embedded {
+    async fn start(&self, submit: &Submit, invocation: &[u8]) -> Result<(), BatchError> {
         let words = File::options()
             .read(true)
             .append(true)
             .create_new(true)
             .open(self.words_path(submit.pilot))
             .and_then(|file| std::fs::remove_file(self.words_path(submit.pilot)).map(|()| file))
-            .map_err(|e| BatchError(format!("no file for its last words: {e}")))?;
-        let for_child = words.try_clone().map_err(|e| BatchError(e.to_string()))?;
+            .map_err(|e| BatchError::refused(format!("no file for its last words: {e}")))?;
+        let for_child = words.try_clone().map_err(|e| BatchError::unavailable(e.to_string()))?;
         let mut command =
             self.command(&submit.node, &submit.account, &self.launcher, &["--invocation", "-"])?;
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(for_child);
         let program = command.as_std().get_program().to_owned();
-        let mut child =
-            command.spawn().map_err(|e| BatchError(format!("cannot start {}: {e}", program.display())))?;
+        let mut child = command
+            .spawn()
+            .map_err(|e| BatchError::refused(format!("cannot start {}: {e}", program.display())))?;
         let noted = child.id().ok_or_else(|| std::io::Error::other("it has no number")).and_then(|pid| {
             let process = Identity::of(pid as i32)?;
             self.notes.put(submit.pilot, &process)
@@ -179,11 +236,12 @@ impl Batch for Embedded {
         if let Err(error) = noted {
             let _ = child.kill().await;
             self.notes.remove(submit.pilot);
-            return Err(BatchError(format!("its process cannot be noted: {error}")));
+            return Err(BatchError::refused(format!("its process cannot be noted: {error}")));
         }
         let stdin = child.stdin.take();
         let cancel = Arc::new(Notify::new());
-        let entry = Entry { standing: Standing::There, cancel: cancel.clone() };
+        let standing = Standing::Running { node: Some(submit.node.clone()) };
+        let entry = Entry { standing, cancel: cancel.clone() };
         lock(&self.started).pilots.insert(submit.pilot, entry);
         if let Some(mut stdin) = stdin {
             // It fits into the pipe, so this does not wait; a child that died is noticed by its end.
@@ -204,42 +262,6 @@ impl Batch for Embedded {
         Ok(())
     }
 
-    async fn status(&self) -> Result<Vec<(PilotId, Standing)>, BatchError> {
-        let mut started = lock(&self.started);
-        let standings =
-            started.pilots.iter().map(|(pilot, entry)| (*pilot, entry.standing.clone())).collect();
-        started.pilots.retain(|_, entry| entry.standing == Standing::There);
-        Ok(standings)
-    }
-
-    async fn changed(&self) {
-        self.changed.notified().await;
-    }
-
-    async fn cancel(&self, pilot: PilotId) -> Result<(), BatchError> {
-        if let Some(entry) = lock(&self.started).pilots.get(&pilot) {
-            entry.cancel.notify_one();
-        }
-        Ok(())
-    }
-
-    async fn sweep(&self, node: &NodeName, account: &Account) -> Result<(), BatchError> {
-        let program = self.launcher.with_file_name("node-manager");
-        let mut command = self.command(node, account, &program, &["sweep"])?;
-        command.stdin(Stdio::null()).kill_on_drop(true);
-        let output = tokio::time::timeout(SWEEP_TIME, command.output())
-            .await
-            .map_err(|_| BatchError(format!("the sweep did not end within {} s", SWEEP_TIME.as_secs())))?
-            .map_err(|e| BatchError(format!("the sweep cannot be started: {e}")))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let words = String::from_utf8_lossy(&output.stderr);
-        Err(BatchError(format!("the sweep failed ({}): {}", ending(output.status), last_lines(&words, 1))))
-    }
-}
-
-impl Embedded {
     fn words_path(&self, pilot: PilotId) -> PathBuf {
         let PilotId { reservation, round, member } = pilot;
         self.state.join(format!(".pilot-{reservation}-{}-{member}.{}", round.0, std::process::id()))

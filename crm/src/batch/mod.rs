@@ -1,73 +1,72 @@
 //! The batch system: who starts pilots on nodes, takes them away, and knows when they are gone.
 //!
 //! One trait, one file per system. [`run`] is the task in between: it takes the driver's commands
-//! and turns what the system says into [`Event`]s of the owner.
+//! and turns what the system says into [`Event`]s of the owner. [`start`] knows which file a
+//! configuration means; nothing else does.
 
 pub mod embedded;
 mod process;
+mod run;
 
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
-use protocol::names::{NodeName, Text};
+use anyhow::{Result, bail};
+use protocol::names::NodeName;
 use tokio::sync::mpsc;
 
+pub use run::{Command, run};
+
+use crate::config::{Config, System};
 use crate::pilot::PilotId;
 use crate::site::{Account, Event, Submit};
+pub use crate::standing::{BatchError, Capabilities, Standing};
 
-/// Why a batch system did not do what it was asked.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{0}")]
-pub struct BatchError(pub String);
-
-/// What a batch system can do by itself; what it cannot, the CRM does around it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Capabilities {
-    /// It starts a pilot on the node that the CRM names. If not, a node is known at arrival.
-    pub places_on_named_nodes: bool,
-    /// It keeps nodes free for a window in the future. If not, pilots begin early and wait for
-    /// their window.
-    pub reserves_ahead: bool,
-    /// It enforces memory and processor limits around the pilot.
-    pub enforces_limits: bool,
-    /// How long before a window pilots must be submitted at least, so that they run when it opens.
-    pub lead: Duration,
+/// What is submitted at once: pilots of one round, for one account, with equal limits and
+/// times. They begin together.
+#[derive(Debug)]
+pub struct BatchJob {
+    /// Never empty, in the order of their members. The bytes are the Launcher's invocation, a
+    /// secret: they reach it by its standard input or a file of mode 0600, never by a command line
+    /// or a variable.
+    pub pilots: Vec<(Submit, Vec<u8>)>,
 }
 
-/// A pilot as the batch system knows it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Standing {
-    /// In the queue or running.
-    There,
-    /// Its process is gone, and why; said once, then the system forgets the pilot.
-    Gone(Text),
+impl BatchJob {
+    /// A job of one pilot.
+    pub fn of(submit: Submit, invocation: Vec<u8>) -> Self {
+        Self { pilots: vec![(submit, invocation)] }
+    }
+
+    /// Whether this pilot belongs into this job.
+    pub fn takes(&self, submit: &Submit) -> bool {
+        let of = |pilot: PilotId| (pilot.reservation, pilot.round);
+        self.pilots.first().is_some_and(|(first, _)| of(first.pilot) == of(submit.pilot))
+    }
+
+    pub fn pilot_ids(&self) -> Vec<PilotId> {
+        self.pilots.iter().map(|(submit, _)| submit.pilot).collect()
+    }
 }
 
 /// A batch system. Everything may be repeated; a pilot that it does not know is gone.
 pub trait Batch: Send + Sync + 'static {
-    /// What users see: `slurm`, `embedded`.
-    fn name(&self) -> &'static str;
+    /// What it can do and admits. Asked at the start and every few minutes: queues change.
+    fn capabilities(&self) -> impl Future<Output = Result<Capabilities, BatchError>> + Send;
 
-    fn capabilities(&self) -> Capabilities;
+    /// Hands a job over: all of its pilots, or none. A pilot that was started and died is not an
+    /// error of this call but one of those that are gone.
+    fn submit(&self, job: &BatchJob) -> impl Future<Output = Result<(), BatchError>> + Send;
 
-    /// Hands a pilot over. `invocation` is a secret: it reaches the Launcher by its standard input
-    /// or a file of mode 0600, never by a command line or a variable.
-    fn submit(
-        &self,
-        submit: &Submit,
-        invocation: &[u8],
-    ) -> impl Future<Output = Result<(), BatchError>> + Send;
-
-    /// How every pilot stands, in one call.
+    /// How every pilot stands, in one call; also those of before a restart of the CRM.
     fn status(&self) -> impl Future<Output = Result<Vec<(PilotId, Standing)>, BatchError>> + Send;
 
     /// Resolves when [`Self::status`] is worth asking again.
     fn changed(&self) -> impl Future<Output = ()> + Send;
 
-    /// Ends a pilot: politely first, then by force. Returns at once; `status` tells when it is gone.
-    fn cancel(&self, pilot: PilotId) -> impl Future<Output = Result<(), BatchError>> + Send;
+    /// Ends pilots: politely first, then by force. Returns at once; `status` tells when they are
+    /// gone. What is cancelled together is given together.
+    fn cancel(&self, pilots: &[PilotId]) -> impl Future<Output = Result<(), BatchError>> + Send;
 
     /// Removes what dead pilots left on a node. Bounded in time.
     ///
@@ -80,84 +79,24 @@ pub trait Batch: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), BatchError>> + Send;
 }
 
-/// What the driver asks of the batch task.
-#[derive(Debug)]
-pub enum Command {
-    Submit { submit: Box<Submit>, invocation: Vec<u8> },
-    Cancel { pilot: PilotId },
-    Sweep { pilot: PilotId, node: NodeName, account: Account },
-}
-
-/// Carries commands out and reports, until the driver is gone.
-pub async fn run<B: Batch>(
-    batch: Arc<B>,
-    mut commands: mpsc::UnboundedReceiver<Command>,
+/// Starts the batch system of a configuration; its task ends with the sender of commands. To be
+/// called in a runtime.
+///
+/// # Errors
+/// What it needs here is missing. That the system itself does not answer is no error: it may later.
+pub fn start(
+    config: &Config,
+    commands: mpsc::UnboundedReceiver<Command>,
     events: mpsc::Sender<Event>,
-) {
-    // Pilots that the system has, as far as we know: one that it forgot is gone, too.
-    let mut known: BTreeSet<PilotId> = BTreeSet::new();
-    loop {
-        tokio::select! {
-            command = commands.recv() => match command {
-                None => return,
-                Some(Command::Submit { submit, invocation }) => {
-                    let pilot = submit.pilot;
-                    match batch.submit(&submit, &invocation).await {
-                        Ok(()) => {
-                            known.insert(pilot);
-                        }
-                        Err(error) => {
-                            let reason = format!("it could not be submitted: {error}").into();
-                            let _ = events.send(Event::BatchGone { pilot, reason }).await;
-                        }
-                    }
-                }
-                Some(Command::Cancel { pilot }) => {
-                    if known.insert(pilot) {
-                        // One of before a restart, or one that is gone: the system must say.
-                        look(&*batch, &mut known, &events).await;
-                    }
-                    if known.contains(&pilot)
-                        && let Err(error) = batch.cancel(pilot).await
-                    {
-                        tracing::warn!("pilot {pilot} cannot be cancelled: {error}");
-                    }
-                }
-                Some(Command::Sweep { pilot, node, account }) => {
-                    let (batch, events) = (batch.clone(), events.clone());
-                    tokio::spawn(async move {
-                        let outcome = batch.sweep(&node, &account).await.map_err(|e| e.to_string().into());
-                        let _ = events.send(Event::Swept { pilot, outcome }).await;
-                    });
-                }
-            },
-            () = batch.changed() => look(&*batch, &mut known, &events).await,
+) -> Result<()> {
+    match config.batch.system {
+        System::Embedded => {
+            let embedded = embedded::Embedded::new(&config.batch.node, &config.launcher, &config.state)?;
+            tokio::spawn(run(Arc::new(embedded), commands, events));
+        }
+        system @ (System::Slurm | System::GridEngine | System::Pbs) => {
+            bail!("batch system {} is not in this build", system.name())
         }
     }
-}
-
-/// Asks how all pilots stand and reports those that are gone.
-async fn look<B: Batch>(batch: &B, known: &mut BTreeSet<PilotId>, events: &mpsc::Sender<Event>) {
-    let standings = match batch.status().await {
-        Ok(standings) => standings,
-        Err(error) => return tracing::warn!("the batch system does not answer: {error}"),
-    };
-    let mut there = BTreeSet::new();
-    let mut gone = Vec::new();
-    for (pilot, standing) in standings {
-        match standing {
-            Standing::There => {
-                there.insert(pilot);
-            }
-            Standing::Gone(reason) => gone.push((pilot, reason)),
-        }
-    }
-    let named: BTreeSet<_> = gone.iter().map(|(pilot, _)| *pilot).collect();
-    for pilot in known.iter().filter(|p| !there.contains(p) && !named.contains(p)) {
-        gone.push((*pilot, "the batch system does not know it".into()));
-    }
-    for (pilot, reason) in gone {
-        known.remove(&pilot);
-        let _ = events.send(Event::BatchGone { pilot, reason }).await;
-    }
+    Ok(())
 }

@@ -2,21 +2,26 @@
 
 use std::time::Duration;
 
-use protocol::names::Text;
+use protocol::names::{NodeName, Text};
 use protocol::node::{self, Notice, Reply};
 use protocol::refusal::{Failure, Step};
 use protocol::site::FromSite;
 
-use super::{Action, Asked, Site};
+use super::{Action, Asked, News, Site};
 use crate::pilot::{Event, PilotId, State};
+use crate::standing::{BatchError, Standing};
 
 impl Site {
-    pub(super) fn on_arrived(&mut self, id: PilotId, nonce: [u8; 16]) {
+    pub(super) fn on_arrived(&mut self, id: PilotId, nonce: [u8; 16], node: NodeName, boot_id: [u8; 16]) {
         if !self.advance(id, Event::Arrived) {
             return;
         }
+        let anonymous = self.settings.anonymous;
         if let Some(pilot) = self.pilot_mut(id) {
             pilot.nonce = Some(nonce);
+            pilot.boot_id = Some(boot_id);
+            // A node that is configured by name keeps that, whatever its machine calls itself.
+            pilot.at = anonymous.then_some(node);
         }
         let granted = self.bookings.get(&id.reservation).and_then(|booking| booking.grant.as_ref());
         let environment = granted.map(|grant| grant.part.environment.clone());
@@ -78,14 +83,14 @@ impl Site {
                 self.lost(id, cause, "the sandbox ended by itself".into());
                 self.advance(id, Event::EndAsked);
             }
-            Notice::StateChanged { .. } => {}
+            Notice::StateChanged { .. } | Notice::Beat => {}
             Notice::Output { job, stream, offset, bytes } => {
                 if let Some(epoch) = self.epoch_of(id).filter(|_| self.is_told_of(id, job)) {
                     let output = FromSite::Output { reservation, epoch, job, member, stream, offset, bytes };
                     self.tell(output);
                 }
             }
-            Notice::Exited { job, status } => self.on_exited(id, job, status),
+            Notice::Exited { job, status, hits } => self.on_exited(id, job, status, hits),
             Notice::Used { at_ms, classes } => self.on_used(id, at_ms, &classes),
             Notice::Gone { dirty, cause } => {
                 self.lost(id, cause, "the sandbox ended by itself".into());
@@ -114,6 +119,34 @@ impl Site {
         };
         self.lost(id, None, cause.into());
         self.advance(id, Event::BatchGone);
+    }
+
+    pub(super) fn on_batch_news(&mut self, news: News) {
+        match news {
+            News::NotSubmitted { error: BatchError::Unknown(_), .. } => {}
+            News::NotSubmitted { pilots, error } => {
+                let reason = format!("it could not be submitted: {error}").into();
+                pilots.into_iter().for_each(|pilot| self.on_batch_gone(pilot, &reason));
+            }
+            News::Stands { pilot: id, standing } => {
+                let anonymous = self.settings.anonymous;
+                let Some(pilot) = self.pilot_mut(id) else {
+                    // Nobody waits for it any more: its submission had no answer, and came late.
+                    return self.actions.push(Action::Cancel { pilot: id });
+                };
+                if let Standing::Running { node: Some(node) } = standing
+                    && anonymous
+                {
+                    pilot.at.get_or_insert(node);
+                }
+            }
+            News::Capabilities(capabilities) => {
+                let lead = self.settings.lead.max(capabilities.lead);
+                self.offer_changed |= lead != self.settings.lead;
+                self.settings.lead = lead;
+            }
+            News::Answers(_) => {}
+        }
     }
 
     pub(super) fn on_swept(&mut self, id: PilotId, outcome: Result<(), Text>) {
@@ -181,7 +214,7 @@ impl Site {
     /// The failure with site and node as this site knows them.
     pub(super) fn placed(&self, id: PilotId, failure: Failure) -> Failure {
         match self.pilot(id) {
-            Some(pilot) => failure.at_site(&self.settings.name).at_node(&pilot.node),
+            Some(pilot) => failure.at_site(&self.settings.name).at_node(pilot.node_name()),
             None => failure.at_site(&self.settings.name),
         }
     }

@@ -322,7 +322,7 @@ impl Site {
     /// Seconds until the node ends a sandbox by itself, margin included; at least 1.
     pub(super) fn lifetime_s(&self, reservation: ReservationId) -> u32 {
         let grant = self.bookings.get(&reservation).and_then(|booking| booking.grant.as_ref());
-        let end = grant.map_or(self.now, |grant| grant.end) + LEASE_MARGIN;
+        let end = grant.map_or(self.now, |grant| grant.end) + self.settings.times.grace + LEASE_MARGIN;
         let left = end.saturating_sub(self.now).as_secs().clamp(1, 2 * u64::from(DURATION_S_MAX));
         left as u32
     }
@@ -334,8 +334,10 @@ impl Site {
         let submit = Submit {
             pilot: pilot.id,
             node: pilot.node.clone(),
+            exclude: if self.settings.anonymous { self.nodes.soiled() } else { Vec::new() },
             account: booking.account.clone(),
             limits: grant.part.limits,
+            begin_in_s: 0,
             lifetime_s: self.lifetime_s(pilot.id.reservation),
             token_s: u32::try_from(token_s).unwrap_or(u32::MAX),
         };
@@ -363,6 +365,7 @@ impl Site {
             driver: self.settings.driver,
             shaped: self.incarnation(id)?.shaping.is_some(),
             lifetime_s: self.lifetime_s(id.reservation),
+            lease_s: self.settings.times.lease.as_secs() as u32,
             memory_bytes: limits.memory_bytes,
             pids: limits.pids,
             cpus_milli: limits.cpus_milli,

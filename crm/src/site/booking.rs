@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use protocol::ids::{Epoch, JobId, MemberNumber, ReservationId, Version};
-use protocol::job::ExitStatus;
+use protocol::job::{ExitStatus, Hits};
 use protocol::names::HostName;
 use protocol::refusal::Failure;
 use protocol::reservation::Progress;
@@ -242,6 +242,6 @@ pub(super) struct Ran {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Outcome {
     Runs,
-    Exited(ExitStatus),
+    Exited(ExitStatus, Hits),
     NotStarted(Failure),
 }

@@ -139,7 +139,7 @@ impl Site {
         let dirty: Vec<(NodeName, Text)> = of_it
             .map(|(id, (pilot, _))| {
                 let what = pilot.dirt.clone().unwrap_or_else(|| format!("pilot {id} does not go").into());
-                (pilot.node.clone(), what)
+                (pilot.node_name().clone(), what)
             })
             .collect();
         self.tell(FromSite::Ended { reservation, dirty });

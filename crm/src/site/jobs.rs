@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use protocol::ids::{Epoch, JobId, MemberNumber, ReservationId};
-use protocol::job::{Command, ExitStatus, Target};
+use protocol::job::{Command, ExitStatus, Hits, Target};
 use protocol::names::Text;
 use protocol::node::{Reply, Request};
 use protocol::planted::{Bug, planted};
@@ -56,7 +56,9 @@ impl Site {
                 Some(pilot) if pilot.state == State::Running && incarnation.phase == Phase::Joined => {
                     Outcome::Runs
                 }
-                Some(pilot) => refuse(format!("the member on node {} is not running", pilot.node).into()),
+                Some(pilot) => {
+                    refuse(format!("the member on node {} is not running", pilot.node_name()).into())
+                }
                 None => refuse("there is no such member".into()),
             };
             outcomes.insert(member, outcome);
@@ -98,8 +100,8 @@ impl Site {
                 Outcome::NotStarted(failure) => {
                     self.tell(FromSite::ExecFailed { reservation, epoch, job, member, failure });
                 }
-                Outcome::Exited(status) if ran.saved => {
-                    self.tell(FromSite::Exited { reservation, epoch, job, member, status });
+                Outcome::Exited(status, hits) if ran.saved => {
+                    self.tell(FromSite::Exited { reservation, epoch, job, member, status, hits });
                 }
                 outcome => self.resend_one(pilot, job, outcome),
             }
@@ -112,8 +114,8 @@ impl Site {
         let PilotId { reservation, member, .. } = pilot;
         if self.pilot(pilot).is_some_and(|pilot| pilot.state.has_agent()) {
             self.actions.push(Action::Pass { pilot, request: Request::Resend { job } });
-        } else if let (Outcome::Exited(status), Some(epoch)) = (outcome, self.epoch_of(pilot)) {
-            self.tell(FromSite::Exited { reservation, epoch, job, member, status });
+        } else if let (Outcome::Exited(status, hits), Some(epoch)) = (outcome, self.epoch_of(pilot)) {
+            self.tell(FromSite::Exited { reservation, epoch, job, member, status, hits });
         }
     }
 
@@ -157,16 +159,16 @@ impl Site {
         self.tell(FromSite::ExecFailed { reservation, epoch, job, member, failure });
     }
 
-    pub(super) fn on_exited(&mut self, id: PilotId, job: JobId, status: ExitStatus) {
+    pub(super) fn on_exited(&mut self, id: PilotId, job: JobId, status: ExitStatus, hits: Hits) {
         if !self.is_told_of(id, job) {
             // Saved before: the agent did not hear of it.
             return self.pass_exit_saved(id, job);
         }
         let Some(ran) = self.ran_mut(id, job) else { return };
-        ran.outcome = Outcome::Exited(status);
+        ran.outcome = Outcome::Exited(status, hits);
         let PilotId { reservation, member, .. } = id;
         let Some(epoch) = self.epoch_of(id) else { return };
-        self.tell(FromSite::Exited { reservation, epoch, job, member, status });
+        self.tell(FromSite::Exited { reservation, epoch, job, member, status, hits });
     }
 
     pub(super) fn exit_saved(&mut self, id: PilotId, job: JobId) {

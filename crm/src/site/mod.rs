@@ -51,7 +51,7 @@ use crate::offer::offer;
 use crate::pilot::{Pilot, PilotId, State, Times};
 use crate::record::{Record, Terms};
 use booking::{Booking, Incarnation};
-pub use words::{Account, Action, Asked, Event, Submit};
+pub use words::{Account, Action, Asked, Event, News, Submit};
 
 /// What a grant's lifetime has beyond the window, so that the node never ends a sandbox before its
 /// site would.
@@ -70,6 +70,8 @@ const ALL_VERSIONS: Version = Version(u32::MAX);
 pub struct Settings {
     pub name: SiteName,
     pub batch_system: Text,
+    /// Nodes are places of a queue; which machine takes one is known when its pilot runs.
+    pub anonymous: bool,
     pub ranges: Vec<Ipv4Net>,
     /// Addresses of machines, never given to a member.
     pub reserved: Vec<Ipv4Addr>,
@@ -150,11 +152,12 @@ impl Site {
                 self.hold(reservation, version, part, account);
             }
             Event::Grc(message) => self.on_grc(message),
-            Event::Arrived { pilot, nonce } => self.on_arrived(pilot, nonce),
+            Event::Arrived { pilot, nonce, node, boot_id } => self.on_arrived(pilot, nonce, node, boot_id),
             Event::Answered { pilot, asked, reply } => self.on_answer(pilot, asked, reply),
             Event::Noticed { pilot, notice } => self.on_notice(pilot, notice),
             Event::AgentLost { pilot, cause } => self.on_agent_lost(pilot, &cause),
             Event::BatchGone { pilot, reason } => self.on_batch_gone(pilot, &reason),
+            Event::Batch(news) => self.on_batch_news(news),
             Event::Swept { pilot, outcome } => self.on_swept(pilot, outcome),
             Event::Tick => {}
         }
@@ -190,6 +193,11 @@ impl Site {
             }
             _ => Err(Refusal::BadToken { why: "its pilot is not awaited any more".into() }),
         }
+    }
+
+    /// Whether pilots are for nodes by name.
+    pub fn names_nodes(&self) -> bool {
+        !self.settings.anonymous
     }
 
     /// Whether nothing of any reservation is here.

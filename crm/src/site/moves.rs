@@ -78,7 +78,9 @@ impl Site {
             Do::ShutDown => self.actions.push(Action::Ask {
                 pilot: id,
                 asked: Asked::Shutdown,
-                request: protocol::node::Request::Shutdown,
+                request: protocol::node::Request::End {
+                    grace_ms: u32::try_from(self.settings.times.grace.as_millis()).unwrap_or(u32::MAX),
+                },
             }),
             Do::Dismiss => self.actions.push(Action::Dismiss { pilot: id }),
             Do::Cancel => self.actions.push(Action::Cancel { pilot: id }),
@@ -87,13 +89,17 @@ impl Site {
                     Some(incarnation) => Some(incarnation.account.clone()),
                     None => self.leftovers.get(&id).map(|(_, account)| account.clone()),
                 };
-                if let Some(account) = account {
-                    self.actions.push(Action::Sweep { pilot: id, node: pilot.node, account });
+                if self.settings.anonymous && pilot.at.is_none() {
+                    // It never ran anywhere, so nothing of it can be left.
+                    self.advance(id, pilot::Event::Swept);
+                } else if let Some(account) = account {
+                    let node = pilot.node_name().clone();
+                    self.actions.push(Action::Sweep { pilot: id, node, account });
                 }
             }
             Do::Quarantine => {
-                let what = pilot.dirt.unwrap_or_else(|| format!("pilot {id} does not go").into());
-                self.nodes.soil(&pilot.node, id, what);
+                let what = pilot.dirt.clone().unwrap_or_else(|| format!("pilot {id} does not go").into());
+                self.nodes.soil(&pilot.node, id, pilot.node_name(), what);
                 self.addresses.quarantine(pilot.address, id);
                 self.offer_changed = true;
             }

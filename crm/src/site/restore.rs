@@ -55,7 +55,7 @@ impl Site {
                 (Key::Leftover(id), Value::Leftover { account, placed, what }) => {
                     let mut pilot = site.restore_pilot(id, placed);
                     let dirt = what.unwrap_or_else(|| format!("pilot {id} does not go").into());
-                    site.nodes.soil(&pilot.node, id, dirt.clone());
+                    site.nodes.soil(&pilot.node, id, pilot.node_name(), dirt.clone());
                     site.addresses.quarantine(pilot.address, id);
                     pilot.dirt = Some(dirt);
                     site.leftovers.insert(id, (pilot, account));

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::pilot::PilotId;
 use crate::record::Record;
+use crate::standing::{BatchError, Capabilities, Standing};
 
 /// The local account that a grid user's pilots run as.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -32,8 +33,9 @@ pub enum Event {
     Hold { reservation: ReservationId, version: Version, part: Part, account: Result<Account, Refusal> },
     /// Every other message of the GRC.
     Grc(ToSite),
-    /// A pilot showed its token, and [`crate::site::Site::expects`] said yes.
-    Arrived { pilot: PilotId, nonce: [u8; 16] },
+    /// A pilot showed its token, and [`crate::site::Site::expects`] said yes. `node` is what its
+    /// machine calls itself.
+    Arrived { pilot: PilotId, nonce: [u8; 16], node: NodeName, boot_id: [u8; 16] },
     /// The agent answered a request.
     Answered { pilot: PilotId, asked: Asked, reply: Reply },
     /// The agent said something unasked.
@@ -42,12 +44,29 @@ pub enum Event {
     AgentLost { pilot: PilotId, cause: Text },
     /// The batch system says that the pilot's process is gone, or never came to be.
     BatchGone { pilot: PilotId, reason: Text },
+    /// What else the batch system says.
+    Batch(News),
     /// The answer to [`Action::Sweep`].
     Swept { pilot: PilotId, outcome: Result<(), Text> },
     /// Time passed; sent at the latest at [`crate::site::Site::next_deadline`].
     Tick,
     /// The CRM shall stop: end all pilots, hold nothing new. What was granted stays granted.
     Stop,
+}
+
+/// What the batch system says unasked, or of a submission. The site may do without any of it:
+/// pilots arrive or do not, and their end is an event of its own.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum News {
+    /// What the system can do and admits; said at the start and whenever it changed.
+    Capabilities(Capabilities),
+    /// Whether the system answers, and else why not; said when it changed.
+    Answers(Result<(), Text>),
+    /// A pilot waits or runs; said when it changed. Also of a pilot that nobody knows any more.
+    Stands { pilot: PilotId, standing: Standing },
+    /// These pilots, one batch job, were not taken. After [`BatchError::Unknown`] they may be there
+    /// all the same: [`Event::BatchGone`] or [`News::Stands`] follows. After the others they are not.
+    NotSubmitted { pilots: Vec<PilotId>, error: BatchError },
 }
 
 /// Which request an agent's reply belongs to.
@@ -71,7 +90,8 @@ pub enum Action {
     Record(Record),
     /// Send to the GRC; dropped when it is not connected.
     Tell(FromSite),
-    /// Make a token for this pilot and hand the pilot to the batch system.
+    /// Make a token for this pilot and hand the pilot to the batch system. What follows one another
+    /// and is of one round goes there as one batch job.
     Submit(Submit),
     /// Void the pilot's token and have the batch system take it away; answered by
     /// [`Event::BatchGone`], also when it does not know the pilot. Repeatable.
@@ -96,11 +116,15 @@ pub enum Action {
 #[derive(Clone, Debug)]
 pub struct Submit {
     pub pilot: PilotId,
-    /// Where it shall run; a batch system that chooses by itself takes it as a wish.
+    /// Where it shall run; of a queue only the place, which says nothing to the batch system.
     pub node: NodeName,
+    /// Nodes that it must not come to, for something of a pilot before is left there.
+    pub exclude: Vec<NodeName>,
     pub account: Account,
     pub limits: Limits,
-    /// After so many seconds it is over in any case.
+    /// It shall not begin before so many seconds have passed; 0 = as soon as there is room.
+    pub begin_in_s: u32,
+    /// After so many seconds, counted from now, it is over in any case.
     pub lifetime_s: u32,
     /// How long its token is good for, seconds.
     pub token_s: u32,

@@ -7,12 +7,12 @@ use crm::pilot::{PilotId, Round};
 use crm::site::{Asked, Event};
 use proptest::prelude::*;
 use protocol::ids::{Epoch, ReservationId, Version};
-use protocol::job::{ExitStatus, Target};
+use protocol::job::{ExitStatus, Hits, Target};
 use protocol::node::{Notice, Reply, State};
 use protocol::refusal::{Failure, Refusal, Step};
 use protocol::site::{FromSite, Part, Remaining, ToSite};
 
-use crate::world::{J, R, World, commit, exec_in, hold_of, keys, part, ring};
+use crate::world::{J, R, World, arrived, commit, exec_in, hold_of, keys, part, ring};
 
 const KINDS: usize = 32;
 
@@ -28,7 +28,7 @@ fn event(kind: usize, member: u32, n: u32, world: &World) -> Option<Event> {
         0 | 1 => hold_of(R, version, Part { window, ..part(1 + n % 2) }),
         2 | 3 => commit(version, window),
         // Only an awaited pilot is let in; the driver asks first.
-        4..=6 if world.site.expects(pilot, 1001).is_ok() => Event::Arrived { pilot, nonce: [1; 16] },
+        4..=6 if world.site.expects(pilot, 1001).is_ok() => arrived(pilot, [1; 16]),
         4..=6 => return None,
         7 | 8 => answered(Asked::Setup, Reply::Done),
         9 | 10 => answered(Asked::GetKeys, Reply::Keys(keys(member))),
@@ -46,7 +46,7 @@ fn event(kind: usize, member: u32, n: u32, world: &World) -> Option<Event> {
         20 => Event::BatchGone { pilot, reason: "exit code 1".into() },
         21 => Event::Swept { pilot, outcome: if member == 0 { Ok(()) } else { Err("busy".into()) } },
         22 => exec_in(epoch, J, Target::All),
-        23 => noticed(Notice::Exited { job: J, status: ExitStatus::Code(0) }),
+        23 => noticed(Notice::Exited { job: J, status: ExitStatus::Code(0), hits: Hits::default() }),
         24 => Event::Grc(ToSite::ExitSaved { reservation: R, epoch, job: J, member }),
         25 => Event::GrcLost,
         26 => Event::GrcConnected,

@@ -5,14 +5,14 @@ use std::time::Duration;
 use crm::pilot::Round;
 use crm::site::Event;
 use protocol::ids::{Epoch, ReservationId, Version};
-use protocol::job::{ExitStatus, Stream, Target};
+use protocol::job::{ExitStatus, Hits, Stream, Target};
 use protocol::node::{Notice, Request, State};
 use protocol::refusal::{Failure, Refusal, Step};
 use protocol::reservation::AddressBlock;
 use protocol::site::{FromSite, ToSite};
 
 use crate::said::*;
-use crate::world::{E, Fault, J, R, V, World, exec, exec_in, hold, hold_of, part, ring, start};
+use crate::world::{E, Fault, J, R, V, World, arrived, exec, exec_in, hold, hold_of, part, ring, start};
 
 /// Hold to End as a GRC would drive it; stops driving when the part fails.
 fn whole_life(world: &mut World, members: u32) {
@@ -87,14 +87,17 @@ fn every_message_may_come_twice() {
     twice(&mut world, COMMIT);
     twice(&mut world, start(E));
     assert_eq!(world.submitted.len(), 2, "a pilot was submitted twice");
-    twice(&mut world, Event::Arrived { pilot: pilot(0), nonce: [2; 16] });
+    twice(&mut world, arrived(pilot(0), [2; 16]));
     let join = join(&world).unwrap();
     twice(&mut world, join);
     twice(&mut world, exec(Target::All));
     assert_eq!(world.started.len(), 2);
     twice(
         &mut world,
-        Event::Noticed { pilot: pilot(1), notice: Notice::Exited { job: J, status: ExitStatus::Code(3) } },
+        Event::Noticed {
+            pilot: pilot(1),
+            notice: Notice::Exited { job: J, status: ExitStatus::Code(3), hits: Hits::default() },
+        },
     );
     twice(&mut world, END);
     twice(&mut world, Event::Grc(ToSite::Release { reservation: R, version: V }));
@@ -274,7 +277,7 @@ fn only_an_awaited_pilot_of_the_right_account_is_let_in() {
     assert!(world.site.expects(pilot(0), 1002).unwrap_err().to_string().contains("runs as 1002"));
     assert!(world.site.expects(pilot(1), 1001).is_err());
     world.site.expects(pilot(0), 1001).unwrap();
-    world.say(Event::Arrived { pilot: pilot(0), nonce: [3; 16] });
+    world.say(arrived(pilot(0), [3; 16]));
     assert!(world.site.expects(pilot(0), 1001).is_err(), "it is there already");
 }
 
@@ -288,7 +291,7 @@ fn commands_go_to_their_members_and_agents_speak_for_their_own_only() {
     };
     world.say(output(pilot(1), "forged"));
     world.say(output(pilot(0), "true"));
-    let exited = Notice::Exited { job: J, status: ExitStatus::Code(0) };
+    let exited = Notice::Exited { job: J, status: ExitStatus::Code(0), hits: Hits::default() };
     world.say(Event::Noticed { pilot: pilot(1), notice: exited.clone() });
     world.say(Event::Noticed { pilot: pilot(0), notice: exited });
     let saved = ToSite::ExitSaved { reservation: R, epoch: E, job: J, member: 0 };

@@ -218,7 +218,7 @@ fn nodes_are_told_when_the_window_is_changed() {
         world.say(commit(Version(2), longer));
         assert_eq!(world.shaped.len(), before + 2);
         for (pilot, rates) in world.shaped.split_off(before) {
-            assert_eq!(rates.lifetime_s, 7210);
+            assert_eq!(rates.lifetime_s, 7215);
             assert_eq!(rates.destinations.len(), peers.len(), "the rates are the same");
             world.say(Event::Answered { pilot, asked: Asked::Shape(rates.serial), reply: Reply::Done });
         }

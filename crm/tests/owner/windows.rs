@@ -78,7 +78,7 @@ fn a_part_waits_at_its_start_for_those_before_it_to_leave() {
     world.fault = Some((world.asked, Fault::Silence));
     world.pass(s(1));
     assert_eq!(world.submitted.len(), 1);
-    world.pass(s(11));
+    world.pass(s(16));
     assert_eq!(world.submitted.len(), 2);
     world.check();
 }

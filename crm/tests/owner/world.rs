@@ -9,7 +9,7 @@ use crm::pilot::{PilotId, Times};
 use crm::record::{Key, Record, Value};
 use crm::site::{Account, Action, Asked, Event, Settings, Site};
 use protocol::ids::{Epoch, JobId, ReservationId, Version};
-use protocol::job::{Command, Target};
+use protocol::job::{Command, Hits, Target};
 use protocol::keys::{KeyRing, Member, MemberKeys, PublicKey};
 use protocol::names::{EnvironmentName, HostName};
 use protocol::node::{Notice, Reply, Request};
@@ -72,10 +72,16 @@ pub struct World {
     pub passed: Vec<(PilotId, Request)>,
 }
 
+/// A pilot on the node that it was meant for dials in.
+pub fn arrived(pilot: PilotId, nonce: [u8; 16]) -> Event {
+    Event::Arrived { pilot, nonce, node: "a1".parse().unwrap(), boot_id: [7; 16] }
+}
+
 pub fn settings() -> Settings {
     Settings {
         name: "a".parse().unwrap(),
         batch_system: "embedded".into(),
+        anonymous: false,
         ranges: vec!["10.71.128.0/24".parse().unwrap()],
         reserved: vec![],
         prefix_len: 16,
@@ -235,7 +241,8 @@ impl World {
     /// Every command that runs ends well.
     pub fn run_commands(&mut self) {
         for (pilot, job) in std::mem::take(&mut self.running) {
-            let notice = Notice::Exited { job, status: protocol::job::ExitStatus::Code(0) };
+            let notice =
+                Notice::Exited { job, status: protocol::job::ExitStatus::Code(0), hits: Hits::default() };
             self.say(Event::Noticed { pilot, notice });
         }
     }
@@ -329,7 +336,7 @@ impl World {
                     None => {
                         self.alive.insert(pilot);
                         self.site.expects(pilot, 1001).unwrap();
-                        self.events.push_back(Event::Arrived { pilot, nonce: [1; 16] });
+                        self.events.push_back(arrived(pilot, [1; 16]));
                     }
                     Some(Fault::Silence | Fault::Break) => {
                         self.alive.insert(pilot);
@@ -362,7 +369,7 @@ impl World {
                     self.answer(pilot, Asked::Run, Reply::Done, None);
                 }
             }
-            Action::Ask { pilot, asked: Asked::Shutdown, request: Request::Shutdown } => match fault {
+            Action::Ask { pilot, asked: Asked::Shutdown, request: Request::End { .. } } => match fault {
                 None => {
                     self.events.push_back(Event::Answered {
                         pilot,

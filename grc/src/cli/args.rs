@@ -154,6 +154,9 @@ pub struct Shape {
     /// Writable space of each member
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     pub disk: Option<u64>,
+    /// Processes and threads at once, per member [default: the node's ceiling]
+    #[arg(long, value_name = "N", value_parser = values::processes)]
+    pub processes: Option<u32>,
     /// Software: host (the nodes' own), a name or a lock [default: host]
     #[arg(long, value_name = "ENVIRONMENT", value_parser = values::environment)]
     pub env: Option<EnvironmentName>,
@@ -237,6 +240,9 @@ pub struct SubmitArgs {
     /// Run in this standing reservation
     #[arg(long = "in", value_name = "RESERVATION", value_parser = values::reservation)]
     pub reservation: Option<Selector<ReservationId>>,
+    /// When it is cancelled: so long from SIGTERM to SIGKILL [default: the grid's, 5s]
+    #[arg(long, value_name = "DUR", value_parser = values::grace)]
+    pub grace: Option<u16>,
     /// Start the command on every member, not on the head alone
     #[arg(long)]
     pub all: bool,

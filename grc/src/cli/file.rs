@@ -55,6 +55,10 @@ pub struct JobFile {
     pub memory: Option<u64>,
     #[serde(deserialize_with = "size")]
     pub disk: Option<u64>,
+    #[serde(deserialize_with = "processes")]
+    pub processes: Option<u32>,
+    #[serde(deserialize_with = "grace")]
+    pub grace: Option<u16>,
     pub env: Option<EnvironmentName>,
     pub name: Option<Label>,
     pub cwd: Option<PathBuf>,
@@ -105,6 +109,14 @@ fn moment<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Moment>, D::Error
 
 fn cpus<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
     word(from, values::cpus)
+}
+
+fn processes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    word(from, values::processes)
+}
+
+fn grace<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::Error> {
+    word(from, values::grace)
 }
 
 fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {

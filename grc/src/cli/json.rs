@@ -12,6 +12,7 @@ use protocol::refusal::Failure;
 use serde::Serialize;
 
 use super::errors::CliError;
+use super::hits;
 use super::out;
 use super::room::RoomJson;
 
@@ -189,6 +190,8 @@ pub struct JobJson {
     head: Option<String>,
     stdout_bytes: u64,
     stderr_bytes: u64,
+    /// Limits that were hit, with their sizes; empty when none was.
+    limits_hit: Vec<hits::HitJson>,
 }
 
 impl From<&JobView> for JobJson {
@@ -221,6 +224,7 @@ impl From<&JobView> for JobJson {
             head: job.head.as_ref().map(ToString::to_string),
             stdout_bytes: job.stdout_bytes,
             stderr_bytes: job.stderr_bytes,
+            limits_hit: hits::json(&job.hits),
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod bandwidth;
 pub mod client;
 pub mod errors;
 pub mod file;
+pub mod hits;
 pub mod json;
 pub mod modify;
 pub mod order;

@@ -72,6 +72,7 @@ pub async fn submit(session: &mut Session, args: SubmitArgs) -> Result<u8, CliEr
     let job = NewJob {
         target: if args.all || file.all { Target::All } else { Target::Head },
         label: shape.name.clone(),
+        grace_s: args.grace.or(file.grace),
         command: command(args.command, args.cwd, args.set, file)?,
     };
     let mut interrupt = Interrupt::listen()?;
@@ -117,7 +118,7 @@ fn ask(shape: Shape, unsaid: Start) -> Result<Ask, CliError> {
             cpus_milli: shape.cpus.unwrap_or(0),
             memory_bytes: shape.memory.unwrap_or(0),
             disk_bytes: shape.disk.unwrap_or(0),
-            pids: 0,
+            pids: shape.processes.unwrap_or(0),
         },
         start,
         duration_s,
@@ -180,6 +181,7 @@ impl Shape {
             cpus: self.cpus.or(file.cpus),
             memory: self.memory.or(file.memory),
             disk: self.disk.or(file.disk),
+            processes: self.processes.or(file.processes),
             env: self.env.or_else(|| file.env.clone()),
             name: self.name.or_else(|| file.name.clone()),
         }
@@ -201,6 +203,7 @@ fn refuse_shape(shape: &Shape) -> Result<(), CliError> {
         ("cpus", shape.cpus.is_some()),
         ("memory", shape.memory.is_some()),
         ("disk", shape.disk.is_some()),
+        ("processes", shape.processes.is_some()),
         ("env", shape.env.is_some()),
     ];
     match given.iter().find(|(_, given)| *given) {

@@ -10,6 +10,7 @@ use protocol::client::{Explanation, SiteView};
 use protocol::job::{ExitStatus, JobState, JobView, Target};
 use protocol::reservation::{PairView, ReservationState, ReservationView, UsagePoint};
 
+use super::hits;
 use super::json::job_state;
 use super::values::show_duration;
 use crate::rates;
@@ -180,6 +181,13 @@ fn state_with_code(state: &JobState) -> String {
     }
 }
 
+/// A size in the largest binary unit that shows it exactly.
+pub fn bytes(size: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let power = if size == 0 { 0 } else { (size.trailing_zeros() / 10).min(6) };
+    format!("{}{}", size >> (10 * power), units[power as usize])
+}
+
 fn ran_for(job: &JobView) -> String {
     match (job.started_s, job.ended_s) {
         (Some(start), Some(end)) => show_duration(end.saturating_sub(start)),
@@ -212,6 +220,7 @@ pub fn job(job: &JobView) -> String {
         ("ended", moment_or_dash(job.ended_s)),
         ("output", format!("{} bytes, {} on standard error", job.stdout_bytes, job.stderr_bytes)),
     ]);
+    rows.extend(hits::lines(&job.hits).into_iter().map(|line| ("limit hit", line)));
     if let JobState::Failed(failure) = &job.state {
         rows.push(("failure", lines_of(failure)));
     }

@@ -141,6 +141,23 @@ pub fn cpus(text: &str) -> Result<u32, String> {
     }
 }
 
+/// Processes at once: a whole number, at least one.
+pub fn processes(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("write a number from 1, like 512".to_owned()),
+        Ok(processes) => Ok(processes),
+    }
+}
+
+/// Between SIGTERM and SIGKILL: a duration of at most an hour; 0 kills at once.
+pub fn grace(text: &str) -> Result<u16, String> {
+    if matches!(text, "0" | "0s") {
+        return Ok(0);
+    }
+    let seconds = duration(text)?;
+    u16::try_from(seconds).ok().filter(|seconds| *seconds <= 3600).ok_or_else(|| "at most 1h".to_owned())
+}
+
 /// `NAME=VALUE`; the value may be empty and may hold further `=`.
 pub fn variable(text: &str) -> Result<(VariableName, String), String> {
     let Some((name, value)) = text.split_once('=') else {

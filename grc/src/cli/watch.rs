@@ -19,7 +19,7 @@ use super::errors::{CANCELLED, CliError};
 use super::progress::{self, Progress};
 use super::show::{self, Found};
 use super::values::{Thing, show_duration};
-use super::{Session, json, out};
+use super::{Session, hits, json, out};
 
 /// Ctrl-C, caught from before an order is sent, so that none is left without a word.
 #[derive(Debug)]
@@ -156,11 +156,20 @@ pub async fn log(
     watch.follow = follow;
     watch.to_stdout = true;
     watch.run().await?;
-    watch.log_error.take().map_or(Ok(0), Err)
+    let error = watch.log_error.take();
+    drop(watch);
+    // What a log cannot show: why a program ended in the middle of a line.
+    let view = show::job_view(session, Selector::Id(id)).await?;
+    let mut progress = Progress::new(session.mode);
+    hits::lines(&view.hits).iter().for_each(|line| progress.say(&format!("{id}: {line}")));
+    error.map_or(Ok(0), Err)
 }
 
 /// What a job's end means for ours.
 fn conclude(progress: &mut Progress, job: &JobView) -> Result<u8, CliError> {
+    for line in hits::lines(&job.hits) {
+        progress.say(&format!("{}: {line}", job.id));
+    }
     match &job.state {
         JobState::Done(status) => {
             if let ExitStatus::Signal(signal) = status {

@@ -127,6 +127,8 @@ pub struct Deadlines {
     /// From the end of a window until addresses of sandboxes whose end was never confirmed are
     /// given out again.
     pub quarantine: Duration,
+    /// Between SIGTERM and SIGKILL for a command that is stopped, unless its user says otherwise.
+    pub grace: Duration,
 }
 
 impl Default for Deadlines {
@@ -138,6 +140,7 @@ impl Default for Deadlines {
             joining: Duration::from_secs(60),
             ending: Duration::from_secs(30),
             quarantine: Duration::from_secs(20),
+            grace: Duration::from_secs(5),
         }
     }
 }

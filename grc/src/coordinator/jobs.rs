@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use protocol::ids::{Epoch, JobId, MemberNumber, ReservationId};
-use protocol::job::{ExitStatus, JobState, Target};
+use protocol::job::{ExitStatus, Hits, JobState, Target};
 use protocol::names::{HostName, SiteName};
 use protocol::refusal::{Failure, Step};
 use protocol::site::ToSite;
@@ -13,7 +13,7 @@ use super::event::Due;
 use super::resend::{RESEND_FIRST, RESEND_LAST};
 use super::submit::command_bytes;
 use super::{Action, Coordinator, Record};
-use crate::job::{GRACE, Happening, Job, Order, SIGKILL, SIGTERM, Stage};
+use crate::job::{Happening, Job, KILL_TIME, Order, SIGKILL, SIGTERM, Stage};
 use crate::record::{Key, Value};
 use crate::reservation::Pause;
 
@@ -103,10 +103,10 @@ impl Coordinator {
     pub(super) fn terminate(&mut self, id: JobId) {
         self.save_run(id);
         self.signal(id, SIGTERM);
-        let next = self.now + GRACE;
-        if let Some(job) = self.jobs.get_mut(&id) {
-            job.next_blow = Some(next);
-        }
+        let (now, grace) = (self.now, self.settings.deadlines.grace);
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let next = now + job.grace.unwrap_or(grace);
+        job.next_blow = Some(next);
         self.set_timer(next, Due::Job(id));
     }
 
@@ -131,7 +131,7 @@ impl Coordinator {
             return;
         }
         job.killed = true;
-        let next = self.now + GRACE;
+        let next = self.now + KILL_TIME;
         job.next_blow = Some(next);
         self.signal(id, SIGKILL);
         self.set_timer(next, Due::Job(id));
@@ -219,13 +219,14 @@ impl Coordinator {
         (reservation, epoch): (ReservationId, Epoch),
         id: JobId,
         member: MemberNumber,
-        status: ExitStatus,
+        (status, hits): (ExitStatus, Hits),
     ) {
         if self.running_at(site, reservation, epoch, id)
             && let Some(job) = self.jobs.get_mut(&id)
             && job.member_ended(site, member)
         {
             job.take_status(status);
+            job.hits = job.hits.and(hits);
             if job.running.is_empty() {
                 self.advance_job(id, Happening::AllExited);
             } else {

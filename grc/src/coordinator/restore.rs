@@ -358,5 +358,7 @@ fn job_of(saved: SavedJob, run: SavedRun) -> Job {
         killed: false,
         resend: None,
         head: run.head,
+        hits: run.hits,
+        grace: saved.grace,
     }
 }

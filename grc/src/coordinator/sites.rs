@@ -97,8 +97,8 @@ impl Coordinator {
                     self.broken(reservation, failure.at_site(name));
                 }
             }
-            FromSite::Exited { reservation, epoch, job, member, status } => {
-                self.exited(name, (reservation, epoch), job, member, status);
+            FromSite::Exited { reservation, epoch, job, member, status, hits } => {
+                self.exited(name, (reservation, epoch), job, member, (status, hits));
             }
             FromSite::ExecFailed { reservation, epoch, job, member, failure } => {
                 self.exec_failed(name, (reservation, epoch), job, member, failure);

@@ -2,10 +2,11 @@
 //! refused here, before anything changes.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use protocol::client::{NewJob, Reply, Selector};
 use protocol::ids::{Epoch, JobId, RequestId, ReservationId};
-use protocol::job::{Command, JobState};
+use protocol::job::{Command, Hits, JobState};
 use protocol::limits::HORIZON_S_MAX;
 use protocol::names::UserName;
 use protocol::refusal::Refusal;
@@ -195,6 +196,8 @@ impl Coordinator {
             killed: false,
             resend: None,
             head: None,
+            hits: Hits::default(),
+            grace: new.grace_s.map(|seconds| Duration::from_secs(seconds.into())),
         };
         self.record(Value::Job(Box::new(job.saved())));
         self.record(Value::Run(Box::new(job.saved_run())));

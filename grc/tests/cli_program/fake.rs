@@ -12,7 +12,7 @@ use protocol::connection::{greet, read};
 use protocol::frame::Kind;
 use protocol::hello::Role;
 use protocol::ids::{Epoch, JobId, ReservationId, Version};
-use protocol::job::{ExitStatus, JobState, JobView, Stream, Target};
+use protocol::job::{ExitStatus, Hits, JobState, JobView, Stream, Target};
 use protocol::names::{EnvironmentName, HostName};
 use protocol::reservation::{
     AddressBlock, BlockProof, MemberView, PairView, PartView, Progress, ReservationState, ReservationView,
@@ -209,6 +209,7 @@ pub fn job(state: JobState) -> JobView {
         head: Some(HostName { site: "a".parse().unwrap(), number: 0 }),
         stdout_bytes: 12,
         stderr_bytes: 0,
+        hits: Hits::default(),
     }
 }
 

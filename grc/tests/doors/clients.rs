@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use bytes::Bytes;
 use protocol::client::{NewJob, Notice, Reply, Request, Selector};
 use protocol::ids::{Epoch, JobId, RequestId, ReservationId, Version};
-use protocol::job::{Command, ExitStatus, JobState, Stream, Target};
+use protocol::job::{Command, ExitStatus, Hits, JobState, Stream, Target};
 use protocol::keys::{MemberKeys, PublicKey};
 use protocol::names::EnvironmentName;
 use protocol::refusal::Refusal;
@@ -34,7 +34,7 @@ fn submit(id: u8) -> Request {
     Request::Submit {
         id: RequestId([id; 16]),
         ask,
-        job: NewJob { command, target: Target::Head, label: None },
+        job: NewJob { command, target: Target::Head, label: None, grace_s: None },
     }
 }
 
@@ -81,7 +81,14 @@ async fn a_job_goes_all_the_way_and_its_output_is_followed_and_kept() {
     site.say(output(key, 0, b"one two"));
     let ToSite::OutputSaved { upto: 7, .. } = site.hear().await else { panic!() };
     let (reservation, epoch, _) = key;
-    site.say(FromSite::Exited { reservation, epoch, job, member: 0, status: ExitStatus::Code(3) });
+    site.say(FromSite::Exited {
+        reservation,
+        epoch,
+        job,
+        member: 0,
+        status: ExitStatus::Code(3),
+        hits: Hits::default(),
+    });
     let Reply::Job(view) = client.answer(waited).await else { panic!() };
     assert_eq!((view.state, view.stdout_bytes), (JobState::Done(ExitStatus::Code(3)), 7));
     assert_eq!(follower.answer(followed).await, Reply::LogEnd { offset: 7 });
@@ -138,7 +145,14 @@ async fn a_job_runs_through_the_death_of_the_grc_and_its_answer_stays_the_same()
     site.say(publish("a", "10.1.0.0/24"));
     site.say(FromSite::Committed { reservation, version: Version(1) });
     site.say(output(key, 0, b"one two"));
-    site.say(FromSite::Exited { reservation, epoch, job, member: 0, status: ExitStatus::Code(7) });
+    site.say(FromSite::Exited {
+        reservation,
+        epoch,
+        job,
+        member: 0,
+        status: ExitStatus::Code(7),
+        hits: Hits::default(),
+    });
     let Reply::Job(view) = client.answer(waited).await else { panic!() };
     assert_eq!((view.state, view.stdout_bytes), (JobState::Done(ExitStatus::Code(7)), 7));
     let mut heard = Vec::new();

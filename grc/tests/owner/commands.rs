@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use protocol::client::{Reply, Request, Selector};
-use protocol::job::{ExitStatus, JobState, Target};
+use protocol::job::{ExitStatus, Hits, JobState, Target};
 use protocol::refusal::{Failure, Step};
 use protocol::site::{FromSite, ToSite};
 
@@ -100,7 +100,7 @@ fn a_site_cannot_end_a_job_that_runs_elsewhere() {
     let (id, _) = grid.submit(ask(&[("a", 1), ("b", 1)]), job(Target::Head));
     let (reservation, epoch) = grid.key("a", id);
     let status = ExitStatus::Code(0);
-    grid.say("b", FromSite::Exited { reservation, epoch, job: id, member: 0, status });
-    grid.say("a", FromSite::Exited { reservation, epoch, job: id, member: 1, status });
+    grid.say("b", FromSite::Exited { reservation, epoch, job: id, member: 0, status, hits: Hits::default() });
+    grid.say("a", FromSite::Exited { reservation, epoch, job: id, member: 1, status, hits: Hits::default() });
     assert_eq!(grid.job(id).state, JobState::Running);
 }

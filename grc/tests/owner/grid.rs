@@ -10,7 +10,7 @@ use grc::plan::addresses::AddressSet;
 use grc::record::Key;
 use protocol::client::{NewJob, Notice, Reply, Request, Selector};
 use protocol::ids::{Epoch, JobId, RequestId, ReservationId};
-use protocol::job::{Command, ExitStatus, JobView, Target};
+use protocol::job::{Command, ExitStatus, Hits, JobView, Target};
 use protocol::names::{EnvironmentName, SiteName};
 use protocol::refusal::Failure;
 use protocol::reservation::{Ask, Bandwidth, Limits, PairRate, Placement, ReservationView, Start};
@@ -64,7 +64,7 @@ pub fn job(target: Target) -> NewJob {
         directories: vec![],
         directory_required: false,
     };
-    NewJob { command, target, label: None }
+    NewJob { command, target, label: None, grace_s: None }
 }
 
 impl Grid {
@@ -300,7 +300,7 @@ impl Grid {
 
     pub fn exit(&mut self, name: &str, job: JobId, member: u32, status: ExitStatus) {
         let (reservation, epoch) = self.key(name, job);
-        self.say(name, FromSite::Exited { reservation, epoch, job, member, status });
+        self.say(name, FromSite::Exited { reservation, epoch, job, member, status, hits: Hits::default() });
     }
 
     /// The incarnation in which a job was started at a site.

@@ -37,6 +37,8 @@ pub struct Policy {
     pub pids_max: u64,
     /// Sum of a sandbox's rates, kbit/s.
     pub rate_max: u64,
+    /// Longest lease, seconds.
+    pub lease_max: u64,
 }
 
 /// Addresses with a common prefix.
@@ -117,12 +119,13 @@ impl Policy {
             memory_max: lines.number("memory_max", 0)?,
             pids_max: lines.number("pids_max", 32768)?,
             rate_max: lines.number("rate_max", 0)?,
+            lease_max: lines.number("lease_max", grant::LEASE_S_MAX.into())?,
         })
     }
 }
 
 const KEYS: &str = "site grant_key crm_pin interface driver range share uid_min upper_max memory_max pids_max \
-    rate_max";
+    rate_max lease_max";
 
 /// Makes a value of a line's text, if it can be one.
 type Reader<T> = fn(&str) -> Option<T>;

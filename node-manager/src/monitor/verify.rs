@@ -94,6 +94,7 @@ fn allowed(grant: &Grant, policy: &Policy) -> Result<(), Failure> {
         ("upper_inodes", grant.upper_inodes, policy.upper_max / BYTES_PER_INODE, false),
         ("memory_bytes", grant.memory_bytes, policy.memory_max, policy.memory_max == 0),
         ("pids", u64::from(grant.pids), policy.pids_max, policy.pids_max == 0),
+        ("lease_s", grant.lease_s.into(), policy.lease_max, false),
     ] {
         if asked > max && !unlimited {
             return refuse(format_args!("{name} {asked} is over the node's {max}"));
@@ -169,6 +170,7 @@ mod tests {
             memory_max: 1 << 31,
             pids_max: 100,
             rate_max: 1000,
+            lease_max: 60,
         }
     }
 
@@ -188,6 +190,7 @@ mod tests {
             driver: Driver::Macvlan,
             shaped: false,
             lifetime_s: 60,
+            lease_s: 10,
             memory_bytes: 0,
             pids: 0,
             cpus_milli: 0,

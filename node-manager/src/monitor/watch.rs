@@ -5,7 +5,7 @@
 //!   \                |  \--failed-------\    |
 //!    \_______________|___________________v___v
 //!      TearDown, Launcher, agent,     TornDown --agent exits, or patience ends--> over
-//!      lifetime, sandbox's own end
+//!      lifetime, lease, sandbox's own end
 //! ```
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -46,6 +46,9 @@ pub struct Monitor {
     /// When the state ends by itself, on the clock that counts sleep.
     deadline: Option<Duration>,
     lifetime: Duration,
+    lease: Duration,
+    /// When the lease ends unless the agent says `Heard`, while there is something to end.
+    silent_at: Option<Duration>,
     left_over: Option<String>,
     /// Of a sandbox that is gone, until there is time for it.
     held: Option<HeldLink>,
@@ -81,6 +84,8 @@ impl Monitor {
             state: State::Idle,
             deadline: None,
             lifetime: Duration::ZERO,
+            lease: Duration::ZERO,
+            silent_at: None,
             left_over: None,
             held: None,
             launcher_spoke: false,
@@ -144,7 +149,8 @@ impl Monitor {
         let mut fds =
             [signals, tether, process, self.agent.pidfd.as_fd(), self.agent.socket.as_fd(), sandbox]
                 .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-        let left = self.deadline.map_or(LOOK_AGAIN, |deadline| deadline.saturating_sub(boot_time()));
+        let due = self.deadline.into_iter().chain(self.silent_at).min();
+        let left = due.map_or(LOOK_AGAIN, |due| due.saturating_sub(boot_time()));
         let left = Timespec::try_from(left.min(LOOK_AGAIN)).unwrap_or_default();
         match poll(&mut fds, Some(&left)) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -185,8 +191,15 @@ impl Monitor {
                 State::Idle | State::Built => Turn::End(EndReason::LifetimeOver),
             };
         }
-        // Last, so that an agent that never stops asking holds up nothing.
-        if ready.request { self.request() } else { Turn::Stay }
+        // Last, so that an agent that never stops asking holds up nothing but the lease, which is
+        // for silence.
+        if ready.request {
+            return self.request();
+        }
+        match self.silent_at {
+            Some(at) if boot_time() >= at => Turn::End(EndReason::LeaseOver),
+            _ => Turn::Stay,
+        }
     }
 
     fn request(&mut self) -> Turn {
@@ -223,6 +236,10 @@ impl Monitor {
                 };
                 self.tell(&answer, &[])
             }
+            (Ok(Request::Heard), _) => {
+                self.silent_at = self.sandbox.is_some().then(|| boot_time() + self.lease);
+                Turn::Stay
+            }
             (Ok(Request::Status), state) => self.tell(&Notice::State(state), &[]),
             (Ok(Request::Build { .. } | Request::Shape { .. }) | Err(_), _) => self.broke(),
         }
@@ -238,6 +255,7 @@ impl Monitor {
         let grant = verify::verify(record, signature, &self.policy, &self.expected)?;
         let plan = verify::plan(&grant, &self.policy, &self.expected)?;
         self.lifetime = Duration::from_secs(grant.lifetime_s.into());
+        self.lease = Duration::from_secs(grant.lease_s.into());
         audit::line(
             self.expected.uid,
             format_args!("build {} address {} as {}", plan.tag, grant.address, grant.user),
@@ -304,6 +322,7 @@ impl Monitor {
             let left = self.left_over.as_deref().unwrap_or("nothing");
             audit::line(self.expected.uid, format_args!("torn down: {why}; left: {left}"));
         }
+        self.silent_at = None;
         if self.state != State::TornDown {
             self.state = State::TornDown;
             self.deadline = Some(boot_time() + AGENT_PATIENCE);

@@ -198,6 +198,7 @@ impl Pilot {
             driver: Driver::Macvlan,
             shaped: false,
             lifetime_s: 600,
+            lease_s: 600,
             memory_bytes: 0,
             pids: 0,
             cpus_milli: 0,

@@ -23,9 +23,11 @@ pub use rates::{
 /// Length of an encoded grant in bytes.
 pub const GRANT_LEN: usize = 140;
 /// First byte of every grant of this layout.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// What is signed in front of the record, so that the signature means nothing elsewhere.
-pub const CONTEXT: &[u8] = b"gridpilot grant v2\0";
+pub const CONTEXT: &[u8] = b"gridpilot grant v3\0";
+/// Longest lease in seconds.
+pub const LEASE_S_MAX: u32 = 600;
 /// Length of a site's name: `[a-z][a-z0-9]{0,11}`.
 pub const SITE_BYTES_MAX: usize = 12;
 /// Length of a user's name: `[a-z_][a-z0-9_-]{0,31}`.
@@ -162,6 +164,8 @@ pub struct Grant {
     pub shaped: bool,
     /// Seconds after which the node itself ends the sandbox; never 0.
     pub lifetime_s: u32,
+    /// Seconds without a word of the CRM after which the node ends the sandbox: 1 to [`LEASE_S_MAX`].
+    pub lease_s: u32,
     /// Memory of all processes and files of the sandbox in bytes; 0 = as the node chooses within its policy.
     pub memory_bytes: u64,
     /// Number of processes and threads; 0 = as the node chooses within its policy.
@@ -193,6 +197,8 @@ pub enum GrantError {
     BadMtu,
     /// A lifetime of nothing.
     NoLifetime,
+    /// A lease of nothing, or too long a one.
+    BadLease,
     /// The user is root.
     RootUser,
 }
@@ -212,6 +218,7 @@ impl fmt::Display for GrantError {
             }
             GrantError::BadMtu => f.write_str("the MTU is below 576"),
             GrantError::NoLifetime => f.write_str("the lifetime is 0"),
+            GrantError::BadLease => f.write_str("the lease is not 1 to 600 s"),
             GrantError::RootUser => f.write_str("the user is root"),
         }
     }
@@ -237,6 +244,9 @@ impl Grant {
         }
         if self.lifetime_s == 0 {
             return Err(GrantError::NoLifetime);
+        }
+        if !(1..=LEASE_S_MAX).contains(&self.lease_s) {
+            return Err(GrantError::BadLease);
         }
         if self.uid == 0 || self.uid == u32::MAX || self.user.as_str() == "root" {
             return Err(GrantError::RootUser);
@@ -264,7 +274,7 @@ impl Grant {
         writer.put(&self.upper_bytes.to_be_bytes());
         writer.put(&self.upper_inodes.to_be_bytes());
         writer.put(&self.cpus_milli.to_be_bytes());
-        writer.put(&[0; 4]);
+        writer.put(&self.lease_s.to_be_bytes());
         writer.put(&self.site.0.bytes);
         writer.put(&self.user.0.bytes);
         out
@@ -297,10 +307,10 @@ impl Grant {
         let upper_bytes = u64::from_be_bytes(reader.take());
         let upper_inodes = u64::from_be_bytes(reader.take());
         let cpus_milli = u32::from_be_bytes(reader.take());
-        let reserved2: [u8; 4] = reader.take();
+        let lease_s = u32::from_be_bytes(reader.take());
         let site = SiteName::new(padded(&reader.take::<SITE_BYTES_MAX>())?)?;
         let user = UserName::new(padded(&reader.take::<USER_BYTES_MAX>())?)?;
-        if shaped > 1 || reserved1 != [0; 2] || reserved2 != [0; 4] {
+        if shaped > 1 || reserved1 != [0; 2] {
             return Err(GrantError::Reserved);
         }
         let gateway = Some(gateway).filter(|gateway| !gateway.is_unspecified());
@@ -319,6 +329,7 @@ impl Grant {
             driver,
             shaped: shaped == 1,
             lifetime_s,
+            lease_s,
             memory_bytes,
             pids,
             cpus_milli,

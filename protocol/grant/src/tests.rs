@@ -18,6 +18,7 @@ fn sample() -> Grant {
         driver: Driver::Macvlan,
         shaped: true,
         lifetime_s: 3600,
+        lease_s: 10,
         memory_bytes: 1 << 31,
         pids: 4096,
         cpus_milli: 2000,
@@ -35,7 +36,7 @@ fn wire_form_never_drifts() {
     assert_eq!(
         hex(&sample().encode()),
         concat!(
-            "02011001",
+            "03011001",
             "000003e9",
             "30313233343536373839616263646566",
             "000000000000000c",
@@ -50,12 +51,12 @@ fn wire_form_never_drifts() {
             "0000000040000000",
             "00000000000186a0",
             "000007d0",
-            "00000000",
+            "0000000a",
             "610000000000000000000000",
             "677269645f757365722d31000000000000000000000000000000000000000000"
         )
     );
-    assert_eq!(&sample().signed_message()[..CONTEXT.len()], b"gridpilot grant v2\0");
+    assert_eq!(&sample().signed_message()[..CONTEXT.len()], b"gridpilot grant v3\0");
 }
 
 #[test]

@@ -33,7 +33,7 @@ async fn refused(bytes: &[u8]) -> ConnectionError {
 async fn both_sides_learn_the_others_role_and_one_version() {
     let (grc, crm) = pair().await;
     assert_eq!((grc.peer.role, crm.peer.role), (Role::Crm, Role::Grc));
-    assert_eq!((grc.version, crm.version), (2, 2));
+    assert_eq!((grc.version, crm.version), (3, 3));
 }
 
 #[tokio::test]
@@ -45,9 +45,9 @@ async fn a_peer_of_another_role_is_turned_away() {
 
 #[tokio::test]
 async fn a_peer_of_another_version_is_told_both() {
-    let newer = Hello { version_min: 3, version_max: 4, ..Hello::ours(Role::Crm) };
+    let newer = Hello { version_min: 4, version_max: 5, ..Hello::ours(Role::Crm) };
     let error = refused(&frame(Kind::Hello, &newer.encode())).await.to_string();
-    assert!(error.contains("2..2") && error.contains("3..4") && error.lines().count() == 1, "{error}");
+    assert!(error.contains("3..3") && error.contains("4..5") && error.lines().count() == 1, "{error}");
 }
 
 #[tokio::test]

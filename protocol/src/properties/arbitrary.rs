@@ -10,13 +10,13 @@ use proptest::prelude::*;
 
 use crate::client::NewJob;
 use crate::ids::{Epoch, JobId, RequestId, ReservationId, Version};
-use crate::job::{Command, ExitStatus, Stream, Target};
+use crate::job::{Command, ExitStatus, Hits, Stream, Target};
 use crate::keys::{KeyRing, Member, MemberKeys, PublicKey};
 use crate::limits::CLASSES_MAX;
 use crate::names::{
     AbsolutePath, EnvironmentName, HostName, Label, NodeName, SiteName, Text, UserName, VariableName,
 };
-use crate::node::{Arrive, ClassUse, Invocation, Setup, SignedRates, State, Token};
+use crate::node::{Arrive, ClassUse, First, Invocation, Return, Setup, SignedRates, State, Token};
 use crate::refusal::{Failure, Refusal, Resource, Step};
 use crate::reservation::{
     AddressBlock, Ask, Bandwidth, Change, Limits, PairRate, Placement, Progress, Start,
@@ -88,6 +88,22 @@ pub fn status() -> Any<ExitStatus> {
     prop_oneof![any::<u8>().prop_map(ExitStatus::Code), any::<u8>().prop_map(ExitStatus::Signal)].boxed()
 }
 
+pub fn hits() -> Any<Hits> {
+    let counts = any::<(u32, u32, bool, bool)>();
+    (counts, any::<(u64, u32, u64, u64)>())
+        .prop_map(|((out_of_memory, processes_refused, disk_full, files_full), sizes)| Hits {
+            out_of_memory,
+            processes_refused,
+            disk_full,
+            files_full,
+            memory_bytes: sizes.0,
+            pids: sizes.1,
+            disk_bytes: sizes.2,
+            files: sizes.3,
+        })
+        .boxed()
+}
+
 pub fn variables() -> Any<Vec<(VariableName, String)>> {
     vec((variable(), any::<String>()), 0..4).boxed()
 }
@@ -105,8 +121,8 @@ pub fn command() -> Any<Command> {
 }
 
 pub fn new_job() -> Any<NewJob> {
-    (command(), target(), maybe(label()))
-        .prop_map(|(command, target, label)| NewJob { command, target, label })
+    (command(), target(), maybe(label()), any::<Option<u16>>())
+        .prop_map(|(command, target, label, grace_s)| NewJob { command, target, label, grace_s })
         .boxed()
 }
 
@@ -241,7 +257,16 @@ pub fn refusal() -> Any<Refusal> {
         }),
         (site(), site()).prop_map(|(a, b)| UnknownLink { a, b }),
     ];
-    prop_oneof![with_site, with_numbers, with_text, others].boxed()
+    let of_users = prop_oneof![
+        (text(), any::<u64>(), any::<u64>()).prop_map(|(what, asked, limit)| OverUserLimit {
+            what,
+            asked,
+            limit
+        }),
+        (site(), user()).prop_map(|(site, user)| SiteNotForUser { site, user }),
+        user().prop_map(|user| LoginRefused { user }),
+    ];
+    prop_oneof![3 => with_site, 3 => with_numbers, 3 => with_text, 2 => others, 1 => of_users].boxed()
 }
 
 fn resource() -> Any<Resource> {
@@ -376,7 +401,28 @@ pub fn state() -> Any<State> {
     proptest::sample::select(vec![Idle, Building, Ready, Joined, Running, TearingDown, Gone]).boxed()
 }
 
-pub fn arrive() -> Any<Arrive> {
+pub fn first() -> Any<First> {
+    prop_oneof![arrive().prop_map(First::Arrive), returning().prop_map(First::Return)].boxed()
+}
+
+fn returning() -> Any<Return> {
+    let bytes = any::<([u8; 16], [u8; 16])>();
+    let stands = (state(), maybe(keys()), maybe(signed_rates()));
+    (bytes, node(), any::<u32>(), stands, text())
+        .prop_map(|((nonce, boot_id), node, uid, (state, keys, rates), version)| Return {
+            nonce,
+            node,
+            uid,
+            boot_id,
+            state,
+            keys,
+            rates,
+            version,
+        })
+        .boxed()
+}
+
+fn arrive() -> Any<Arrive> {
     let bytes = any::<([u8; 32], [u8; 16], [u8; 16])>();
     (bytes, node(), any::<u32>(), text())
         .prop_map(|((token, nonce, boot_id), node, uid, version)| Arrive {

@@ -8,7 +8,7 @@ use super::arbitrary;
 use crate::client::Reply;
 use crate::codec;
 use crate::ids::Version;
-use crate::job::{Command, ExitStatus, JobState, JobView};
+use crate::job::{Command, ExitStatus, Hits, JobState, JobView};
 use crate::keys::{KeyRing, Member, MemberKeys, PublicKey};
 use crate::limits::*;
 use crate::names::HostName;
@@ -255,6 +255,15 @@ fn the_largest_legal_messages_fit_their_frames() {
         started_s: Some(u64::MAX),
         ended_s: Some(u64::MAX),
         stdout_bytes: u64::MAX,
+        hits: Hits {
+            out_of_memory: u32::MAX,
+            processes_refused: u32::MAX,
+            memory_bytes: u64::MAX,
+            pids: u32::MAX,
+            disk_bytes: u64::MAX,
+            files: u64::MAX,
+            ..samples::job_view().hits
+        },
         ..samples::job_view()
     };
     assert!(codec::encode(&job).unwrap().len() <= LISTED_BYTES_MAX);

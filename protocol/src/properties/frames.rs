@@ -144,11 +144,11 @@ fn a_greeting_cut_at_any_byte_is_damaged_and_a_foreign_one_is_named() {
 /// What a later version appends to its greeting does not keep this one from understanding it.
 #[test]
 fn a_newer_greeting_is_understood_and_refused_by_version_only() {
-    let newer = Hello { version_min: 3, version_max: 7, ..Hello::ours(Role::Grc) };
+    let newer = Hello { version_min: 4, version_max: 7, ..Hello::ours(Role::Grc) };
     let mut bytes = newer.encode().to_vec();
     bytes.resize(HELLO_BYTES_MAX, 0xee);
     let read = Hello::decode(&bytes).unwrap();
     assert_eq!(read, newer);
     let sentence = Hello::ours(Role::Crm).agree(&read).unwrap_err().to_string();
-    assert!(sentence.contains("2..2") && sentence.contains("3..7"), "{sentence}");
+    assert!(sentence.contains("3..3") && sentence.contains("4..7"), "{sentence}");
 }

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use crate::codec::{self, CodecError};
 use crate::limits::FRAME_BYTES_MAX;
-use crate::{client, fuzzing, node, samples, site};
+use crate::{client, fuzzing, login, node, samples, site};
 
 /// Set in the process that has little memory.
 const LIMITED: &str = "GRIDPILOT_LITTLE_MEMORY";
@@ -69,6 +69,9 @@ fn long_bodies_of_claims() {
         }
     }
     for count in [1025, 1 << 20, 8_000_000, u64::MAX] {
+        // Key and signature of a stranger.
+        refused::<login::FromStranger>(&[0, 1, b'u'], count.max(2048), &[0]);
+        refused::<login::FromStranger>(&[0, 1, b'u', 0], count.max(2048), &[0]);
         // Sites of a request: also a quadratic search for one named twice, if it got that far.
         let reserve = [&[1][..], &[0; 16], &[0]].concat();
         refused::<client::Request>(&reserve, count, &[1, b'a', 1]);

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::arbitrary::*;
 use super::views::*;
 use crate::client::{self, Selector};
+use crate::login::{FromStranger, ToStranger};
 use crate::node;
 use crate::site::{FromSite, ToSite};
 
@@ -14,6 +15,18 @@ type Any<T> = BoxedStrategy<T>;
 
 fn selector<T: Clone + std::fmt::Debug + 'static>(id: Any<T>) -> Any<Selector<T>> {
     prop_oneof![3 => id.prop_map(Selector::Id), 1 => Just(Selector::Last)].boxed()
+}
+
+pub fn to_stranger() -> Any<ToStranger> {
+    use ToStranger::*;
+    prop_oneof![any::<[u8; 32]>().prop_map(Challenge), Just(Welcome), refusal().prop_map(Refused)].boxed()
+}
+
+pub fn from_stranger() -> Any<FromStranger> {
+    let piece = || vec(any::<u8>(), 0..200);
+    (user(), piece(), piece())
+        .prop_map(|(user, key, signature)| FromStranger::Login { user, key, signature })
+        .boxed()
 }
 
 pub fn client_request() -> Any<client::Request> {
@@ -185,12 +198,8 @@ pub fn from_site() -> Any<FromSite> {
                     bytes
                 }
             ),
-            (running(), status()).prop_map(|((reservation, epoch, job, member), status)| Exited {
-                reservation,
-                epoch,
-                job,
-                member,
-                status
+            (running(), status(), hits()).prop_map(|((reservation, epoch, job, member), status, hits)| {
+                Exited { reservation, epoch, job, member, status, hits }
             }),
             (running(), failure()).prop_map(|((reservation, epoch, job, member), failure)| ExecFailed {
                 reservation,
@@ -227,6 +236,7 @@ pub fn node_request() -> Any<node::Request> {
         signed_rates().prop_map(Shape),
         job().prop_map(|job| Resend { job }),
         job().prop_map(|job| ExitSaved { job }),
+        prop_oneof![any::<u32>().prop_map(|grace_ms| End { grace_ms }), Just(Beat)],
     ]
     .boxed()
 }
@@ -257,9 +267,10 @@ pub fn node_notice() -> Any<node::Notice> {
             offset,
             bytes
         }),
-        (job(), status()).prop_map(|(job, status)| Exited { job, status }),
+        (job(), status(), hits()).prop_map(|(job, status, hits)| Exited { job, status, hits }),
         (maybe(text()), maybe(failure())).prop_map(|(dirty, cause)| Gone { dirty, cause }),
         (any::<u64>(), class_uses()).prop_map(|(at_ms, classes)| Used { at_ms, classes }),
+        Just(Beat),
     ]
     .boxed()
 }

@@ -82,8 +82,8 @@ pub fn job_view() -> Any<JobView> {
     ];
     let what = (job(), reservation(), maybe(label()), text(), text(), target(), state);
     let times = any::<(u64, Option<u64>, Option<u64>)>();
-    (what, times, maybe(host()), any::<(u64, u64)>())
-        .prop_map(|(what, (submitted_s, started_s, ended_s), head, (stdout_bytes, stderr_bytes))| {
+    (what, times, maybe(host()), any::<(u64, u64)>(), hits())
+        .prop_map(|(what, (submitted_s, started_s, ended_s), head, (stdout_bytes, stderr_bytes), hits)| {
             let (id, reservation, label, user, command, target, state) = what;
             JobView {
                 id,
@@ -99,6 +99,7 @@ pub fn job_view() -> Any<JobView> {
                 head,
                 stdout_bytes,
                 stderr_bytes,
+                hits,
             }
         })
         .boxed()

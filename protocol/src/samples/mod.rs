@@ -13,12 +13,14 @@ use crate::names::{HostName, SiteName};
 
 mod client;
 mod hello;
+mod login;
 mod node;
 mod noun;
 mod site;
 
 pub use client::client;
 pub use hello::hello;
+pub use login::login;
 pub use node::{invocation, node, setup};
 pub use noun::{EPOCH, JOB, RESERVATION, ask, command, job_view, ring};
 pub use site::{offer, part, site};
@@ -55,7 +57,7 @@ pub(crate) fn recode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<Ve
 
 /// Every sample of every conversation.
 pub fn all() -> Vec<Sample> {
-    [client(), site(), node(), invocation()].into_iter().flatten().collect()
+    [login(), client(), site(), node(), invocation()].into_iter().flatten().collect()
 }
 
 /// The samples of one enum. The match that it makes has no wildcard.

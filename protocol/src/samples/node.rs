@@ -3,15 +3,20 @@
 use crate::frame::Kind;
 use crate::job::{ExitStatus, Stream};
 use crate::names::EnvironmentName;
-use crate::node::{Arrive, ClassUse, Invocation, Notice, Reply, Request, Setup, SignedRates, State, Token};
+use crate::node::{
+    Arrive, ClassUse, First, Invocation, Notice, Reply, Request, Return, Setup, SignedRates, State, Token,
+};
 use crate::refusal::Refusal;
-use crate::samples::noun::{EPOCH, JOB as job, RESERVATION, command, failure, keys, ring};
+use crate::samples::noun::{EPOCH, JOB as job, RESERVATION, command, failure, hits, keys, ring};
 use crate::samples::{Sample, address, every_variant, host, name};
 
 /// The agent's first request, the CRM's requests, replies and notices.
 pub fn node() -> Vec<Sample> {
     let stream = Stream::Stderr;
-    let mut samples = vec![Sample::of("Arrive", Some(Kind::Request), &arrive())];
+    let mut samples = every_variant!(First, Some(Kind::Request), {
+        Arrive: First::Arrive(arrive()),
+        Return: First::Return(returning()),
+    });
     samples.extend(every_variant!(Request, Some(Kind::Request), {
         Setup: Request::Setup(setup()),
         GetKeys: Request::GetKeys,
@@ -25,6 +30,8 @@ pub fn node() -> Vec<Sample> {
         Shape: Request::Shape(rates()),
         Resend: Request::Resend { job },
         ExitSaved: Request::ExitSaved { job },
+        End: Request::End { grace_ms: 5000 },
+        Beat: Request::Beat,
     }));
     samples.extend(every_variant!(Reply, Some(Kind::Reply), {
         Done: Reply::Done,
@@ -36,12 +43,13 @@ pub fn node() -> Vec<Sample> {
     samples.extend(every_variant!(Notice, Some(Kind::Notice), {
         StateChanged: Notice::StateChanged { state: State::TearingDown, cause: Some(failure()) },
         Output: Notice::Output { job, stream, offset: 7, bytes: b"rank 1\n"[..].into() },
-        Exited: Notice::Exited { job, status: ExitStatus::Code(42) },
+        Exited: Notice::Exited { job, status: ExitStatus::Code(42), hits: hits() },
         Gone: Notice::Gone { dirty: Some("a cgroup is left".into()), cause: None },
         Used: Notice::Used {
             at_ms: 61_000,
             classes: vec![ClassUse { class: 1, sent_bytes: 1 << 33, dropped: 7, backlog_bytes: 65_536 }],
         },
+        Beat: Notice::Beat,
     }));
     samples.extend(every_variant!(State, None, {
         Idle: State::Idle,
@@ -71,6 +79,19 @@ fn arrive() -> Arrive {
         node: name("a1.example"),
         uid: 1000,
         boot_id: [0x11; 16],
+        version: "0.1.0".into(),
+    }
+}
+
+fn returning() -> Return {
+    Return {
+        nonce: [0xa5; 16],
+        node: name("a1.example"),
+        uid: 1000,
+        boot_id: [0x11; 16],
+        state: State::Running,
+        keys: Some(keys(8)),
+        rates: Some(rates()),
         version: "0.1.0".into(),
     }
 }

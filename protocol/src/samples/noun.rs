@@ -2,7 +2,7 @@
 
 use crate::client::NewJob;
 use crate::ids::{Epoch, JobId, RequestId, ReservationId, Version};
-use crate::job::{Command, ExitStatus, JobState, JobView, Stream, Target};
+use crate::job::{Command, ExitStatus, Hits, JobState, JobView, Stream, Target};
 use crate::keys::{KeyRing, Member, MemberKeys, PublicKey};
 use crate::names::EnvironmentName;
 use crate::refusal::{Failure, Refusal, Resource, Step};
@@ -31,7 +31,7 @@ pub fn command() -> Command {
 }
 
 pub fn new_job() -> NewJob {
-    NewJob { command: command(), target: Target::Head, label: Some(name("first light")) }
+    NewJob { command: command(), target: Target::Head, label: Some(name("first light")), grace_s: Some(30) }
 }
 
 pub fn ask() -> Ask {
@@ -136,6 +136,20 @@ pub fn job_view() -> JobView {
         head: Some(host("a", 0)),
         stdout_bytes: 300,
         stderr_bytes: 70_000,
+        hits: hits(),
+    }
+}
+
+pub fn hits() -> Hits {
+    Hits {
+        out_of_memory: 1,
+        processes_refused: 7,
+        disk_full: true,
+        files_full: true,
+        memory_bytes: 1 << 29,
+        pids: 512,
+        disk_bytes: 1 << 30,
+        files: 65_536,
     }
 }
 
@@ -181,6 +195,9 @@ pub fn nouns() -> Vec<Sample> {
         BadWindow: Refusal::BadWindow { why: "it begins in the past".into() },
         BadRate: Refusal::BadRate { asked_kbit: 0, min_kbit: 64, max_kbit: 100_000_000 },
         UnknownLink: Refusal::UnknownLink { a: site(), b: name("b") },
+        OverUserLimit: Refusal::OverUserLimit { what: "nodes at once".into(), asked: 20, limit: 16 },
+        SiteNotForUser: Refusal::SiteNotForUser { site: site(), user: name("ada") },
+        LoginRefused: Refusal::LoginRefused { user: name("ada") },
     });
     samples.extend(every_variant!(Step, None, {
         Plan: Step::Plan,

@@ -7,7 +7,7 @@ use crate::refusal::Refusal;
 use crate::reservation::AddressBlock;
 use crate::samples::noun::{
     EPOCH as epoch, JOB as job, LIMITS, PROGRESS as progress, RESERVATION as reservation, VERSION as version,
-    block, command, failure, keys, ring,
+    block, command, failure, hits, keys, ring,
 };
 use crate::samples::{Sample, address, every_variant, name};
 use crate::site::{Flow, FromSite, Offer, Part, Peer, ReadyMember, Remaining, ToSite};
@@ -52,7 +52,9 @@ pub fn site() -> Vec<Sample> {
         Output: FromSite::Output {
             reservation, epoch, job, member, stream, offset: 7, bytes: b"rank 1\n"[..].into(),
         },
-        Exited: FromSite::Exited { reservation, epoch, job, member, status: ExitStatus::Signal(9) },
+        Exited: FromSite::Exited {
+            reservation, epoch, job, member, status: ExitStatus::Signal(9), hits: hits(),
+        },
         ExecFailed: FromSite::ExecFailed { reservation, epoch, job, member, failure: failure() },
         Ended: FromSite::Ended {
             reservation, dirty: vec![(name("a1"), "a cgroup is left".into())],

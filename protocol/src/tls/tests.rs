@@ -67,9 +67,21 @@ async fn the_right_pin_gets_through_and_the_server_learns_the_clients() {
 async fn a_server_with_another_certificate_is_refused_before_anything_is_sent() {
     let (grc, other, crm) = (identity("grc"), identity("grc"), identity("crm a"));
     let (accepted, dialled) = meet(&other, &connector(&crm, grc.pin()).unwrap()).await;
-    let error = dialled.unwrap_err().to_string();
-    assert!(error.contains("not the pinned one"), "{error}");
+    let error = dialled.unwrap_err();
+    assert!(matches!(error, TlsError::WrongPin), "{error}");
     assert!(accepted.is_err());
+}
+
+#[tokio::test]
+async fn both_ends_of_a_connection_derive_the_same_and_no_two_connections_do() {
+    let (grc, client) = (identity("grc"), identity("client"));
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        let (accepted, dialled) = meet(&grc, &connector(&client, grc.pin()).unwrap()).await;
+        let (server, client) = (binding(&accepted.unwrap().0).unwrap(), binding(&dialled.unwrap()).unwrap());
+        assert_eq!(server, client);
+        assert!(seen.insert(server), "two connections between the same peers");
+    }
 }
 
 #[tokio::test]

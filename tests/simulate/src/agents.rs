@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use crm::pilot::PilotId;
 use crm::site::Asked;
 use protocol::ids::{Epoch, JobId};
-use protocol::job::ExitStatus;
+use protocol::job::{ExitStatus, Hits};
 use protocol::keys::{KeyRing, MemberKeys, PublicKey};
 use protocol::node::{ClassUse, Notice, Reply, Request, State};
 use protocol::refusal::{Failure, Step};
@@ -129,7 +129,7 @@ impl Field {
                     around.follows.push((100 * MS, News::Exits(number, *job, status)));
                 }
             }
-            Request::Shutdown => {
+            Request::Shutdown | Request::End { .. } => {
                 self.answer(around, number, MS, asked, Reply::Done);
                 self.tear_down(around, number);
             }
@@ -174,7 +174,12 @@ impl Field {
         match request {
             Request::Resend { job } => {
                 if let Some(Some(status)) = self.processes[number].commands.get(job).copied() {
-                    self.say(around, number, 5 * MS, Notice::Exited { job: *job, status });
+                    self.say(
+                        around,
+                        number,
+                        5 * MS,
+                        Notice::Exited { job: *job, status, hits: Hits::default() },
+                    );
                 }
             }
             Request::ExitSaved { job } => {
@@ -200,7 +205,7 @@ impl Field {
         }
         *known = Some(status);
         if !process.silent {
-            self.say(around, number, 5 * MS, Notice::Exited { job, status });
+            self.say(around, number, 5 * MS, Notice::Exited { job, status, hits: Hits::default() });
         }
     }
 

@@ -248,5 +248,5 @@ fn job(all: bool) -> NewJob {
         directories: Vec::new(),
         directory_required: false,
     };
-    NewJob { command, target: if all { Target::All } else { Target::Head }, label: None }
+    NewJob { command, target: if all { Target::All } else { Target::Head }, label: None, grace_s: None }
 }

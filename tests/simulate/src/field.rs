@@ -321,7 +321,13 @@ impl Field {
                     let process = &mut self.processes[number];
                     process.connected = true;
                     process.crm = self.crm;
-                    return Some(Event::Arrived { pilot, nonce: self.random.bytes() });
+                    let node = self.names[process.node].clone();
+                    return Some(Event::Arrived {
+                        pilot,
+                        nonce: self.random.bytes(),
+                        node,
+                        boot_id: [0; 16],
+                    });
                 }
             }
             None | Some(false) => {}

@@ -65,6 +65,7 @@ const DEADLINES: Deadlines = Deadlines {
     joining: Duration::from_secs(20),
     ending: Duration::from_secs(20),
     quarantine: Duration::from_secs(15),
+    grace: Duration::from_secs(2),
 };
 
 const TIMES: Times = Times {
@@ -73,6 +74,8 @@ const TIMES: Times = Times {
     keys: Duration::from_secs(10),
     run: Duration::from_secs(10),
     end: Duration::from_secs(5),
+    lease: Duration::from_secs(6),
+    grace: Duration::from_secs(2),
 };
 
 fn net(text: &str) -> Vec<Ipv4Net> {
@@ -103,6 +106,7 @@ impl World {
         let settings = crm::site::Settings {
             name: place.name.clone(),
             batch_system: "simulated".into(),
+            anonymous: false,
             ranges: net(place.spec.range),
             reserved: Vec::new(),
             prefix_len: 16,

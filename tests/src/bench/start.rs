@@ -121,6 +121,7 @@ fn echo() -> NewJob {
         },
         target: Target::Head,
         label: None,
+        grace_s: None,
     }
 }
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
+use gridpilot_tests::batch::{Proctrack, Systems};
 use gridpilot_tests::links::Links;
 use gridpilot_tests::node::{Hold, hold};
 use gridpilot_tests::state::{DEFAULT_DIRECTORY, Driver, Plan, State};
@@ -55,14 +56,22 @@ struct Shape {
     /// How a sandbox gets its interface.
     #[arg(long, value_enum, default_value_t)]
     driver: Driver,
+    /// What starts the pilots, with real daemons: slurm, grid-engine or embedded, or of each site
+    /// like a=slurm,b=grid-engine.
+    #[arg(long, default_value = "embedded")]
+    batch: Systems,
+    /// How Slurm knows the processes of a step.
+    #[arg(long, value_enum, default_value_t)]
+    slurm_proctrack: Proctrack,
     #[command(flatten)]
     links: Links,
 }
 
 impl Shape {
     fn plan(self) -> Plan {
-        let Self { place, sites, nodes, driver, links } = self;
-        Plan { sites, nodes, driver, links, ..Plan::new(place.dir) }
+        let Self { place, sites, nodes, driver, batch, slurm_proctrack, links } = self;
+        let batch = Systems { proctrack: slurm_proctrack, ..batch };
+        Plan { sites, nodes, driver, batch, links, ..Plan::new(place.dir) }
     }
 }
 

@@ -17,7 +17,7 @@ use protocol::frame::{self, Frame, Kind};
 use protocol::keys::{MemberKeys, PublicKey};
 use protocol::limits::HEADER_BYTES;
 use protocol::names::SiteName;
-use protocol::node::{self, Arrive};
+use protocol::node::{self, Arrive, First};
 use protocol::site::{FromSite, ToSite};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -120,6 +120,7 @@ impl World {
             let settings = site::Settings {
                 name: name.clone(),
                 batch_system: "simulated".into(),
+                anonymous: false,
                 ranges: vec![format!("10.{}.128.0/17", site + 1).parse()?],
                 reserved: vec![],
                 prefix_len: 16,
@@ -249,13 +250,14 @@ impl World {
                 self.tell_grc(coordinator::Event::FromSite { site, connection, message })
             }
             Wire::Arrive(number, bytes) => {
-                let arrive: Arrive = unpack(bytes)?;
+                let First::Arrive(arrive) = unpack(bytes)? else { bail!("nobody returns here") };
                 self.charge(Share::CrmWire, Some(number), begin);
                 let (begin, now) = (Instant::now(), self.now());
                 let pilot = self.sites[number].tokens.redeem(&arrive.token, now)?;
                 self.charge(Share::CrmSeals, Some(number), begin);
                 self.sites[number].owner.expects(pilot, arrive.uid)?;
-                self.tell_site(number, site::Event::Arrived { pilot, nonce: arrive.nonce })
+                let Arrive { nonce, node, boot_id, .. } = arrive;
+                self.tell_site(number, site::Event::Arrived { pilot, nonce, node, boot_id })
             }
             Wire::Reply(number, pilot, asked, bytes) => {
                 let reply = unpack(bytes)?;
@@ -379,14 +381,14 @@ impl World {
                     let expires = now + Duration::from_secs(submit.token_s.into());
                     let token = self.sites[number].tokens.issue(random, submit.pilot, expires);
                     self.charge(Share::CrmSeals, Some(number), begin);
-                    let arrive = Arrive {
+                    let arrive = First::Arrive(Arrive {
                         token,
                         nonce: [9; 16],
                         node: submit.node,
                         uid: UID,
                         boot_id: [3; 16],
                         version: "0.1.0".into(),
-                    };
+                    });
                     let begin = Instant::now();
                     let bytes = self.inside(number, pack(Kind::Request, &arrive)?);
                     self.charge(Share::Agents, None, begin);

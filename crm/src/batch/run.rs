@@ -1,0 +1,211 @@
+//! The task between the driver and a batch system.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::names::NodeName;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
+use crate::pilot::PilotId;
+use crate::site::{Account, Event, News};
+
+/// Queues change their limits without telling.
+const CAPABILITIES_INTERVAL: Duration = Duration::from_secs(180);
+/// A system that did not answer is asked sooner.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a submission without an answer may still turn up in the queue.
+const TURN_UP_TIME: Duration = Duration::from_secs(60);
+
+/// What the driver asks of the batch task.
+#[derive(Debug)]
+pub enum Command {
+    Submit(BatchJob),
+    Cancel { pilot: PilotId },
+    Sweep { pilot: PilotId, node: NodeName, account: Account },
+}
+
+/// A pilot that the system has, as far as we know.
+#[derive(Debug, Default)]
+struct Known {
+    /// As it was told last.
+    told: Option<Standing>,
+    /// Until then the system may not know it yet.
+    turns_up_until: Option<Instant>,
+}
+
+/// What was told of the system.
+struct Task<B> {
+    batch: Arc<B>,
+    events: mpsc::Sender<Event>,
+    known: BTreeMap<PilotId, Known>,
+    answers: bool,
+    capabilities: Option<Capabilities>,
+}
+
+/// Carries commands out and reports, until the driver is gone.
+pub async fn run<B: Batch>(
+    batch: Arc<B>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    events: mpsc::Sender<Event>,
+) {
+    let mut task = Task { batch, events, known: BTreeMap::new(), answers: true, capabilities: None };
+    let mut ask_at = Instant::now();
+    // What came behind cancels that were taken together.
+    let mut next = None;
+    loop {
+        if let Some(command) = next.take() {
+            next = task.perform(command, &mut commands).await;
+            continue;
+        }
+        tokio::select! {
+            command = commands.recv() => match command {
+                None => return,
+                Some(command) => next = task.perform(command, &mut commands).await,
+            },
+            () = task.batch.changed() => task.look().await,
+            () = tokio::time::sleep_until(ask_at) => {
+                let answered = task.ask_capabilities().await;
+                ask_at = Instant::now() + if answered { CAPABILITIES_INTERVAL } else { RETRY_INTERVAL };
+            }
+        }
+    }
+}
+
+impl<B: Batch> Task<B> {
+    /// Returns a command that it took from the queue and that is next.
+    async fn perform(
+        &mut self,
+        command: Command,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+    ) -> Option<Command> {
+        match command {
+            Command::Submit(job) => self.submit(job).await,
+            Command::Cancel { pilot } => {
+                // Those of one part come one after another: one call for all of them.
+                let mut pilots = vec![pilot];
+                let next = loop {
+                    match commands.try_recv() {
+                        Ok(Command::Cancel { pilot }) => pilots.push(pilot),
+                        Ok(other) => break Some(other),
+                        Err(_) => break None,
+                    }
+                };
+                self.cancel(pilots).await;
+                return next;
+            }
+            Command::Sweep { pilot, node, account } => {
+                let (batch, events) = (self.batch.clone(), self.events.clone());
+                tokio::spawn(async move {
+                    let outcome = batch.sweep(&node, &account).await.map_err(|e| e.to_string().into());
+                    let _ = events.send(Event::Swept { pilot, outcome }).await;
+                });
+            }
+        }
+        None
+    }
+
+    async fn submit(&mut self, job: BatchJob) {
+        let pilots = job.pilot_ids();
+        let outcome = self.batch.submit(&job).await;
+        // A secret that lies around no longer than needed.
+        drop(job);
+        let is_unknown = matches!(outcome, Err(BatchError::Unknown(_)));
+        if outcome.is_ok() || is_unknown {
+            let turns_up_until = is_unknown.then(|| Instant::now() + TURN_UP_TIME);
+            let known = |pilot: &PilotId| (*pilot, Known { told: None, turns_up_until });
+            self.known.extend(pilots.iter().map(known));
+        }
+        if let Err(error) = outcome {
+            self.tell(News::NotSubmitted { pilots, error }).await;
+        }
+    }
+
+    async fn cancel(&mut self, mut pilots: Vec<PilotId>) {
+        let unheard: Vec<PilotId> = pilots.iter().copied().filter(|p| !self.known.contains_key(p)).collect();
+        if !unheard.is_empty() {
+            // Of before a restart, or gone: the system must say.
+            self.known.extend(unheard.into_iter().map(|pilot| (pilot, Known::default())));
+            self.look().await;
+        }
+        pilots.retain(|pilot| self.known.contains_key(pilot));
+        if pilots.is_empty() {
+            return;
+        }
+        if let Err(error) = self.batch.cancel(&pilots).await {
+            let (first, more) = (pilots[0], pilots.len() - 1);
+            tracing::warn!("pilot {first} and {more} others cannot be cancelled: {error}");
+        }
+    }
+
+    /// Whether the system answered.
+    async fn ask_capabilities(&mut self) -> bool {
+        match self.batch.capabilities().await {
+            Ok(capabilities) => {
+                if self.capabilities.replace(capabilities) != Some(capabilities) {
+                    self.tell(News::Capabilities(capabilities)).await;
+                }
+                self.heard(Ok(())).await;
+                true
+            }
+            Err(error) => {
+                self.heard(Err(error)).await;
+                false
+            }
+        }
+    }
+
+    /// Asks how all pilots stand and reports what is new.
+    async fn look(&mut self) {
+        let standings = match self.batch.status().await {
+            Ok(standings) => standings,
+            Err(error) => return self.heard(Err(error)).await,
+        };
+        self.heard(Ok(())).await;
+        let mut named = BTreeSet::new();
+        let mut gone = Vec::new();
+        for (pilot, standing) in standings {
+            named.insert(pilot);
+            match standing {
+                Standing::Gone(reason) => gone.push((pilot, reason)),
+                standing => {
+                    let known = self.known.entry(pilot).or_default();
+                    known.turns_up_until = None;
+                    if known.told.as_ref() != Some(&standing) {
+                        known.told = Some(standing.clone());
+                        self.tell(News::Stands { pilot, standing }).await;
+                    }
+                }
+            }
+        }
+        let now = Instant::now();
+        let is_late = |known: &Known| known.turns_up_until.is_none_or(|until| until <= now);
+        for (pilot, known) in &self.known {
+            if !named.contains(pilot) && is_late(known) {
+                gone.push((*pilot, "the batch system does not know it".into()));
+            }
+        }
+        for (pilot, reason) in gone {
+            self.known.remove(&pilot);
+            let _ = self.events.send(Event::BatchGone { pilot, reason }).await;
+        }
+    }
+
+    async fn heard(&mut self, heard: Result<(), BatchError>) {
+        if heard.is_ok() == self.answers {
+            return;
+        }
+        self.answers = heard.is_ok();
+        match &heard {
+            Ok(()) => tracing::info!("the batch system answers again"),
+            Err(error) => tracing::warn!("the batch system does not answer: {error}"),
+        }
+        self.tell(News::Answers(heard.map_err(|error| error.to_string().into()))).await;
+    }
+
+    async fn tell(&self, news: News) {
+        let _ = self.events.send(Event::Batch(news)).await;
+    }
+}
