@@ -14,4 +14,4 @@ for path in ../../../etc /dev/mem /dev/zero fifo sock empty huge /proc/kmsg; do
     [ $code != 0 ] || fell "$path: accepted"
     [ "$(wc -l <said)" -le 3 ] || fell "$path: $(cat said)"
 done
-refused "$HAND" bash -c "exec '$NM' 3<'$PWD/fifo' 4<'$PWD/empty' 3<&-"
+refused "$HAND" bash -c "exec '$NM' 3<>'$PWD/fifo' 4<'$PWD/empty'"

@@ -6,7 +6,7 @@
 # audit: 4 refused to start: node policy
 . "$ATTACKS/lib.sh"
 # Nobody but root's policy names one; ours are made of the monitor's pid.
-as_user "$PILOT" "build driver=veth" "expect built" "node ls /sys/class/net | grep -qx gridpilot\$(printf %x \$MONITOR)" \
+as_user "$PILOT" "build driver=veth" "expect built" "node grep -q gridpilot\$(printf %x \$MONITOR): /proc/net/dev" \
     "inside test \"\$(ls /sys/class/net | xargs)\" = 'eth0 lo'" teardown "expect gone" || fell "veth"
 # A name that is there already, also inside.
 ip link add eth0 type veth peer name eth9 || fell "cannot make eth0"

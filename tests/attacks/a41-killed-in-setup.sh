@@ -4,7 +4,7 @@
 # audit: * build a-
 # audit: * torn down
 # audit: * refused: 
-# loops: 60 1000
+# loops: 40 1000
 . "$ATTACKS/lib.sh"
 limits=("-S -n 64" "-S -f 0" "-S -v 200000" "-c unlimited" "-S -u 64")
 for n in $(seq "$LOOPS"); do

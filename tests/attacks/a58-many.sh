@@ -23,5 +23,5 @@ for pid in "${pids[@]}"; do wait "$pid" || fell "one did not end well"; done
 [ "$up" = "$LOOPS" ] || fell "$up of $LOOPS stood"
 # Its own limits: bytes and inodes of what it may write, processes.
 as_user "$PILOT" "build pids=40" "expect built" \
-    "inside head -c 200M /dev/zero >/usr/full 2>/dev/null && exit 1; rm -f /usr/full; i=0; while : >/var/tmp/f\$i; do i=\$((i+1)); test \$i -gt 30000 && exit 1; done 2>/dev/null; rm -rf /var/tmp/f*; true" \
+    "inside head -c 200M /dev/zero >/usr/full 2>/dev/null && exit 1; rm -f /usr/full; i=0; while true >/var/tmp/f\$i; do i=\$((i+1)); test \$i -gt 30000 && exit 1; done 2>/dev/null; rm -rf /var/tmp/f*; true" \
     "inside for i in \$(seq 100); do sleep 3 & done 2>&1 | grep -qi fork" teardown "expect gone" || fell "a limit does not hold"

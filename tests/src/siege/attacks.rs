@@ -86,10 +86,12 @@ fn one(bed: &Bed, script: &Script, full: bool) -> Result<Outcome> {
     let mut command = Command::new("timeout");
     command.args(["--kill-after=5", &time.as_secs().to_string(), "bash"]).arg(Path::new(SCRIPTS).join(name));
     command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    for (name, value) in [("NM", format!("{LIB}/node-manager")), ("LIB", LIB.into()), ("PILOT", TOOL.into())] {
+    for (name, value) in [("NM", format!("{LIB}/node-manager")), ("LIB", LIB.into()), ("PILOT", TOOL.into())]
+    {
         command.env(name, value);
     }
-    for (name, value) in [("SHARE", SHARE), ("SECRETS", SECRETS), ("HOME", "/opt/home/user"), ("WORK", work)] {
+    for (name, value) in [("SHARE", SHARE), ("SECRETS", SECRETS), ("HOME", "/opt/home/user"), ("WORK", work)]
+    {
         command.env(name, value);
     }
     for (name, uid) in ["USER_UID", "OTHER_UID", "AGENT_UID"].into_iter().zip(bed.accounts.all()) {

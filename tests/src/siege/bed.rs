@@ -154,7 +154,8 @@ fn devices() -> Result<()> {
         fs::create_dir(&path)?;
         mount(Some(kind), path.as_str(), Some(kind), MsFlags::MS_NOSUID, Some(options))?;
     }
-    for (link, to) in [("ptmx", "pts/ptmx"), ("fd", "/proc/self/fd"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
+    for (link, to) in [("ptmx", "pts/ptmx"), ("fd", "/proc/self/fd"), ("stdout", "fd/1"), ("stderr", "fd/2")]
+    {
         std::os::unix::fs::symlink(to, format!("{new}/{link}"))?;
     }
     mount(Some(new), "/dev", none(), MsFlags::MS_MOVE, none())?;
@@ -183,7 +184,8 @@ fn etc(accounts: Accounts) -> Result<()> {
 }
 
 fn install(from: &Path, to: &Path, mode: u32) -> Result<()> {
-    fs::copy(from, to).with_context(|| format!("{} is missing: build the workspace first", from.display()))?;
+    fs::copy(from, to)
+        .with_context(|| format!("{} is missing: build the workspace first", from.display()))?;
     fs::set_permissions(to, fs::Permissions::from_mode(mode)).with_context(|| to.display().to_string())
 }
 

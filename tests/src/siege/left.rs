@@ -40,9 +40,7 @@ impl Ground {
     /// What is there now and was not, one line each.
     pub fn left(&self, accounts: Accounts) -> Result<Vec<String>> {
         let mut left = Vec::new();
-        let mut pids = BTreeSet::new();
         for stat in ours(accounts) {
-            pids.insert(stat.identity.pid);
             left.push(format!("process {}", stat.identity.describe()));
             for namespace in namespaces_of(stat.identity.pid).difference(&self.namespaces) {
                 left.push(format!("namespace {namespace} of pid {}", stat.identity.pid));
@@ -56,11 +54,11 @@ impl Ground {
         if promiscuity != self.promiscuity {
             left.push(format!("node0 has promiscuity {promiscuity}, not {}", self.promiscuity));
         }
-        // Others on this machine have sandboxes, too: a tag ends with the pid of its monitor.
-        let owner = |name: &String| name.rsplit('-').next().and_then(|pid| pid.parse().ok());
-        let orphan = |pid: i32| pids.contains(&pid) || process::stat(pid).is_none();
-        let cgroups = tagged_cgroups();
-        left.extend(cgroups.iter().filter(|name| owner(name).is_some_and(orphan)).map(|n| format!("cgroup {n}")));
+        // Others on this machine have sandboxes, too; our reservations have the user's number.
+        let tag = format!("gridpilot-a-{}-", accounts.user);
+        left.extend(
+            tagged_cgroups().iter().filter(|name| name.contains(&tag)).map(|n| format!("cgroup {n}")),
+        );
         Ok(left)
     }
 
@@ -85,13 +83,14 @@ impl Ground {
 /// Processes of the accounts of this run, and whoever runs the installed programs.
 pub fn ours(accounts: Accounts) -> Vec<process::Stat> {
     let file = |name: &str| fs::metadata(format!("{LIB}/{name}")).map(|meta| (meta.dev(), meta.ino())).ok();
-    let files: BTreeSet<_> = ["node-manager", "launcher", "node-agent"].into_iter().filter_map(file).collect();
+    let files: BTreeSet<_> =
+        ["node-manager", "launcher", "node-agent"].into_iter().filter_map(file).collect();
     let mut found = process::all();
     found.retain(|stat| {
         let directory = format!("/proc/{}", stat.identity.pid);
-        let uid = fs::read_to_string(format!("{directory}/status"))
-            .ok()
-            .and_then(|text| text.lines().find(|line| line.starts_with("Uid:"))?.split('\t').nth(1)?.parse().ok());
+        let uid = fs::read_to_string(format!("{directory}/status")).ok().and_then(|text| {
+            text.lines().find(|line| line.starts_with("Uid:"))?.split('\t').nth(1)?.parse().ok()
+        });
         let runs = fs::metadata(format!("{directory}/exe")).map(|meta| (meta.dev(), meta.ino())).ok();
         !stat.zombie
             && (uid.is_some_and(|uid: u32| accounts.all().contains(&uid))

@@ -5,8 +5,12 @@
 pub mod attacks;
 pub mod bed;
 pub mod grid;
+pub mod inject;
 pub mod left;
 pub mod log;
 pub mod pilot;
 pub mod script;
+pub mod soak;
+pub mod soak_grid;
 pub mod steps;
+pub mod trace;

@@ -20,7 +20,8 @@ use node_manager::channel;
 use node_manager::init::record::{self, ExitStatus};
 use node_manager::operation::{Notice, RECORD_BYTES_MAX, Request, Welcome, inherited};
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept, bind, connect, listen, socket_with, sockopt,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept, bind, connect, listen, socket_with,
+    sockopt,
 };
 
 use super::bed::{LIB, site_key};
@@ -119,7 +120,13 @@ impl Pilot {
     pub fn answer(&self) -> Result<(Notice, Option<OwnedFd>)> {
         let mut fds = [PollFd::new(self.operations.as_fd(), PollFlags::POLLIN)];
         ensure!(poll(&mut fds, PollTimeout::try_from(PATIENCE)?)? > 0, "the monitor says nothing");
-        let datagram = channel::receive(&self.operations, RECORD_BYTES_MAX)?.context("the monitor is gone")?;
+        let receive = || channel::receive(&self.operations, RECORD_BYTES_MAX);
+        // A socket that was closed with something unread says so first, and then the last words.
+        let datagram = match receive()? {
+            None => receive()?,
+            some => some,
+        };
+        let datagram = datagram.context("the monitor is gone")?;
         let notice = Notice::decode(&datagram.bytes).map_err(|error| anyhow!("{error:?}"))?;
         Ok((notice, datagram.descriptors.into_iter().next()))
     }
@@ -173,7 +180,9 @@ fn real_launcher(uid: u32, before: &[String], path: &str) -> Result<Child> {
     if before.is_empty() {
         command.uid(uid).gid(uid);
     }
-    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().context(launcher)?;
+    // What its sweep removes is not said to us.
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().context(launcher)?;
     child.stdin.take().context("no stdin")?.write_all(path.as_bytes())?;
     Ok(child)
 }
@@ -194,10 +203,8 @@ fn played_launcher(manner: &Manner, path: &str) -> Result<(Child, OwnedFd)> {
     let (tether, invocation) = (theirs.as_raw_fd(), read.as_raw_fd());
     let installed = format!("{LIB}/node-manager");
     let file = manner.file.as_deref().unwrap_or(&installed);
-    let script = format!(
-        "exec 3<&{tether} 4<&{invocation} {tether}<&- {invocation}<&-; {}\nexec \"$0\"",
-        manner.via
-    );
+    let script =
+        format!("exec 3<&{tether} 4<&{invocation} {tether}<&- {invocation}<&-; {}\nexec \"$0\"", manner.via);
     let child = Command::new("bash")
         .args(["-c", &script, file])
         .stdin(Stdio::null())
@@ -248,7 +255,7 @@ fn plain_grant(welcome: &Welcome) -> Grant {
     Grant {
         nonce: welcome.nonce,
         site: SiteName::new("a").expect("a name"),
-        reservation: 12,
+        reservation: welcome.uid.into(),
         epoch: 1,
         member: 0,
         uid: welcome.uid,
@@ -260,6 +267,7 @@ fn plain_grant(welcome: &Welcome) -> Grant {
         driver: Driver::Macvlan,
         shaped: false,
         lifetime_s: 600,
+        lease_s: 600,
         memory_bytes: 0,
         pids: 0,
         cpus_milli: 0,
@@ -284,13 +292,20 @@ pub struct Inside {
 impl Inside {
     /// Runs a program inside to its end: how it ended, and its two outputs in one.
     pub fn run(&mut self, argv: &[&str]) -> Result<(ExitStatus, String)> {
+        let words: Vec<Vec<u8>> = argv.iter().map(|word| word.as_bytes().to_vec()).collect();
+        let (status, output) = self.run_words(&words)?;
+        Ok((status, String::from_utf8_lossy(&output).into_owned()))
+    }
+
+    /// The same with words that need be no text.
+    pub fn run_words(&mut self, argv: &[Vec<u8>]) -> Result<(ExitStatus, Vec<u8>)> {
         self.next += 1;
         let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
         let bytes = |list: &[&str]| list.iter().map(|text| text.as_bytes().to_vec()).collect();
         let home = format!("HOME=/home/{USER}");
         let command = record::Command {
             cwd: bytes(&[&format!("/home/{USER}")]),
-            argv: bytes(argv),
+            argv: argv.to_vec(),
             env: bytes(&["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", &home]),
         };
         let blob = memory_file(&command.encode())?;
@@ -299,12 +314,12 @@ impl Inside {
         drop(write);
         let mut output = Vec::new();
         if let record::Notice::SpawnFailed { stage, errno, .. } = self.answer()? {
-            bail!("{argv:?} was not started: {stage:?}, {}", std::io::Error::from_raw_os_error(errno));
+            bail!("it was not started: {stage:?}, {}", std::io::Error::from_raw_os_error(errno));
         }
         File::from(read).read_to_end(&mut output)?;
         match self.answer()? {
-            record::Notice::Exited { status, .. } => Ok((status, String::from_utf8_lossy(&output).into_owned())),
-            other => bail!("{argv:?} was answered {other:?}"),
+            record::Notice::Exited { status, .. } => Ok((status, output)),
+            other => bail!("a command was answered {other:?}"),
         }
     }
 

@@ -120,7 +120,11 @@ impl Script {
                 Times::Loops => self.turns(full) as usize,
                 Times::Any => found,
             };
-            ensure!(found == wanted, "{found} lines with `{text}`, not {wanted}; the log:\n  {}", lines.join("\n  "));
+            ensure!(
+                found == wanted,
+                "{found} lines with `{text}`, not {wanted}; the log:\n  {}",
+                lines.join("\n  ")
+            );
         }
         ensure!(open.is_empty(), "lines that nobody expects: {open:?}");
         Ok(())
@@ -170,6 +174,6 @@ mod tests {
     #[test]
     fn every_entry_of_the_list_has_a_script() {
         let scripts = Script::all(&crate::siege::attacks::scripts_directory()).unwrap();
-        assert_eq!(Script::missing(&scripts), []);
+        assert_eq!(Script::missing(&scripts), Vec::<u32>::new());
     }
 }

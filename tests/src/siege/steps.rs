@@ -7,13 +7,17 @@
 //! start                  implied by the first step that needs a pilot
 //! refused TEXT           the node manager ends with code 1 and says TEXT, and no agent arrives
 //! build [KEY=VALUE ...]  ask for a sandbox; keys: address prefix gateway uid user site driver nonce
-//!                        lifetime pids memory mtu flip (a bit of the record)
+//!                        lifetime lease pids memory mtu flip (a bit of the record)
 //! expect built | failed STEP [TEXT] | ended REASON | gone | state NAME
 //! raw HEX [TIMES]        send these bytes to the monitor
 //! raw-fds HEX            the same with descriptors
 //! teardown | status      ask for it
+//! heard                  say that the CRM was heard
 //! tether TEXT            say this as the Launcher; `tether` alone closes it
 //! inside SHELL           run inside as the user; must end with 0
+//! verbatim               words that are no text, or look like options, reach a program unchanged, or
+//!                        are refused
+//! frames                 what no peer may send is refused by the decoders, in bounded memory
 //! node SHELL             run on the node with MONITOR, AGENT, INIT in the environment; must end with 0
 //! exit CODE              the node manager ends with it
 //! ```
@@ -78,6 +82,7 @@ impl Scene {
                 channel::send(&self.pilot()?.operations, &bytes(rest)?, &[file.as_fd(), file.as_fd()])?;
             }
             "teardown" => self.pilot()?.ask(&Request::TearDown)?,
+            "heard" => self.pilot()?.ask(&Request::Heard)?,
             "status" => self.pilot()?.ask(&Request::Status)?,
             "tether" if rest.is_empty() => drop(self.pilot()?.tether.take()),
             "tether" => {
@@ -90,6 +95,8 @@ impl Scene {
                 print!("{output}");
                 ensure!(status == ExitStatus::Code(0), "inside it ended as {status:?}");
             }
+            "verbatim" => verbatim(self.inside.as_mut().context("there is no sandbox")?)?,
+            "frames" => frames()?,
             "node" => self.on_node(rest)?,
             "exit" => {
                 let code = self.pilot()?.exit_code()?;
@@ -155,6 +162,50 @@ impl Scene {
     }
 }
 
+/// Strange words, one after another and all at once.
+fn verbatim(inside: &mut Inside) -> Result<()> {
+    let strange: [&[u8]; 7] =
+        [b"-rf", b"--", b"$(id)`id`", b"a\nb\x1b[31m", b"\xff\xfe\x80", b"", b"; id | id && id"];
+    let mut words = vec![b"printf".to_vec(), b"[%s]".to_vec()];
+    words.extend(strange.iter().map(|word| word.to_vec()));
+    let expected: Vec<u8> = strange.iter().flat_map(|word| [b"[", *word, b"]"].concat()).collect();
+    let (status, output) = inside.run_words(&words)?;
+    ensure!(status == ExitStatus::Code(0) && output == expected, "{status:?} {output:?}");
+    // A program whose name is an option is not found; nothing is taken for an option of ours.
+    for name in [&b"-c"[..], b"--help", b"no such; id"] {
+        ensure!(inside.run_words(&[name.to_vec()]).is_err(), "{name:?} was started");
+    }
+    // With a zero byte it is another command than was meant, and two megabytes are too much.
+    ensure!(inside.run_words(&[b"true".to_vec(), b"a\0b".to_vec()]).is_err(), "a zero byte");
+    ensure!(inside.run_words(&[b"true".to_vec(), vec![b'x'; 2 << 20]]).is_err(), "2 MB");
+    Ok(())
+}
+
+/// What the agent's side of the wire refuses before it means anything.
+fn frames() -> Result<()> {
+    use bytes::BytesMut;
+    use protocol::{codec, frame, names, node};
+    for length in [u32::MAX, 1 << 31, (protocol::limits::FRAME_BYTES_MAX + 1) as u32] {
+        let mut buffer = BytesMut::new();
+        buffer.extend_from_slice(&length.to_be_bytes());
+        buffer.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        ensure!(frame::take(&mut buffer, usize::MAX).is_err(), "a frame of {length} bytes");
+        ensure!(buffer.capacity() < 1 << 20, "memory for a frame that will not come");
+    }
+    for kind in 0..=255u8 {
+        // A count of 2^64 of whatever, behind every possible kind of request.
+        let body = [&[kind][..], &[0xfd; 1], &[0xff; 64]].concat();
+        if let Ok(request) = codec::decode::<node::Request>(&body) {
+            bail!("it was taken for {request:?}");
+        }
+    }
+    for name in ["../../etc", "a\nb", "a b", "", "a/b", "-o", "a\0"] {
+        ensure!(name.parse::<names::NodeName>().is_err(), "a node called {name:?}");
+        ensure!(name.parse::<names::UserName>().is_err(), "a user called {name:?}");
+    }
+    Ok(())
+}
+
 /// The grant with what the words say changed, and the bit to flip in its record.
 fn changed(mut grant: Grant, words: &str) -> Result<(Grant, Option<usize>)> {
     let mut flip = None;
@@ -169,6 +220,7 @@ fn changed(mut grant: Grant, words: &str) -> Result<(Grant, Option<usize>)> {
             "site" => grant.site = SiteName::new(value).map_err(|error| anyhow::anyhow!("{error}"))?,
             "driver" => grant.driver = Driver::from_name(value).context("no such driver")?,
             "nonce" => grant.nonce = [value.parse()?; 16],
+            "lease" => grant.lease_s = value.parse()?,
             "lifetime" => grant.lifetime_s = value.parse()?,
             "pids" => grant.pids = value.parse()?,
             "memory" => grant.memory_bytes = value.parse()?,
@@ -181,7 +233,7 @@ fn changed(mut grant: Grant, words: &str) -> Result<(Grant, Option<usize>)> {
 }
 
 fn bytes(hex: &str) -> Result<Vec<u8>> {
-    ensure!(hex.is_ascii() && hex.len() % 2 == 0, "not hexadecimal");
+    ensure!(hex.is_ascii() && hex.len().is_multiple_of(2), "not hexadecimal");
     let pair = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).context("not hexadecimal");
     (0..hex.len()).step_by(2).map(pair).collect()
 }
