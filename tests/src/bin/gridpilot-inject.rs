@@ -10,6 +10,7 @@ use grant::Driver;
 use gridpilot_tests::install;
 use gridpilot_tests::siege::bed::Bed;
 use gridpilot_tests::siege::inject::{Sum, run};
+use gridpilot_tests::siege::inject_agent;
 use gridpilot_tests::siege::pilot::agent_role;
 
 /// Kills and fails a NodeManager's build at every system call of monitor and sandbox.
@@ -22,6 +23,12 @@ struct Arguments {
     /// Only with this driver.
     #[arg(long)]
     driver: Option<String>,
+    /// The agent instead, in a whole grid.
+    #[arg(long)]
+    agent: bool,
+    /// Where that grid is made.
+    #[arg(long)]
+    dir: Option<std::path::PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -38,7 +45,13 @@ fn act() -> Result<()> {
     agent_role()?;
     let arguments = Arguments::parse();
     ensure!(arguments.every > 0, "every 0th run is none");
-    let bed = Bed::enter(&install::programs()?, &std::env::current_exe()?)?;
+    let programs = install::programs()?;
+    if arguments.agent {
+        let mut say = |text: String| eprintln!("agent: {text}");
+        let sum = inject_agent::run(arguments.every, &programs, arguments.dir, &mut say)?;
+        return told(&sum, "calls of an agent until its sandbox is ready");
+    }
+    let bed = Bed::enter(&programs, &std::env::current_exe()?)?;
     let mut sum = Sum::default();
     for driver in [Driver::Macvlan, Driver::Veth] {
         if arguments.driver.as_deref().is_none_or(|only| only == driver.name()) {
@@ -46,7 +59,11 @@ fn act() -> Result<()> {
             sum = sum.and(run(&bed, driver, arguments.every, &mut say)?);
         }
     }
-    println!("calls of a clean build, both drivers: {:?}", sum.calls);
+    told(&sum, "calls of a clean build, all drivers")
+}
+
+fn told(sum: &Sum, calls: &str) -> Result<()> {
+    println!("{calls}: {:?}", sum.calls);
     println!("{} runs: {:?}", sum.runs, sum.ends);
     println!("failed at: {:?}", sum.steps);
     println!("leftovers: {}", sum.left.len());

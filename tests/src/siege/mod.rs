@@ -6,6 +6,7 @@ pub mod attacks;
 pub mod bed;
 pub mod grid;
 pub mod inject;
+pub mod inject_agent;
 pub mod left;
 pub mod log;
 pub mod pilot;
