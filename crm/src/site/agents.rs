@@ -2,26 +2,38 @@
 
 use std::time::Duration;
 
-use protocol::names::{NodeName, Text};
+use protocol::names::Text;
 use protocol::node::{self, Notice, Reply};
 use protocol::refusal::{Failure, Step};
 use protocol::site::FromSite;
 
 use super::{Action, Asked, News, Site};
 use crate::pilot::{Event, PilotId, State};
+use crate::record::{Arrived, Key, Record, Value};
 use crate::standing::{BatchError, Standing};
 
 impl Site {
-    pub(super) fn on_arrived(&mut self, id: PilotId, nonce: [u8; 16], node: NodeName, boot_id: [u8; 16]) {
+    pub(super) fn on_arrived(&mut self, id: PilotId, nonce: [u8; 16], mut arrived: Arrived) {
         if !self.advance(id, Event::Arrived) {
             return;
         }
-        let anonymous = self.settings.anonymous;
+        // A node that is configured by name keeps that, whatever its machine calls itself.
+        arrived.at = arrived.at.filter(|_| self.settings.anonymous);
+        self.pins.insert(arrived.pin, id);
+        if let Some(pilot) = self.pilot_mut(id) {
+            pilot.pin = Some(arrived.pin);
+            pilot.boot_id = Some(arrived.boot_id);
+            pilot.at.clone_from(&arrived.at);
+        }
+        // Before it has anything that could be left of it.
+        self.record(Record::Put(Key::Pilot(id), Value::Pilot(Some(arrived))));
+        self.set_up_pilot(id, nonce);
+    }
+
+    /// SETUP for a pilot that has arrived, or has come back as if it had.
+    pub(super) fn set_up_pilot(&mut self, id: PilotId, nonce: [u8; 16]) {
         if let Some(pilot) = self.pilot_mut(id) {
             pilot.nonce = Some(nonce);
-            pilot.boot_id = Some(boot_id);
-            // A node that is configured by name keeps that, whatever its machine calls itself.
-            pilot.at = anonymous.then_some(node);
         }
         let granted = self.bookings.get(&id.reservation).and_then(|booking| booking.grant.as_ref());
         let environment = granted.map(|grant| grant.part.environment.clone());
@@ -46,7 +58,8 @@ impl Site {
             Asked::Run => Step::Run,
             Asked::Shape(serial) => return self.on_shaped(id, serial, &reply),
             // The job is over meanwhile, or the notice `Gone` follows: nothing hangs on these.
-            Asked::Signal(_) | Asked::Shutdown | Asked::Exec(_) => return,
+            Asked::Signal(job) => return self.on_signalled(id, job),
+            Asked::Shutdown | Asked::Exec(_) => return,
         };
         match (asked, reply) {
             (Asked::Setup, Reply::Done) => {
@@ -56,6 +69,12 @@ impl Site {
                 moved
             }
             (Asked::GetKeys, Reply::Keys(keys)) => {
+                if self.pilot(id).is_some_and(|pilot| pilot.state == State::Building) {
+                    // The answer to SETUP went to a connection that broke.
+                    self.set_up(id);
+                    self.advance(id, Event::SandboxBuilt);
+                    self.renew(id);
+                }
                 if let Some(pilot) = self.pilot_mut(id).filter(|pilot| pilot.state == State::Built) {
                     pilot.keys = Some(keys);
                 }
@@ -103,11 +122,6 @@ impl Site {
                 };
             }
         }
-    }
-
-    pub(super) fn on_agent_lost(&mut self, id: PilotId, cause: &Text) {
-        self.lost(id, None, format!("the connection to the node's agent was lost: {cause}").into());
-        self.advance(id, Event::AgentLost);
     }
 
     pub(super) fn on_batch_gone(&mut self, id: PilotId, reason: &Text) {
@@ -175,6 +189,7 @@ impl Site {
                 let cause = format!("{step} was not answered within {time} s");
                 self.fail_at(id, Failure::new(step, cause, "the node is overloaded or hangs; see its log"));
             }
+            State::Away => self.stays_away(id),
             State::Sweeping => self.set_dirt(id, "the sweep of the node does not end".into()),
             State::Cancelling => {
                 self.set_dirt(id, format!("the batch system does not end pilot {id}").into())
@@ -188,7 +203,7 @@ impl Site {
     /// there is: the agent's own if it gave one.
     fn lost(&mut self, id: PilotId, cause: Option<Failure>, otherwise: Text) {
         let Some(state) = self.pilot(id).map(|pilot| pilot.state) else { return };
-        if state != State::Submitted && !state.has_agent() {
+        if !matches!(state, State::Submitted | State::Away) && !state.has_agent() {
             return;
         }
         let hint = "the reservation cannot go on; see the CRM's log and the node's system log";
@@ -204,7 +219,7 @@ impl Site {
         self.advance(id, Event::EndAsked)
     }
 
-    fn fail_at(&mut self, id: PilotId, failure: Failure) {
+    pub(super) fn fail_at(&mut self, id: PilotId, failure: Failure) {
         if let Some(epoch) = self.epoch_of(id) {
             let failure = self.placed(id, failure);
             self.fail(id.reservation, epoch, failure);
