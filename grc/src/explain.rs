@@ -54,7 +54,7 @@ pub fn reservation(reservation: &Reservation, wall: Wall, away: &Away) -> Explan
     if reservation.phase != Phase::Over {
         reasons.extend(away.iter().map(|(site, since)| is_away(site, *since, now)));
     }
-    reasons.extend(reservation.dirty.iter().cloned());
+    reasons.extend(reservation.remarks.iter().cloned());
     reasons.truncate(REASONS_MAX);
     hints.retain(|hint| !hint.as_str().is_empty());
     // A state without a deadline of its own is left when the window begins or ends.

@@ -146,7 +146,7 @@ pub struct SavedReservation {
     /// This epoch was ready once.
     pub ready: bool,
     pub failure: Option<Failure>,
-    pub dirty: Vec<Text>,
+    pub remarks: Vec<Text>,
 }
 
 /// What sites were asked to hold.

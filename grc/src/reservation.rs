@@ -310,8 +310,9 @@ pub struct Reservation {
     pub waits_for: Option<(Why, Duration)>,
     /// When it could begin, as far as the book knows; while it waits.
     pub expected: Option<Duration>,
-    /// Nodes that sites keep away from new pilots because of it.
-    pub dirty: Vec<Text>,
+    /// What its user should know beside its state: nodes that are not clean because of it, what
+    /// operators did.
+    pub remarks: Vec<Text>,
     /// When sites are told again what they have not acknowledged.
     pub resend: Option<Pause>,
     /// The timer that is set for it: a deadline, or the beginning or end of its window.
@@ -349,7 +350,7 @@ impl Reservation {
             put_off: 0,
             waits_for: None,
             expected: None,
-            dirty: Vec::new(),
+            remarks: Vec::new(),
             resend: None,
             alarm: None,
             ended: None,
@@ -433,7 +434,7 @@ impl Reservation {
             epoch: self.epoch,
             ready: self.was_ready,
             failure: self.failure.clone(),
-            dirty: self.dirty.clone(),
+            remarks: self.remarks.clone(),
         }
     }
 

@@ -11,6 +11,7 @@ use protocol::client::{Notice, Reply};
 use protocol::connection::Outbox;
 use protocol::frame::Kind;
 use protocol::identity::Identity;
+use protocol::names::UserName;
 use protocol::refusal::Refusal;
 use protocol::tls;
 use tokio::net::TcpListener;
@@ -20,9 +21,11 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::coordinator::{Action, ClientId, ConnectionId, Coordinator, Event, Settings};
 use crate::durable::{self, Durable, Opened};
+use crate::login::follow::UsersFile;
 use crate::output::Store;
 use crate::pins::Pins;
-use crate::{server, sites};
+use crate::seats::Seats;
+use crate::{remote, server, sites};
 
 /// Requests of one client that are not answered yet.
 const OPEN_REQUESTS_MAX: usize = 64;
@@ -45,6 +48,7 @@ pub struct Peer {
 pub enum Input {
     ClientOpened {
         client: ClientId,
+        user: UserName,
         peer: Peer,
     },
     ClientClosed {
@@ -69,6 +73,8 @@ pub enum Input {
 pub struct Server {
     /// Where sites dial, with the port that was really taken.
     pub address: SocketAddr,
+    /// Where users of other machines dial, if they may.
+    pub users_address: Option<SocketAddr>,
     driver: Driver,
     inputs: mpsc::Receiver<Input>,
     doors: Vec<tokio::task::JoinHandle<()>>,
@@ -90,6 +96,16 @@ impl Server {
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("cannot listen on {} for sites", config.listen))?;
+        let remote = match &config.remote {
+            None => None,
+            Some(remote) => {
+                let file = UsersFile::open(remote.users_file.clone())?;
+                let listener = TcpListener::bind(remote.listen)
+                    .await
+                    .with_context(|| format!("cannot listen on {} for users", remote.listen))?;
+                Some((listener, file))
+            }
+        };
         let clients = server::bind(&config.socket)?;
         let address = listener.local_addr().context("the sites' socket has no address")?;
         let settings = Settings {
@@ -97,16 +113,32 @@ impl Server {
             deadlines: config.deadlines,
             links: config.links,
             uplinks: config.uplinks,
-            reservations_per_user: config.reservations_per_user,
+            limits: config.limits,
         };
         let (coordinator, first) = Coordinator::restore(settings, past);
         let store = Arc::new(Store::new(&config.state, config.output_bytes_max, rebooted));
         let (owner, inputs) = mpsc::channel(INPUTS_MAX);
-        let door = server::Door { users: Arc::new(config.users), owner: owner.clone(), stop: stop.clone() };
-        let clients = tokio::spawn(server::listen(clients, config.socket, door));
+        let door = server::Door {
+            accounts: Arc::new(config.users),
+            seats: Seats::new(config.connections.per_user),
+            next: Arc::default(),
+            owner: owner.clone(),
+            stop: stop.clone(),
+        };
+        let mut doors = Vec::new();
+        let mut users_address = None;
+        if let Some((listener, file)) = remote {
+            users_address = Some(listener.local_addr().context("the users' socket has no address")?);
+            let users = file.users();
+            let door =
+                remote::Door { acceptor: acceptor.clone(), pin: identity.pin(), users, door: door.clone() };
+            doors.push(tokio::spawn(file.follow(stop.clone())));
+            doors.push(tokio::spawn(remote::listen(listener, door)));
+        }
+        doors.push(tokio::spawn(server::listen(clients, config.socket, door)));
         let door =
             sites::Door { acceptor, pins, store: store.clone(), owner: owner.clone(), stop: stop.clone() };
-        let sites = tokio::spawn(sites::listen(listener, door));
+        doors.push(tokio::spawn(sites::listen(listener, door)));
         let mut driver = Driver {
             coordinator,
             durable,
@@ -115,9 +147,11 @@ impl Server {
             owner,
             clients: BTreeMap::new(),
             sites: BTreeMap::new(),
+            requests_max: config.connections.requests,
+            open_requests: BTreeMap::new(),
         };
         driver.take_actions(first)?;
-        Ok(Self { address, driver, inputs, doors: vec![clients, sites], stop })
+        Ok(Self { address, users_address, driver, inputs, doors, stop })
     }
 
     /// Serves until told to stop.
@@ -134,6 +168,15 @@ impl Server {
     }
 }
 
+/// A client that is connected.
+#[derive(Debug)]
+struct Client {
+    peer: Peer,
+    user: UserName,
+    /// Its unanswered requests.
+    open: usize,
+}
+
 #[derive(Debug)]
 struct Driver {
     coordinator: Coordinator,
@@ -141,8 +184,10 @@ struct Driver {
     reports: mpsc::UnboundedReceiver<journal::Report>,
     store: Arc<Store>,
     owner: mpsc::Sender<Input>,
-    /// With the number of their unanswered requests.
-    clients: BTreeMap<ClientId, (Peer, usize)>,
+    clients: BTreeMap<ClientId, Client>,
+    /// Unanswered requests of each user, and how many one may have.
+    open_requests: BTreeMap<UserName, usize>,
+    requests_max: usize,
     sites: BTreeMap<ConnectionId, Peer>,
 }
 
@@ -192,11 +237,13 @@ impl Driver {
 
     fn take(&mut self, input: Input) -> anyhow::Result<()> {
         match input {
-            Input::ClientOpened { client, peer } => {
-                self.clients.insert(client, (peer, 0));
+            Input::ClientOpened { client, user, peer } => {
+                self.clients.insert(client, Client { peer, user, open: 0 });
             }
             Input::ClientClosed { client } => {
-                self.clients.remove(&client);
+                if let Some(gone) = self.clients.remove(&client) {
+                    self.settle_requests(&gone.user, gone.open);
+                }
                 self.step(Event::ClientGone { client })?;
             }
             Input::SiteOpened { connection, peer } => {
@@ -209,11 +256,10 @@ impl Driver {
             Input::Event(event) => {
                 if let Event::Request { client, correlation, .. } = event.as_ref() {
                     let (client, correlation) = (*client, *correlation);
-                    let Some((_, open)) = self.clients.get_mut(&client) else { return Ok(()) };
-                    *open += 1;
-                    if *open > OPEN_REQUESTS_MAX {
-                        let what = "open requests on one connection".into();
-                        let refusal = Refusal::TooMany { what, count: OPEN_REQUESTS_MAX as u32 };
+                    if !self.clients.contains_key(&client) {
+                        return Ok(());
+                    }
+                    if let Some(refusal) = self.asks(client) {
                         // Behind the answers that wait for the disk: in the order of requests.
                         let reply = Reply::Refused(refusal);
                         return self.take_actions(vec![Action::Answer { client, correlation, reply }]);
@@ -254,7 +300,7 @@ impl Driver {
                 if let Notice::Job(view) = &mut notice {
                     self.store.measure(view);
                 }
-                if let Some((peer, _)) = self.clients.get(&client)
+                if let Some(Client { peer, .. }) = self.clients.get(&client)
                     && peer.outbox.post(Kind::Notice, correlation, &notice).is_err()
                 {
                     peer.close.cancel();
@@ -267,7 +313,7 @@ impl Driver {
                 tokio::task::spawn_blocking(move || store.forget(job));
             }
             Action::ReadLog { client, correlation, job, stream, offset, follow } => {
-                let Some((peer, _)) = self.clients.get(&client) else { return };
+                let Some(Client { peer, .. }) = self.clients.get(&client) else { return };
                 let (store, outbox, owner) = (self.store.clone(), peer.outbox.clone(), self.owner.clone());
                 tokio::spawn(async move {
                     store.read(&outbox, correlation, job, stream, offset, follow).await;
@@ -284,7 +330,7 @@ impl Driver {
             Reply::Jobs(views) => views.iter_mut().for_each(|view| self.store.measure(view)),
             _ => {}
         }
-        if let Some((peer, _)) = self.clients.get(&client)
+        if let Some(Client { peer, .. }) = self.clients.get(&client)
             && let Err(error) = peer.outbox.post(Kind::Reply, correlation, &reply)
         {
             tracing::info!(%error, "a client is disconnected");
@@ -294,8 +340,32 @@ impl Driver {
     }
 
     fn answered(&mut self, client: ClientId) {
-        if let Some((_, open)) = self.clients.get_mut(&client) {
-            *open = open.saturating_sub(1);
+        let Some(one) = self.clients.get_mut(&client).filter(|one| one.open > 0) else { return };
+        one.open -= 1;
+        let user = one.user.clone();
+        self.settle_requests(&user, 1);
+    }
+
+    /// Counts one more request; why it is not taken, if so.
+    fn asks(&mut self, client: ClientId) -> Option<Refusal> {
+        let one = self.clients.get_mut(&client)?;
+        one.open += 1;
+        let all = self.open_requests.entry(one.user.clone()).or_default();
+        *all += 1;
+        if one.open > OPEN_REQUESTS_MAX {
+            let what = "open requests on one connection".into();
+            return Some(Refusal::TooMany { what, count: OPEN_REQUESTS_MAX as u32 });
+        }
+        let (asked, limit) = (*all as u64, self.requests_max as u64);
+        let what = || "open requests would be yours".into();
+        (asked > limit).then(|| Refusal::OverUserLimit { what: what(), asked, limit })
+    }
+
+    fn settle_requests(&mut self, user: &UserName, count: usize) {
+        let Some(all) = self.open_requests.get_mut(user) else { return };
+        *all = all.saturating_sub(count);
+        if *all == 0 {
+            self.open_requests.remove(user);
         }
     }
 }

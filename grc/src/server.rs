@@ -1,31 +1,35 @@
-//! The users' door: a unix socket whose peers the kernel names. Each connection is one task that
-//! reads requests and hands them to the owner; answers go through the connection's outbox.
+//! The users' door on this machine: a unix socket whose peers the kernel names; [`crate::remote`] is
+//! the other one. Each connection is one task that reads requests and hands them to the owner;
+//! answers go through the connection's outbox.
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use protocol::client::{Reply, Request};
-use protocol::connection::{self, Connection, ConnectionError, Outbox};
+use protocol::connection::{self, Connection, ConnectionError, Inbox, Outbox};
 use protocol::frame::Kind;
 use protocol::hello::Role;
 use protocol::limits::FRAME_BYTES_MAX;
-use protocol::names::{Text, UserName};
+use protocol::names::UserName;
 use protocol::refusal::Refusal;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::coordinator::{ClientId, Event};
+use crate::seats::{SEATS_MAX, Seats};
 use crate::serve::{Input, Peer};
 
-/// Clients at once, of all users and of one.
-const CLIENTS_MAX: usize = 256;
-const CLIENTS_PER_USER_MAX: usize = 128;
+/// Connections of one account beside those that it may have: room to be told that they are too many.
+const TURNED_AWAY_MAX: usize = 8;
 /// Longest request: a command of the largest size and what stands around it.
 const REQUEST_BYTES_MAX: usize = FRAME_BYTES_MAX / 4;
 /// How long what was posted may take to leave when a connection is closed.
@@ -66,15 +70,23 @@ pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 #[derive(Clone, Debug)]
 pub struct Door {
     /// Local account to user of the grid.
-    pub users: Arc<BTreeMap<String, UserName>>,
+    pub accounts: Arc<BTreeMap<String, UserName>>,
+    pub seats: Arc<Seats>,
+    /// Connections so far, of every door.
+    pub next: Arc<AtomicU64>,
     pub owner: mpsc::Sender<Input>,
     pub stop: CancellationToken,
+}
+
+impl Door {
+    pub(crate) fn next_client(&self) -> ClientId {
+        ClientId(self.next.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 /// Accepts clients until told to stop.
 pub async fn listen(listener: UnixListener, path: PathBuf, door: Door) {
     let open: Arc<Mutex<BTreeMap<u32, usize>>> = Arc::default();
-    let mut next = 0;
     loop {
         let stream = tokio::select! {
             () = door.stop.cancelled() => break,
@@ -93,14 +105,13 @@ pub async fn listen(listener: UnixListener, path: PathBuf, door: Door) {
             let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
             let all: usize = open.values().sum();
             let own = open.entry(uid).or_default();
-            if all >= CLIENTS_MAX || *own >= CLIENTS_PER_USER_MAX {
+            if all >= 2 * SEATS_MAX || *own >= door.seats.per_user() + TURNED_AWAY_MAX {
                 tracing::warn!(uid, all, own, "too many clients");
                 continue;
             }
             *own += 1;
         }
-        let client = ClientId(next);
-        next += 1;
+        let client = door.next_client();
         let (door, open) = (door.clone(), open.clone());
         tokio::spawn(async move {
             if let Err(error) = serve(client, uid, stream, door).await {
@@ -117,35 +128,46 @@ pub async fn listen(listener: UnixListener, path: PathBuf, door: Door) {
 }
 
 async fn serve(client: ClientId, uid: u32, stream: UnixStream, door: Door) -> Result<(), ConnectionError> {
-    let user = user_of(uid, &door.users).await;
+    let user = user_of(uid, &door.accounts).await;
     let Connection { mut inbox, outbox, writer, .. } =
         connection::greet(stream, Role::Grc, &[Role::Client]).await?;
+    let seat = user.and_then(|user| door.seats.take(&user).map(|seat| (user, seat)));
+    let result = match seat {
+        Ok((user, _seat)) => attend(client, user, &mut inbox, &outbox, &door, pending()).await,
+        Err(refusal) => turn_away(&mut inbox, &outbox, refusal).await,
+    };
+    farewell(outbox, writer).await;
+    result
+}
+
+/// Hands the requests of somebody who is known to the owner, until he goes, `leave` says that he has
+/// to, or the GRC stops.
+pub(crate) async fn attend<S: AsyncRead + AsyncWrite>(
+    client: ClientId,
+    user: UserName,
+    inbox: &mut Inbox<S>,
+    outbox: &Outbox,
+    door: &Door,
+    leave: impl Future<Output = ()>,
+) -> Result<(), ConnectionError> {
     inbox.limit_bodies(REQUEST_BYTES_MAX);
     let close = CancellationToken::new();
     let peer = Peer { outbox: outbox.clone(), close: close.clone() };
-    if door.owner.send(Input::ClientOpened { client, peer }).await.is_err() {
+    if door.owner.send(Input::ClientOpened { client, user: user.clone(), peer }).await.is_err() {
         return Ok(());
     }
+    let mut leave = std::pin::pin!(leave);
     let result = loop {
         let frame = tokio::select! {
-            frame = inbox.next() => frame,
+            biased;
+            () = &mut leave => break Ok(()),
             () = close.cancelled() => break Err(ConnectionError::PeerTooSlow),
             () = door.stop.cancelled() => break Ok(()),
+            frame = inbox.next() => frame,
         };
-        match frame.and_then(|frame| take(frame, &outbox)) {
+        match frame.and_then(|frame| take(frame, outbox)) {
             Ok((correlation, request)) => {
-                let user = match &user {
-                    Ok(user) => user.clone(),
-                    Err(why) => {
-                        let (what, state) = ("any request".into(), why.clone());
-                        let refused = Reply::Refused(Refusal::WrongState { what, state });
-                        if let Err(error) = outbox.post(Kind::Reply, correlation, &refused) {
-                            break Err(error);
-                        }
-                        continue;
-                    }
-                };
-                let event = Event::Request { client, correlation, user, request };
+                let event = Event::Request { client, correlation, user: user.clone(), request };
                 if door.owner.send(Input::Event(Box::new(event))).await.is_err() {
                     break Ok(());
                 }
@@ -155,8 +177,19 @@ async fn serve(client: ClientId, uid: u32, stream: UnixStream, door: Door) -> Re
         }
     };
     let _ = door.owner.send(Input::ClientClosed { client }).await;
-    farewell(outbox, writer).await;
     result
+}
+
+/// Answers the first request with why there will be no other.
+async fn turn_away<S: AsyncRead + AsyncWrite>(
+    inbox: &mut Inbox<S>,
+    outbox: &Outbox,
+    refusal: Refusal,
+) -> Result<(), ConnectionError> {
+    inbox.limit_bodies(REQUEST_BYTES_MAX);
+    let asked = tokio::time::timeout(FAREWELL_TIME, inbox.next()).await;
+    let Ok(Ok(frame)) = asked else { return Ok(()) };
+    outbox.post(Kind::Reply, frame.correlation, &Reply::Refused(refusal))
 }
 
 /// The request in a frame; what cannot be read is refused and ends the connection.
@@ -185,15 +218,16 @@ pub(crate) async fn farewell(outbox: Outbox, writer: tokio::task::JoinHandle<()>
 }
 
 /// Who this account is in the grid.
-async fn user_of(uid: u32, users: &BTreeMap<String, UserName>) -> Result<UserName, Text> {
+async fn user_of(uid: u32, accounts: &BTreeMap<String, UserName>) -> Result<UserName, Refusal> {
+    let nobody = |why: String| Refusal::WrongState { what: "any request".into(), state: why.into() };
     // May ask a directory service.
     let found = tokio::task::spawn_blocking(move || nix::unistd::User::from_uid(uid.into())).await;
     let account = match found {
         Ok(Ok(Some(account))) => account.name,
-        _ => return Err(format!("uid {uid} has no account on this machine").into()),
+        _ => return Err(nobody(format!("uid {uid} has no account on this machine"))),
     };
-    match users.get(&account) {
+    match accounts.get(&account) {
         Some(user) => Ok(user.clone()),
-        None => account.parse().map_err(|error: protocol::names::BadName| error.to_string().into()),
+        None => account.parse().map_err(|error: protocol::names::BadName| nobody(error.to_string())),
     }
 }

@@ -83,7 +83,7 @@ pub async fn listen(listener: TcpListener, door: Door) {
 }
 
 /// Notices a peer whose machine or line is gone, which says nothing.
-fn watch_line(stream: &TcpStream) -> nix::Result<()> {
+pub(crate) fn watch_line(stream: &TcpStream) -> nix::Result<()> {
     let stream = stream.as_fd();
     setsockopt(&stream, sockopt::KeepAlive, &true)?;
     setsockopt(&stream, sockopt::TcpKeepIdle, &PROBE_AFTER_S)?;

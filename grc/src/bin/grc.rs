@@ -34,6 +34,8 @@ struct Arguments {
 enum Command {
     /// Make the state directory and the identity of this GRC, once.
     Init,
+    /// Print the pin by which users of other machines know this GRC.
+    Pin,
     /// Print a one-time ticket with which a site's CRM joins; valid for a day.
     Ticket {
         /// A site of the configuration.
@@ -69,11 +71,12 @@ fn main() -> ExitCode {
             Ok(())
         }
         (false, Some(Command::Init)) => init(&config.state),
+        (false, Some(Command::Pin)) => pin(&config.state),
         (false, Some(Command::Ticket { site })) => ticket(&config, &site),
         (false, Some(Command::Serve)) => serve(config),
         (false, Some(Command::Journal { what: Journal::Export })) => export(&config.state),
         (false, None) => {
-            eprintln!("grc: say what to do: init, ticket SITE, serve or journal export");
+            eprintln!("grc: say what to do: init, pin, ticket SITE, serve or journal export");
             return ExitCode::from(2);
         }
     };
@@ -113,13 +116,20 @@ fn init(state: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn identity(state: &Path) -> anyhow::Result<Identity> {
+    Identity::load(state)
+        .with_context(|| format!("{} holds no identity; run `grc init` once", state.display()))
+}
+
+fn pin(state: &Path) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{}", identity(state)?.pin()).context("cannot print the pin")
+}
+
 fn ticket(config: &Config, site: &SiteName) -> anyhow::Result<()> {
     if !config.supernets.contains_key(site) {
         bail!("site {site} is not in the configuration; add a [[site]] with its supernets");
     }
-    let identity = Identity::load(&config.state)
-        .with_context(|| format!("{} holds no identity; run `grc init` once", config.state.display()))?;
-    let ticket = pins::make_ticket(&config.state, site, identity.pin())?;
+    let ticket = pins::make_ticket(&config.state, site, identity(&config.state)?.pin())?;
     writeln!(std::io::stdout(), "{ticket}").context("cannot print the ticket")
 }
 
@@ -148,7 +158,8 @@ fn serve(config: Config) -> anyhow::Result<()> {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
         let socket = config.socket.clone();
         let server = Server::start(config, stop.clone()).await?;
-        eprintln!("grc ready: sites dial {}, users connect to {}", server.address, socket.display());
+        let remote = server.users_address.map_or_else(String::new, |address| format!(" or dial {address}"));
+        eprintln!("grc ready: sites dial {}, users connect to {}{remote}", server.address, socket.display());
         tokio::spawn(async move {
             tokio::select! {
                 _ = terminate.recv() => {}

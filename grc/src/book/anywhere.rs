@@ -105,7 +105,7 @@ impl Book {
         let first = request.candidates.iter().filter_map(|candidate| {
             let (index, site) = self.site(&candidate.site)?;
             let most = site.layers.iter().map(|layer| layer.capacity).max()?;
-            let most = most.min(u32::try_from(site.usable.count()).unwrap_or(u32::MAX));
+            let most = most.min(u32::try_from(site.usable.count()).unwrap_or(u32::MAX)).min(candidate.most);
             let gate = Needed::places(site, share.min(most));
             let start = earliest(&[gate], from, latest, request.duration).ok()?;
             (most > 0).then_some((start, !candidate.warm, &site.name, Able { index, most }))

@@ -153,7 +153,7 @@ impl Book {
     fn roomy(&self, request: &Request, window: Window) -> Vec<Roomy> {
         let roomy = request.candidates.iter().filter_map(|candidate| {
             let (index, site) = self.site(&candidate.site)?;
-            let free = site.free(window).min(site.usable.count());
+            let free = site.free(window).min(site.usable.count()).min(candidate.most.into());
             (free > 0).then_some(Roomy { index, free, warm: candidate.warm })
         });
         let mut roomy: Vec<Roomy> = roomy.collect();

@@ -12,6 +12,8 @@ pub struct Candidate {
     pub site: SiteName,
     /// It has the environment already; others would have to fetch it.
     pub warm: bool,
+    /// Most members that a free choice may put there; `u32::MAX` is as many as there is room for.
+    pub most: u32,
 }
 
 /// What shall be reserved between the parts, each way.

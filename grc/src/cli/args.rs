@@ -13,6 +13,8 @@ use protocol::reservation::{Bandwidth, Placement};
 
 use super::bandwidth::bandwidth;
 use super::errors::CliError;
+use super::login::LoginArgs;
+use super::target::{self, Surroundings, Target};
 use super::values::{self, Thing};
 use super::when::{Moment, moment};
 
@@ -31,7 +33,8 @@ Exit codes: 0 done, 2 usage, 120 refused, 121 not found, 122 GRC unreachable, 12
 124 timed out, 125 a bug of ours, 130 interrupted (the job goes on), 141 nobody reads the output.
 `submit --wait` and `wait` end with the job's own code (128 + signal; 143 when it was cancelled).
 
-Environment: GRIDPILOT_GRC (the GRC's socket), GRIDPILOT_OUTPUT_MODE (cli, json, quiet).";
+Environment: GRIDPILOT_GRC (the GRC's socket, or its HOST:PORT with GRIDPILOT_PIN and GRIDPILOT_USER),
+GRIDPILOT_OUTPUT_MODE (cli, json, quiet). `gridpilot login` writes ~/.config/gridpilot/grc.toml.";
 
 /// Run one unmodified parallel program across several clusters as if they were one.
 #[derive(Debug, Parser)]
@@ -42,8 +45,9 @@ pub struct Args {
     #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "MODE", value_enum)]
     output_mode: Option<OutputMode>,
 
-    /// The GRC's socket [env: GRIDPILOT_GRC] [default: /run/gridpilot/grc.sock]
-    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "SOCKET")]
+    /// The GRC's socket or HOST:PORT [env: GRIDPILOT_GRC] [default: that of the last `login`, else
+    /// /run/gridpilot/grc.sock]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "SOCKET|HOST:PORT")]
     grc: Option<PathBuf>,
 
     /// How long to try again when the GRC goes away meanwhile [default: 30s]
@@ -128,6 +132,8 @@ pub enum Verb {
         #[arg(value_name = "ID", value_parser = values::thing)]
         thing: Thing,
     },
+    /// Log in to a GRC on another machine by ssh key, and use it from then on
+    Login(LoginArgs),
     /// Print a completion script
     Completions { shell: Shell },
 }
@@ -283,10 +289,9 @@ impl Args {
         }
     }
 
-    /// The option, else the variable, else the usual place.
-    pub fn socket(&self) -> PathBuf {
-        let variable = || std::env::var_os("GRIDPILOT_GRC").filter(|value| !value.is_empty());
-        self.grc.clone().or_else(|| variable().map(PathBuf::from)).unwrap_or_else(|| SOCKET_DEFAULT.into())
+    /// Which GRC is meant.
+    pub fn target(&self) -> Result<Target, CliError> {
+        target::choose(self.grc.as_deref(), &Surroundings::of_this_process())
     }
 
     /// How long to try again after the connection was lost.

@@ -1,23 +1,30 @@
-//! The edge to the GRC: its unix socket, greeted, with requests, notices and replies told apart
-//! by correlation id. When the connection is lost it is sought again for a shown time; who waits
+//! The edge to the GRC: its unix socket, or a login over the network, greeted, with requests, notices
+//! and replies told apart by correlation id. When the connection is lost it is sought again for a shown time; who waits
 //! for something then asks again (request ids make a repeated order harmless).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use protocol::client::{Notice, Reply, Request};
 use protocol::connection::{self, Connection, ConnectionError, greet};
 use protocol::frame::Kind;
 use protocol::hello::Role;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::errors::CliError;
-use super::{out, values};
+use super::target::Target;
+use super::{login, out, values};
 
 /// How long the GRC may take for an answer that needs no waiting.
 pub const ANSWER_TIME: Duration = Duration::from_secs(30);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// Bytes to the GRC and back, whichever way they go.
+pub trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Bytes for S {}
+pub type Line = Box<dyn Bytes>;
 
 /// What comes from the GRC.
 #[derive(Debug)]
@@ -41,22 +48,27 @@ impl From<CliError> for Trouble {
 }
 
 /// One connection at a time to one GRC.
-#[derive(Debug)]
 pub struct Client {
-    socket: PathBuf,
+    grc: Target,
     patience: Duration,
-    live: Option<Connection<UnixStream>>,
+    live: Option<Connection<Line>>,
     correlation: u64,
     /// Since when there was no word from the GRC; a GRC that accepts and falls over each time
     /// does not renew it.
     lost_at: Option<Instant>,
 }
 
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("grc", &self.grc).finish_non_exhaustive()
+    }
+}
+
 impl Client {
     /// Connects when it is first needed. `patience` is for a connection that was lost; one that
     /// never was is not sought again.
-    pub fn new(socket: PathBuf, patience: Duration) -> Self {
-        Self { socket, patience, live: None, correlation: 0, lost_at: None }
+    pub fn new(grc: Target, patience: Duration) -> Self {
+        Self { grc, patience, live: None, correlation: 0, lost_at: None }
     }
 
     /// Makes sure that there is a connection.
@@ -65,7 +77,7 @@ impl Client {
     /// `Unreachable`, or `Refused` by version.
     pub async fn connect(&mut self) -> Result<(), CliError> {
         if self.live.is_none() {
-            self.live = Some(dial(&self.socket).await?);
+            self.live = Some(dial(&self.grc).await?);
         }
         Ok(())
     }
@@ -116,7 +128,7 @@ impl Client {
         let left = end.saturating_duration_since(Instant::now());
         out::say(&format!(
             "gridpilot: the GRC at {} went away; trying again for {}",
-            self.socket.display(),
+            self.grc,
             values::show_duration(left.as_secs_f64().ceil() as u64),
         ));
         let mut backoff = Duration::from_millis(50);
@@ -125,12 +137,12 @@ impl Client {
             backoff = (backoff * 2).min(BACKOFF_MAX);
             match self.connect().await {
                 Ok(()) => return Ok(()),
-                Err(CliError::Unreachable { socket, cause, .. }) if Instant::now() >= end => {
+                Err(CliError::Unreachable { grc, cause, .. }) if Instant::now() >= end => {
                     let hint = format!(
                         "it went away meanwhile and did not come back within {}; what was submitted may go on there",
                         values::show_duration(self.patience.as_secs())
                     );
-                    return Err(CliError::Unreachable { socket, cause, hint });
+                    return Err(CliError::Unreachable { grc, cause, hint });
                 }
                 Err(CliError::Unreachable { .. }) => {}
                 Err(other) => return Err(other),
@@ -166,7 +178,7 @@ impl Client {
     /// The error of a GRC that is there but does not answer.
     pub fn silent(&self) -> CliError {
         CliError::Unreachable {
-            socket: self.socket.clone(),
+            grc: self.grc.to_string(),
             cause: format!("no answer within {} s", ANSWER_TIME.as_secs()),
             hint: "it is there but busy or stuck; its log says more".to_owned(),
         }
@@ -188,12 +200,23 @@ fn garbled(error: &ConnectionError) -> Trouble {
     Trouble::Final(CliError::Bug(format!("the GRC cannot be understood: {error}")))
 }
 
-async fn dial(socket: &Path) -> Result<Connection<UnixStream>, CliError> {
+async fn dial(grc: &Target) -> Result<Connection<Line>, CliError> {
+    match grc {
+        Target::Socket(socket) => dial_socket(socket).await,
+        Target::Remote(remote) => login::dial(remote).await.map(|(line, _)| line),
+    }
+}
+
+async fn dial_socket(socket: &Path) -> Result<Connection<Line>, CliError> {
     const HINT: &str =
         "start it with `grc serve`, or set GRIDPILOT_GRC to the socket of the grid that you mean";
-    let unreachable =
-        |cause: String| CliError::Unreachable { socket: socket.to_owned(), cause, hint: HINT.to_owned() };
+    let unreachable = |cause: String| CliError::Unreachable {
+        grc: socket.display().to_string(),
+        cause,
+        hint: HINT.to_owned(),
+    };
     let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(reason(&error)))?;
+    let stream: Line = Box::new(stream);
     greet(stream, Role::Client, &[Role::Grc]).await.map_err(|error| match error {
         ConnectionError::Version(refusal) => CliError::Refused(refusal),
         other => unreachable(other.to_string()),

@@ -16,7 +16,6 @@
 //! `submit --wait` and `wait` end with the job's own code (128 + signal); a cancelled job has 143.
 
 use std::io;
-use std::path::PathBuf;
 
 use protocol::refusal::{Failure, Refusal};
 
@@ -32,10 +31,23 @@ pub enum CliError {
     Usage(String),
     Refused(Refusal),
     Unreachable {
-        socket: PathBuf,
+        /// Its socket or address.
+        grc: String,
         cause: String,
         /// What the reader can do about it.
         hint: String,
+    },
+    /// Who answers there is not who was meant.
+    WrongPin {
+        grc: String,
+    },
+    /// No key that could be tried lets the user in.
+    NotLetIn {
+        grc: String,
+        user: String,
+        tried: Vec<String>,
+        /// Why others could not be tried.
+        unusable: Vec<String>,
     },
     /// Something of the user's failed; `what` is its id.
     Failed {
@@ -59,7 +71,7 @@ impl CliError {
         match self {
             Self::Usage(_) => USAGE,
             Self::Refused(refusal) if refusal.is_not_found() => 121,
-            Self::Refused(_) => 120,
+            Self::Refused(_) | Self::WrongPin { .. } | Self::NotLetIn { .. } => 120,
             Self::Unreachable { .. } => 122,
             Self::Failed { .. } => 123,
             Self::TimedOut { .. } => 124,
@@ -74,7 +86,8 @@ impl CliError {
         match self {
             Self::Usage(_) => "usage",
             Self::Refused(refusal) if refusal.is_not_found() => "not-found",
-            Self::Refused(_) => "refused",
+            Self::Refused(_) | Self::NotLetIn { .. } => "refused",
+            Self::WrongPin { .. } => "wrong-pin",
             Self::Unreachable { .. } => "unreachable",
             Self::Failed { .. } => "failed",
             Self::TimedOut { .. } => "timed-out",
@@ -90,9 +103,13 @@ impl CliError {
         match self {
             Self::Usage(text) | Self::Interrupted(text) => text.clone(),
             Self::Refused(refusal) => super::room::sentence(refusal),
-            Self::Unreachable { socket, cause, hint } => {
-                format!("the GRC cannot be reached at {}: {cause}\n  {hint}", socket.display())
+            Self::Unreachable { grc, cause, hint } => {
+                format!("the GRC cannot be reached at {grc}: {cause}\n  {hint}")
             }
+            Self::WrongPin { grc } => format!(
+                "the GRC at {grc} is not the one whose pin you gave: nothing was said to it; ask its administrator"
+            ),
+            Self::NotLetIn { grc, user, tried, unusable } => not_let_in(grc, user, tried, unusable),
             Self::Failed { what, failure } => format!("{what} failed: {failure}"),
             Self::TimedOut { what, hint } => format!("{what}\n  {hint}"),
             Self::Bug(text) => {
@@ -117,6 +134,25 @@ impl CliError {
         let name = format!("{reply:?}");
         let name = name.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
         Self::Bug(format!("the GRC answered {name}, which does not fit what was asked"))
+    }
+}
+
+/// Two lines: what happened, and the first thing that can be done.
+fn not_let_in(grc: &str, user: &str, tried: &[String], unusable: &[String]) -> String {
+    let hint = match unusable.first() {
+        Some(first) if unusable.len() == 1 => first.clone(),
+        Some(first) => format!("{first} (and {} more)", unusable.len() - 1),
+        None if tried.is_empty() => "start an ssh agent with your key, or say --key FILE".to_owned(),
+        None => {
+            "its administrator adds your public key to the users file; `gridpilot login --user NAME` says \
+                 another name"
+                .to_owned()
+        }
+    };
+    match tried {
+        [] => format!("cannot log in to the GRC at {grc} as {user}: there is no ssh key to use\n  {hint}"),
+        [one] => format!("the GRC at {grc} does not let in {user} with the key {one}\n  {hint}"),
+        many => format!("the GRC at {grc} does not let in {user} with any of {} keys\n  {hint}", many.len()),
     }
 }
 
@@ -155,13 +191,19 @@ mod tests {
     use protocol::names::SiteName;
     use protocol::refusal::Step;
 
+    fn not_let_in(tried: &[&str], unusable: &[&str]) -> CliError {
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let (tried, unusable) = (owned(tried), owned(unusable));
+        CliError::NotLetIn { grc: "h:1".into(), user: "u".into(), tried, unusable }
+    }
+
     fn every_error() -> Vec<CliError> {
         let site: SiteName = "a".parse().unwrap();
         vec![
             CliError::Usage("no".into()),
             CliError::Refused(Refusal::ZeroNodes),
             CliError::Refused(Refusal::UnknownJob { id: JobId(3) }),
-            CliError::Unreachable { socket: "/x".into(), cause: "gone".into(), hint: "start it".into() },
+            CliError::Unreachable { grc: "/x".into(), cause: "gone".into(), hint: "start it".into() },
             CliError::Failed {
                 what: "j3".into(),
                 failure: Box::new(Failure::new(Step::Run, "no sshd", "look there").at_site(&site)),
@@ -171,6 +213,10 @@ mod tests {
             CliError::Output(io::Error::other("full")),
             CliError::Interrupted("x".into()),
             CliError::OutputClosed,
+            CliError::WrongPin { grc: "h:1".into() },
+            not_let_in(&[], &[]),
+            not_let_in(&["k"], &[]),
+            not_let_in(&["k", "l"], &["a", "b"]),
         ]
     }
 
@@ -184,7 +230,7 @@ mod tests {
     #[test]
     fn codes_are_those_that_are_documented() {
         let codes: Vec<u8> = every_error().iter().map(CliError::code).collect();
-        assert_eq!(codes, [2, 120, 121, 122, 123, 124, 125, 125, 130, 141]);
+        assert_eq!(codes, [2, 120, 121, 122, 123, 124, 125, 125, 130, 141, 120, 120, 120, 120]);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! ```text
 //! args, file -> values, when, window ...   what was asked
 //! submit, modify, show, watch             one conversation each
-//! client                                  the GRC's unix socket, reconnecting
+//! target, login                           which GRC, and who we are there
+//! client                                  the line to it, reconnecting
 //! table | json | progress | out | errors  what people and programs see
 //! ```
 //! Standard output carries what was asked for and nothing else; progress and errors go to
@@ -16,6 +17,7 @@ pub mod errors;
 pub mod file;
 pub mod hits;
 pub mod json;
+pub mod login;
 pub mod modify;
 pub mod order;
 pub mod out;
@@ -24,6 +26,7 @@ pub mod room;
 pub mod show;
 pub mod submit;
 pub mod table;
+pub mod target;
 pub mod values;
 pub mod watch;
 pub mod when;
@@ -74,8 +77,13 @@ fn run(args: Args, mode: OutputMode) -> Result<u8, CliError> {
         .enable_all()
         .build()
         .map_err(|error| CliError::Bug(format!("no runtime: {error}")))?;
-    let client = Client::new(args.socket(), args.patience());
-    let code = runtime.block_on(dispatch(args.verb, Session { client, mode }));
+    let code = match args.verb {
+        Verb::Login(login) => runtime.block_on(login::login(login)),
+        _ => {
+            let client = Client::new(args.target()?, args.patience());
+            runtime.block_on(dispatch(args.verb, Session { client, mode }))
+        }
+    };
     // A write to a reader that stopped reading must not keep the program.
     runtime.shutdown_background();
     code
@@ -97,7 +105,8 @@ async fn dispatch(verb: Verb, mut session: Session) -> Result<u8, CliError> {
         Verb::Wait { thing, timeout } => watch::wait(session, thing, timeout).await,
         Verb::Cancel { job } => show::cancel(session, job).await,
         Verb::Explain { thing } => show::explain(session, thing).await,
-        Verb::Completions { .. } => Ok(0),
+        // These need no session.
+        Verb::Login(_) | Verb::Completions { .. } => Ok(0),
     }
 }
 

@@ -117,7 +117,8 @@ pub fn jobs(jobs: &[JobView]) -> String {
             safe(&job.command),
         ]
     });
-    render(&["JOB", "STATE", "IN", "NAME", "SUBMITTED", "RAN", "COMMAND"], rows.collect())
+    let header = ["JOB", "STATE", "IN", "NAME", "SUBMITTED", "RAN", "COMMAND"];
+    of_users(&header, rows.collect(), jobs.iter().map(|job| &job.user))
 }
 
 pub fn reservations(reservations: &[ReservationView]) -> String {
@@ -135,7 +136,22 @@ pub fn reservations(reservations: &[ReservationView]) -> String {
         ]
     });
     let header = ["RESERVATION", "STATE", "NODES", "SLOTS", "NAME", "MADE", "STARTS", "ENDS"];
-    render(&header, rows.collect())
+    of_users(&header, rows.collect(), reservations.iter().map(|view| &view.user))
+}
+
+/// A table that says whose each row is, if it is not all one user's.
+fn of_users<'a>(
+    header: &[&str],
+    mut rows: Vec<Vec<String>>,
+    users: impl Iterator<Item = &'a protocol::names::Text>,
+) -> String {
+    let users: Vec<_> = users.collect();
+    let mut header = header.to_vec();
+    if users.windows(2).any(|two| two[0] != two[1]) {
+        header.insert(1, "USER");
+        rows.iter_mut().zip(users).for_each(|(row, user)| row.insert(1, safe(user)));
+    }
+    render(&header, rows)
 }
 
 /// Start and end; of one that waits nobody can say them for sure.

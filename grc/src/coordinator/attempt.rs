@@ -1,5 +1,6 @@
 //! From waiting to granted, and from one grant to the next: planning, the holds, the decision.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use protocol::client::Reply;
@@ -59,8 +60,14 @@ impl Coordinator {
         self.sites.keys().map(|name| (name.clone(), capacity(name))).collect()
     }
 
-    /// The earliest start in the span at which everything is free.
-    pub(super) fn plan(&mut self, ask: &Ask, span: Span) -> Result<Planned, Short> {
+    /// The earliest start in the span at which everything is free, whoever asks. A free choice puts at
+    /// most so many members at the sites named in `most`.
+    pub(super) fn plan_free(
+        &mut self,
+        ask: &Ask,
+        span: Span,
+        most: &BTreeMap<SiteName, u32>,
+    ) -> Result<Planned, Short> {
         let mut sites = self.capacities();
         if matches!(ask.placement, Placement::Anywhere(_)) {
             // Somebody who did not answer is not chosen while others can be.
@@ -69,7 +76,7 @@ impl Coordinator {
             sites.iter_mut().filter(|(name, _)| silent(name)).for_each(|(_, capacity)| *capacity = None);
         }
         let Span { earliest_s, latest_s } = span;
-        let wish = Wish { ask, sites: &sites, now: self.now, earliest_s, latest_s };
+        let wish = Wish { ask, sites: &sites, most, now: self.now, earliest_s, latest_s };
         let Found { start_s, shares, rates, lead } = self.room.plan(wish, self.network.as_ref())?;
         // Seconds are whole in the book only: what begins now begins at once.
         let start = Duration::from_secs(start_s).max(self.now);
@@ -89,8 +96,8 @@ impl Coordinator {
             if reservation.not_before > self.now {
                 continue;
             }
-            let ask = reservation.ask.clone();
-            let planned = self.plan(&ask, Span { earliest_s: now_s, latest_s: now_s });
+            let (user, ask) = (reservation.user.clone(), reservation.ask.clone());
+            let planned = self.plan(&user, &ask, Span { earliest_s: now_s, latest_s: now_s });
             match planned.and_then(|planned| Ok(self.begin(id, planned, None)?)) {
                 Ok(()) => {}
                 Err(Short { refusal, next_s }) => {
@@ -370,7 +377,9 @@ impl Coordinator {
         self.waiting.remove(&id);
         self.timers.retain(|(_, due)| *due != Due::Reservation(id) && *due != Due::Resend(id));
         self.out.push(Action::Record(Record::Forget(Key::Reservation(id))));
-        self.user(&reservation.user).reservations.forget(id);
+        let user = self.user(&reservation.user);
+        user.reservations.forget(id);
+        user.live.remove(&id);
         for job in reservation.jobs {
             self.forget_job(job);
         }

@@ -67,13 +67,15 @@ impl Coordinator {
         let begun = reservation.phase > Phase::Booked || window.near() <= self.now;
         let other = Other { window, members: &members, rates: &rates, begun };
         let shares = self.room.plan_change(id, other, self.network.as_ref())?;
-        self.begin(id, Planned { window, shares, rates }, Some(request))?;
+        let planned = Planned { window, shares, rates };
+        self.within_limits(user, Some(id), &planned).map_err(|over| over.refusal)?;
+        self.begin(id, planned, Some(request))?;
         Ok(None)
     }
 
     /// What of the rates is wrong whenever it begins: pairs that take no part, links that are not
     /// there or can never carry so much.
-    pub(super) fn check_rates(&mut self, ask: &Ask) -> Result<(), Refusal> {
+    pub(super) fn check_rates(&mut self, user: &UserName, ask: &Ask) -> Result<(), Refusal> {
         match (&ask.bandwidth, &ask.placement) {
             (Bandwidth::Unasked, _) => return Ok(()),
             (Bandwidth::Pairs(_), Placement::Anywhere(_)) => {
@@ -90,7 +92,7 @@ impl Coordinator {
             return Ok(()); // It is planned at once.
         }
         let now_s = self.now.as_secs();
-        match self.plan(ask, Span { earliest_s: now_s, latest_s: now_s }) {
+        match self.plan(user, ask, Span { earliest_s: now_s, latest_s: now_s }) {
             Err(short) if short.next_s.is_none() && never(&short.refusal) => Err(short.refusal),
             _ => Ok(()),
         }

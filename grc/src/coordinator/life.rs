@@ -205,6 +205,7 @@ impl Coordinator {
         reservation.ended = Some(now);
         let user = reservation.user.clone();
         self.save(id);
+        self.user(&user).live.remove(&id);
         if let Some(forgotten) = self.user(&user).reservations.end(id) {
             let requests = self.reservations.remove(&forgotten).map(|gone| gone.requests());
             let made = &mut self.user(&user).made;

@@ -12,7 +12,8 @@
 //! Where things are: [`requests`] what users ask, [`submit`] what they make, [`sites`] what sites
 //! say, [`attempt`] from waiting to granted, [`change`] changes of a grant, [`life`] from granted
 //! to over, [`epochs`] incarnations, [`resend`] what is said again, [`owed`] ends that were not
-//! confirmed, [`jobs`] commands, [`room`] what is taken when, [`network`] rates, [`users`] who owns what, [`watch`]
+//! confirmed, [`jobs`] commands, [`room`] what is taken when, [`network`] rates, [`limits`] what
+//! one user may have, [`users`] who owns what, [`whose`] who may see it, [`watch`]
 //! who waits for news.
 
 mod attempt;
@@ -22,6 +23,7 @@ mod event;
 mod inspect;
 mod jobs;
 mod life;
+mod limits;
 mod network;
 mod owed;
 mod requests;
@@ -32,6 +34,7 @@ mod sites;
 mod submit;
 mod users;
 mod watch;
+mod whose;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -44,6 +47,7 @@ use protocol::site::ToSite;
 pub use crate::record::Record;
 pub use event::{Action, ClientId, ConnectionId, Deadlines, Event, Ids};
 pub use inspect::{LiveGrant, Taken};
+pub use limits::{Limits, SiteLimits};
 pub use users::{COMMAND_BYTES_MAX, LIVE_JOBS_MAX};
 
 use crate::job::Job;
@@ -67,8 +71,8 @@ pub struct Settings {
     /// The sites of the grid and what each may publish.
     pub supernets: BTreeMap<SiteName, Vec<Ipv4Net>>,
     pub deadlines: Deadlines,
-    /// Reservations that are not over, per user.
-    pub reservations_per_user: usize,
+    /// What one user may have, and who may look after the others' things.
+    pub limits: Limits,
     /// Capacity between two sites each way, kbit/s.
     pub links: BTreeMap<(SiteName, SiteName), u64>,
     /// Capacity between a site and all others each way, kbit/s; who is not here has no bound.

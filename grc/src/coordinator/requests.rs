@@ -1,12 +1,11 @@
-//! What users ask. Everything is limited to the asker's own things: another user's id is answered
-//! like one that does not exist.
+//! What users ask. Everything is limited to the asker's own things, see [`super::whose`].
 
-use protocol::client::{Explanation, Reply, Request, Selector};
+use protocol::client::{Explanation, Reply, Request};
 use protocol::ids::{JobId, RequestId, ReservationId};
 use protocol::job::JobState;
 use protocol::names::{SiteName, UserName};
 use protocol::planted::{Bug, planted};
-use protocol::refusal::Refusal;
+use protocol::refusal::{Failure, Refusal};
 use protocol::reservation::ReservationView;
 
 use super::watch::Asker;
@@ -48,30 +47,35 @@ impl Coordinator {
                 self.once(user, id, asker, |owner| owner.submit_in(user, id, reservation, job).map(Some))
             }
             Request::Modify { id, reservation, change } => {
+                // In the name of whose it is: he is told with everything else what became of it.
+                let user = &self.acts_for(user, reservation, "changes it");
                 self.once(user, id, asker, |owner| owner.modify(user, id, reservation, change))
             }
             // These are answered later, by a watcher or by the output edge.
-            Request::WaitJob(which) => self.own_job(user, which).map(|id| {
+            Request::WaitJob(which) => self.seen_job(user, which).map(|id| {
                 self.watchers.watch_job(id, asker);
                 None
             }),
-            Request::WaitReservation(which) => self.own_reservation(user, which).map(|id| {
+            Request::WaitReservation(which) => self.seen_reservation(user, which).map(|id| {
                 self.watchers.watch_reservation(id, asker);
                 None
             }),
-            Request::Log { job, stream, offset, follow } => self.own_job(user, job).map(|job| {
+            Request::Log { job, stream, offset, follow } => self.seen_job(user, job).map(|job| {
                 let (client, correlation) = asker;
                 self.out.push(Action::ReadLog { client, correlation, job, stream, offset, follow });
                 None
             }),
             Request::Cancel(which) => {
-                let id = self.own_job(user, which)?;
-                self.cancel(id);
+                let id = self.seen_job(user, which)?;
+                let stopped_by = self.operator_at(user, &self.jobs[&id].user);
+                self.cancel(id, stopped_by);
                 Ok(Some(Reply::Done))
             }
             Request::Release(which) => {
-                let id = self.own_reservation(user, which)?;
-                self.finish(id, None, JobState::Cancelled);
+                let id = self.seen_reservation(user, which)?;
+                let failure = self.operator_at(user, &self.reservations[&id].user);
+                let jobs_as = failure.clone().map_or(JobState::Cancelled, JobState::Failed);
+                self.finish(id, failure, jobs_as);
                 Ok(Some(Reply::Done))
             }
             Request::Sites
@@ -93,36 +97,36 @@ impl Coordinator {
                 Reply::Sites(self.sites.iter().map(|(name, s)| view::site(name, &s.facts(), wall)).collect())
             }
             Request::Reservations => {
-                let ids = self.users.get(user).map(|user| user.reservations.newest_first());
-                let known = ids.into_iter().flatten().filter_map(|id| self.reservations.get(&id));
+                let ids = self.listed(user, |user| &user.reservations);
+                let known = ids.into_iter().filter_map(|id| self.reservations.get(&id));
                 Reply::Reservations(view::listing(
                     known.map(|one| view::reservation(one, wall, Members::LeftOut)),
                 ))
             }
             Request::Jobs => {
-                let ids = self.users.get(user).map(|user| user.jobs.newest_first());
-                let known = ids.into_iter().flatten().filter_map(|id| self.jobs.get(&id));
+                let ids = self.listed(user, |user| &user.jobs);
+                let known = ids.into_iter().filter_map(|id| self.jobs.get(&id));
                 Reply::Jobs(view::listing(known.map(|job| view::job(job, wall))))
             }
             Request::ShowReservation(which) => {
-                let id = self.own_reservation(user, which)?;
+                let id = self.seen_reservation(user, which)?;
                 Reply::Reservation(self.shown(id))
             }
             Request::ShowJob(which) => {
-                let id = self.own_job(user, which)?;
+                let id = self.seen_job(user, which)?;
                 Reply::Job(view::job(&self.jobs[&id], wall))
             }
             Request::ExplainJob(which) => {
-                let id = self.own_job(user, which)?;
+                let id = self.seen_job(user, which)?;
                 Reply::Explained(self.explain_job(id))
             }
             Request::ExplainReservation(which) => {
-                let id = self.own_reservation(user, which)?;
+                let id = self.seen_reservation(user, which)?;
                 let reservation = &self.reservations[&id];
                 Reply::Explained(explain::reservation(reservation, wall, &self.away(id)))
             }
             Request::Usage(which) => {
-                let id = self.own_reservation(user, which)?;
+                let id = self.seen_reservation(user, which)?;
                 Reply::Usage(self.reservations[&id].usage.points())
             }
             // The others change something; `dispatch` names them all.
@@ -230,35 +234,17 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn own_reservation(
-        &self,
-        user: &UserName,
-        which: Selector<ReservationId>,
-    ) -> Result<ReservationId, Refusal> {
-        let not_found = |id| Refusal::UnknownReservation { id };
-        match (self.users.get(user), which) {
-            (Some(user), which) => user.reservations.select(which, not_found),
-            (None, Selector::Id(id)) => Err(not_found(id)),
-            (None, Selector::Last) => Err(Refusal::NothingYet),
-        }
-    }
-
-    fn own_job(&self, user: &UserName, which: Selector<JobId>) -> Result<JobId, Refusal> {
-        let not_found = |id| Refusal::UnknownJob { id };
-        match (self.users.get(user), which) {
-            (Some(user), which) => user.jobs.select(which, not_found),
-            (None, Selector::Id(id)) => Err(not_found(id)),
-            (None, Selector::Last) => Err(Refusal::NothingYet),
-        }
-    }
-
     /// SIGTERM to what runs; what waits is over at once. A job's own reservation ends with it.
-    fn cancel(&mut self, id: JobId) {
+    fn cancel(&mut self, id: JobId, stopped_by: Option<Failure>) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         if job.stage == Stage::Over {
             return;
         }
-        job.stopping_as.get_or_insert(JobState::Cancelled);
+        if let Some(failure) = &stopped_by {
+            let what = format!("job {id} of {}: {failure}", job.user).into();
+            self.out.push(Action::Report { reservation: job.reservation, what });
+        }
+        job.stopping_as.get_or_insert(stopped_by.map_or(JobState::Cancelled, JobState::Failed));
         self.advance_job(id, JobHappening::StopWanted);
     }
 

@@ -150,11 +150,15 @@ impl Coordinator {
             resumed: true,
             failure: saved.failure,
             deadline,
-            dirty: saved.dirty,
+            remarks: saved.remarks,
             ended: if let Standing::Over { at } = standing { Some(at) } else { None },
             ..Reservation::new(id, saved.user.clone(), saved.ask, saved.request, saved.made)
         };
-        self.user(&saved.user).reservations.begin(id);
+        let user = self.user(&saved.user);
+        user.reservations.begin(id);
+        if phase != Phase::Over {
+            user.live.insert(id);
+        }
         if !planted(Bug::RequestForgotten) {
             let made = match reservation.own_job {
                 Some(job) => Reply::Submitted { job, reservation: id },

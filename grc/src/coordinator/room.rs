@@ -51,6 +51,8 @@ pub(super) struct Wish<'a> {
     pub ask: &'a Ask,
     /// Sites that may be used; the others are away.
     pub sites: &'a Sites,
+    /// Most members of a free choice at a site, where there is such a limit.
+    pub most: &'a BTreeMap<SiteName, u32>,
     pub now: Duration,
     pub earliest_s: u64,
     pub latest_s: u64,
@@ -110,7 +112,7 @@ impl Room {
 
     /// The earliest start in the span at which everything is free. Nothing is taken.
     pub fn plan(&mut self, wish: Wish<'_>, network: &dyn BandwidthProvider) -> Result<Found, Short> {
-        let Wish { ask, sites, now, earliest_s, latest_s } = wish;
+        let Wish { ask, sites, now, earliest_s, latest_s, .. } = wish;
         self.book.forget_before(now.as_secs());
         if let Placement::Sites(parts) = &ask.placement {
             let away = |(site, _): &&(SiteName, u32)| !matches!(sites.get(site), Some(Some(_)));
@@ -118,12 +120,13 @@ impl Room {
                 return Err(Refusal::SiteDown { site: site.clone() }.into());
             }
         }
+        let most = |site: &SiteName| wish.most.get(site).copied().unwrap_or(u32::MAX);
         let candidates: Vec<Candidate> = sites
             .iter()
             .filter(|(_, capacity)| {
                 capacity.as_ref().is_some_and(|capacity| capacity.environments.contains(&ask.environment))
             })
-            .map(|(site, _)| Candidate { site: site.clone(), warm: true })
+            .map(|(site, _)| Candidate { site: site.clone(), warm: true, most: most(site) })
             .collect();
         let named = |site: &SiteName| match &ask.placement {
             Placement::Sites(parts) => parts.iter().any(|(one, _)| one == site),

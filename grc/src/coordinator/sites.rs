@@ -270,7 +270,7 @@ impl Coordinator {
         for (node, why) in dirty.into_iter().take(DIRTY_SHOWN_MAX) {
             let what: Text = format!("site {site}, node {node} is not clean: {why}").into();
             self.out.push(Action::Report { reservation: id, what: what.clone() });
-            reservation.dirty.push(what);
+            reservation.remarks.push(what);
         }
         let phase = reservation.phase;
         match phase {

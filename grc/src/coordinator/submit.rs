@@ -21,6 +21,8 @@ use crate::plan::nodes;
 use crate::record::Value;
 use crate::reservation::Reservation;
 
+const DAY_S: u64 = 24 * 3600;
+
 fn too_many(what: &str, count: usize) -> Refusal {
     Refusal::TooMany { what: what.into(), count: u32::try_from(count).unwrap_or(u32::MAX) }
 }
@@ -47,7 +49,7 @@ impl Coordinator {
         self.check_ask(user, &ask)?;
         let planned = match self.span(ask.start)? {
             None => None,
-            Some(span) => Some(self.plan(&ask, span).map_err(|short| short.refusal)?),
+            Some(span) => Some(self.plan(user, &ask, span).map_err(|short| short.refusal)?),
         };
         let id = self.new_reservation(user, request, ask);
         let job = job.map(|job| self.new_job(user, id, None, job));
@@ -123,11 +125,17 @@ impl Coordinator {
         if latest_s > now_s.saturating_add(HORIZON_S_MAX) {
             return bad("it may begin more than 366 days ahead");
         }
+        let (ahead_s, limit_s) = (latest_s - now_s, self.settings.limits.horizon_s);
+        if ahead_s > limit_s {
+            let (asked, limit) = (ahead_s.div_ceil(DAY_S), limit_s / DAY_S);
+            return Err(Refusal::OverUserLimit { what: "days ahead it may begin".into(), asked, limit });
+        }
         Ok(Some(Span { earliest_s: earliest_s.max(now_s), latest_s }))
     }
 
     fn check_ask(&mut self, user: &UserName, ask: &Ask) -> Result<(), Refusal> {
-        let most = self.settings.reservations_per_user;
+        self.check_limits(user, ask)?;
+        let most = self.settings.limits.reservations;
         let asker = self.user(user);
         if asker.reservations.live() + asker.open.len() >= most {
             return Err(too_many("your reservations", most));
@@ -140,7 +148,7 @@ impl Coordinator {
                 }
             }
         }
-        self.check_rates(ask)
+        self.check_rates(user, ask)
     }
 
     fn check_job(&mut self, user: &UserName, job: &NewJob) -> Result<(), Refusal> {
@@ -160,6 +168,7 @@ impl Coordinator {
         let mut reservation = Reservation::new(id, user.clone(), ask, request, self.now);
         reservation.deadline = Some(self.now + self.settings.deadlines.waiting);
         self.reservations.insert(id, reservation);
+        self.user(user).live.insert(id);
         self.waiting.insert(id);
         self.set_alarm(id);
         id

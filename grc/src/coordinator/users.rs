@@ -76,6 +76,8 @@ impl<I: Ord + Copy> Things<I> {
 pub(super) struct User {
     pub reservations: Things<ReservationId>,
     pub jobs: Things<JobId>,
+    /// Reservations that are not over, whether their user was told of them yet or not.
+    pub live: BTreeSet<ReservationId>,
     pub command_bytes: usize,
     /// Requests that are answered when their attempt is decided, and who asks.
     pub open: BTreeMap<RequestId, Vec<Asker>>,

@@ -59,7 +59,7 @@ pub(crate) fn example(phase: Phase) -> Reservation {
         put_off: 0,
         waits_for: None,
         expected: None,
-        dirty: vec![],
+        remarks: vec![],
         resend: None,
         alarm: None,
         ended: None,

@@ -14,7 +14,7 @@ use protocol::site::{FromSite, ReadyMember, ToSite};
 
 use crate::peers::*;
 
-fn submit(id: u8) -> Request {
+pub fn submit(id: u8) -> Request {
     let ask = Ask {
         placement: Placement::Sites(vec![(name("a"), 1)]),
         slots: 1,

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use grc::config::Config;
-use grc::coordinator::Deadlines;
+use grc::cli::client::Line;
+use grc::config::{Config, Connections, Remote};
+use grc::coordinator::{Deadlines, Limits};
 use grc::pins;
 use grc::serve::Server;
 use protocol::client::{Notice, Reply, Request};
-use protocol::connection::{self, ConnectionError, Inbox, Outbox};
+use protocol::connection::{self, Connection, ConnectionError, Inbox, Outbox};
 use protocol::frame::Kind;
 use protocol::hello::Role;
 use protocol::identity::{Identity, Pin, hex32};
@@ -21,12 +22,14 @@ use tokio_rustls::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 /// Nothing here takes long; what does is stuck.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Grc {
     pub directory: tempfile::TempDir,
     pub config: Config,
     pub address: SocketAddr,
+    /// Where users of other machines dial.
+    pub users_address: Option<SocketAddr>,
     pub pin: Pin,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<anyhow::Result<()>>,
@@ -41,14 +44,21 @@ fn loopback() -> SocketAddr {
 
 impl Grc {
     pub async fn start() -> Self {
+        Self::start_with("", |_| ()).await
+    }
+
+    /// With this users file, and whatever else is changed of the configuration.
+    pub async fn start_with(users: &str, change: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
+        let users_file = directory.path().join("users");
+        std::fs::write(&users_file, users).unwrap();
         let state = directory.path().join("state");
         std::fs::create_dir(&state).unwrap();
         let identity = Identity::generate("grc").unwrap();
         identity.save(&state).unwrap();
         let account = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
         let net = |text: &str| vec![text.parse().unwrap()];
-        let config = Config {
+        let mut config = Config {
             state,
             listen: loopback(),
             socket: directory.path().join("run/grc.sock"),
@@ -59,14 +69,17 @@ impl Grc {
             deadlines: Deadlines::default(),
             links: [].into(),
             uplinks: [].into(),
-            reservations_per_user: 100,
+            remote: Some(Remote { listen: loopback(), users_file }),
+            limits: Limits { reservations: 100, ..Limits::default() },
+            connections: Connections::default(),
             output_bytes_max: 1 << 20,
         };
+        change(&mut config);
         let stop = CancellationToken::new();
         let server = Server::start(config.clone(), stop.clone()).await.unwrap();
-        let address = server.address;
+        let (address, users_address) = (server.address, server.users_address);
         let task = tokio::spawn(server.run());
-        Self { directory, config, address, pin: identity.pin(), stop, task }
+        Self { directory, config, address, users_address, pin: identity.pin(), stop, task }
     }
 
     /// An orderly end; the socket is gone with it.
@@ -83,9 +96,9 @@ impl Grc {
         self.task.await.unwrap().unwrap();
         let stop = CancellationToken::new();
         let server = Server::start(self.config.clone(), stop.clone()).await.unwrap();
-        let address = server.address;
+        let (address, users_address) = (server.address, server.users_address);
         let task = tokio::spawn(server.run());
-        Self { address, stop, task, ..self }
+        Self { address, users_address, stop, task, ..self }
     }
 
     pub fn secret(&self, site: &str) -> [u8; 32] {
@@ -99,8 +112,8 @@ impl Grc {
 
     pub async fn client(&self) -> Client {
         let stream = UnixStream::connect(&self.config.socket).await.unwrap();
-        let greeted = connection::greet(stream, Role::Client, &[Role::Grc]).await.unwrap();
-        Client { inbox: greeted.inbox, outbox: greeted.outbox, next: 0, notices: Vec::new() }
+        let bytes: Line = Box::new(stream);
+        Client::over(connection::greet(bytes, Role::Client, &[Role::Grc]).await.unwrap())
     }
 
     pub async fn site(&self, identity: &Identity) -> Site {
@@ -148,13 +161,17 @@ pub fn publish(site: &str, range: &str) -> FromSite {
 }
 
 pub struct Client {
-    inbox: Inbox<UnixStream>,
+    pub inbox: Inbox<Line>,
     pub outbox: Outbox,
     next: u64,
     pub notices: Vec<Notice>,
 }
 
 impl Client {
+    pub fn over(greeted: Connection<Line>) -> Self {
+        Self { inbox: greeted.inbox, outbox: greeted.outbox, next: 0, notices: Vec::new() }
+    }
+
     pub fn post(&mut self, request: Request) -> u64 {
         self.next += 1;
         self.outbox.post(Kind::Request, self.next, &request).unwrap();

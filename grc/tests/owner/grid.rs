@@ -97,7 +97,10 @@ impl Grid {
             deadlines: Deadlines::default(),
             links: BTreeMap::from([((site("a"), site("b")), 200_000)]),
             uplinks: BTreeMap::new(),
-            reservations_per_user: RESERVATIONS_PER_USER,
+            limits: grc::coordinator::Limits {
+                reservations: RESERVATIONS_PER_USER,
+                ..grc::coordinator::Limits::default()
+            },
         };
         let mut grid = Self {
             owner: Coordinator::new(settings.clone()),

@@ -92,7 +92,7 @@ impl World {
         let settings = grc::coordinator::Settings {
             supernets: self.sites.iter().map(|place| (place.name.clone(), net("10.1.0.0/16"))).collect(),
             deadlines: DEADLINES,
-            reservations_per_user: 1024,
+            limits: grc::coordinator::Limits::default(),
             links: pairs.collect(),
             uplinks: uplinks.collect(),
         };

@@ -118,8 +118,10 @@ impl World {
             // Every second site has the range of the one before it.
             book.set_addresses(name, &[format!("10.{}.0.0/16", number / 2).parse()?], &[]);
         }
-        let candidates =
-            names.iter().map(|name| Candidate { site: name.clone(), warm: name.as_str() < "s08" }).collect();
+        let candidates = names
+            .iter()
+            .map(|name| Candidate { site: name.clone(), warm: name.as_str() < "s08", most: u32::MAX })
+            .collect();
         Ok(Self { names, candidates, book, links, places, link_kbit })
     }
 

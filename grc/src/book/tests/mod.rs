@@ -24,7 +24,7 @@ fn net(text: &str) -> Ipv4Net {
 }
 
 fn all_of(names: &[&str]) -> Vec<Candidate> {
-    names.iter().map(|name| Candidate { site: site(name), warm: false }).collect()
+    names.iter().map(|name| Candidate { site: site(name), warm: false, most: u32::MAX }).collect()
 }
 
 fn placed(parts: &[(&str, u32)]) -> Placement {

@@ -146,7 +146,7 @@ impl World {
         let settings = coordinator::Settings {
             supernets,
             deadlines: coordinator::Deadlines::default(),
-            reservations_per_user: sites.max(1),
+            limits: coordinator::Limits { reservations: sites.max(1), ..Default::default() },
             links: Default::default(),
             uplinks: Default::default(),
         };
