@@ -102,14 +102,14 @@ pub async fn listen(
     }
 }
 
-/// A node that vanishes says nothing: the kernel asks, and the connection ends within 25 s.
+/// A machine that vanishes says nothing: the kernel asks, and the connection ends within 12 s.
 pub fn notice_dead_peers(stream: &TcpStream) {
     let set = || {
         setsockopt(stream, sockopt::KeepAlive, &true)?;
-        setsockopt(stream, sockopt::TcpKeepIdle, &10)?;
-        setsockopt(stream, sockopt::TcpKeepInterval, &5)?;
+        setsockopt(stream, sockopt::TcpKeepIdle, &5)?;
+        setsockopt(stream, sockopt::TcpKeepInterval, &2)?;
         setsockopt(stream, sockopt::TcpKeepCount, &3)?;
-        setsockopt(stream, sockopt::TcpUserTimeout, &25_000)
+        setsockopt(stream, sockopt::TcpUserTimeout, &12_000)
     };
     if let Err(errno) = set() {
         tracing::warn!("a dead peer would not be noticed: {errno}");

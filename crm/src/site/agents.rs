@@ -5,7 +5,6 @@ use std::time::Duration;
 use protocol::names::Text;
 use protocol::node::{self, Notice, Reply};
 use protocol::refusal::{Failure, Step};
-use protocol::site::FromSite;
 
 use super::{Action, Asked, News, Site};
 use crate::pilot::{Event, PilotId, State};
@@ -95,7 +94,6 @@ impl Site {
     }
 
     pub(super) fn on_notice(&mut self, id: PilotId, notice: Notice) {
-        let PilotId { reservation, member, .. } = id;
         match notice {
             Notice::StateChanged { state: node::State::TearingDown | node::State::Gone, cause } => {
                 // Asked for by us it changes nothing; else the pilot is lost, and this says why.
@@ -104,10 +102,7 @@ impl Site {
             }
             Notice::StateChanged { .. } | Notice::Beat => {}
             Notice::Output { job, stream, offset, bytes } => {
-                if let Some(epoch) = self.epoch_of(id).filter(|_| self.is_told_of(id, job)) {
-                    let output = FromSite::Output { reservation, epoch, job, member, stream, offset, bytes };
-                    self.tell(output);
-                }
+                self.on_output(id, job, stream, offset, bytes);
             }
             Notice::Exited { job, status, hits } => self.on_exited(id, job, status, hits),
             Notice::Used { at_ms, classes } => self.on_used(id, at_ms, &classes),

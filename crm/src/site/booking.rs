@@ -255,6 +255,8 @@ pub(super) struct Ran {
     pub outcome: Outcome,
     /// Its agent has said whether it started.
     pub answered: bool,
+    /// How much it printed, once it has ended.
+    pub printed: [u64; 2],
     /// The last signal to it that its agent has not answered.
     pub signal: Option<u8>,
     /// The GRC keeps it: it need not be told again.

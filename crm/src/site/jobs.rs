@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use protocol::ids::{Epoch, JobId, MemberNumber, ReservationId};
-use protocol::job::{Command, ExitStatus, Hits, Target};
+use protocol::job::{Command, ExitStatus, Hits, Stream, Target};
 use protocol::names::Text;
 use protocol::node::{Reply, Request};
 use protocol::planted::{Bug, planted};
@@ -71,7 +72,13 @@ impl Site {
             outcomes.insert(0, refuse("the head member is at another site".into()));
         }
         let members = outcomes.iter().map(|(member, outcome)| {
-            let ran = Ran { outcome: outcome.clone(), answered: false, signal: None, saved: false };
+            let ran = Ran {
+                outcome: outcome.clone(),
+                answered: false,
+                printed: [0; 2],
+                signal: None,
+                saved: false,
+            };
             (*member, ran)
         });
         let members = members.collect();
@@ -115,7 +122,8 @@ impl Site {
                     self.tell(FromSite::ExecFailed { reservation, epoch, job, member, failure });
                 }
                 Outcome::Exited(status, hits) if ran.saved => {
-                    self.tell(FromSite::Exited { reservation, epoch, job, member, status, hits });
+                    let exited = FromSite::Exited { reservation, epoch, job, member, status, hits };
+                    self.tell(exited);
                 }
                 outcome => self.resend_one(pilot, job, outcome),
             }
@@ -132,8 +140,34 @@ impl Site {
         } else if state == Some(State::Away) {
             // All of it comes when the agent is back, or never.
         } else if let (Outcome::Exited(status, hits), Some(epoch)) = (outcome, self.epoch_of(pilot)) {
-            self.tell(FromSite::Exited { reservation, epoch, job, member, status, hits });
+            self.tell_end(pilot, job, FromSite::Exited { reservation, epoch, job, member, status, hits });
         }
+    }
+
+    /// The end of a command, behind where each of its streams ended: the GRC does not take it while
+    /// something in front of that is missing. Both in one step, so on one connection.
+    fn tell_end(&mut self, id: PilotId, job: JobId, exited: FromSite) {
+        let PilotId { reservation, member, .. } = id;
+        let (Some(epoch), Some(ran)) = (self.epoch_of(id), self.ran_mut(id, job)) else { return };
+        let printed = ran.printed;
+        for (stream, offset) in [Stream::Stdout, Stream::Stderr].into_iter().zip(printed) {
+            let bytes = Bytes::new();
+            self.tell(FromSite::Output { reservation, epoch, job, member, stream, offset, bytes });
+        }
+        self.tell(exited);
+    }
+
+    /// Where a stream ended is kept for the end; what it holds is passed on.
+    pub(super) fn on_output(&mut self, id: PilotId, job: JobId, stream: Stream, offset: u64, bytes: Bytes) {
+        let PilotId { reservation, member, .. } = id;
+        let Some(epoch) = self.epoch_of(id).filter(|_| self.is_told_of(id, job)) else { return };
+        if bytes.is_empty() {
+            if let Some(ran) = self.ran_mut(id, job) {
+                ran.printed[stream as usize] = offset;
+            }
+            return;
+        }
+        self.tell(FromSite::Output { reservation, epoch, job, member, stream, offset, bytes });
     }
 
     /// The pilots on which a job still runs.
@@ -242,7 +276,7 @@ impl Site {
         ran.outcome = Outcome::Exited(status, hits);
         let PilotId { reservation, member, .. } = id;
         let Some(epoch) = self.epoch_of(id) else { return };
-        self.tell(FromSite::Exited { reservation, epoch, job, member, status, hits });
+        self.tell_end(id, job, FromSite::Exited { reservation, epoch, job, member, status, hits });
     }
 
     pub(super) fn exit_saved(&mut self, id: PilotId, job: JobId) {

@@ -80,7 +80,11 @@ impl Site {
             site.record(Record::Forget(Key::Pilot(id)));
         }
         site.take_up();
-        let actions = std::mem::take(&mut site.actions);
+        // Who dials now must be known, before anything is durable anew.
+        let (mut actions, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut site.actions)
+            .into_iter()
+            .partition(|action| matches!(action, Action::Adopt { .. }));
+        actions.extend(rest);
         (site, actions)
     }
 

@@ -312,7 +312,8 @@ fn commands_go_to_their_members_and_agents_speak_for_their_own_only() {
             _ => None,
         })
         .collect();
-    assert_eq!(relayed, ["0 true", "0 exited"]);
+    // In front of the end, where both streams end.
+    assert_eq!(relayed, ["0 true", "0 ", "0 ", "0 exited"]);
 }
 
 #[test]

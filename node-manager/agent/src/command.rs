@@ -213,6 +213,16 @@ impl Sent {
         true
     }
 
+    /// The end, behind where each stream ended: whoever has missed some of it knows then.
+    async fn tell_end(&self, status: ExitStatus) {
+        let job = self.job;
+        for stream in STREAMS {
+            let offset = self.tails[stream as usize].end();
+            self.tell(&Notice::Output { job, stream, offset, bytes: Bytes::new() }).await;
+        }
+        self.tell(&Notice::Exited { job, status, hits: Hits::default() }).await;
+    }
+
     async fn tell(&self, notice: &Notice) {
         self.voice.tell(self.line, notice).await;
     }
@@ -328,7 +338,7 @@ impl Live {
     }
 
     async fn end(mut self, status: ExitStatus) -> Ended {
-        self.sent.tell(&Notice::Exited { job: self.sent.job, status, hits: Hits::default() }).await;
+        self.sent.tell_end(status).await;
         self.sent.tails.iter_mut().for_each(Tail::close);
         Ended { sent: self.sent, wishes: self.wishes, status }
     }
@@ -362,9 +372,7 @@ impl Ended {
         while self.wishes.changed().await.is_ok() {
             let wished = *self.wishes.borrow_and_update();
             if self.sent.heed(wished).await {
-                let exited =
-                    Notice::Exited { job: self.sent.job, status: self.status, hits: Hits::default() };
-                self.sent.tell(&exited).await;
+                self.sent.tell_end(self.status).await;
             }
         }
     }
