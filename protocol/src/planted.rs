@@ -58,8 +58,8 @@ pub enum Bug {
     PilotsForgotten,
     /// CRM: the address of a pilot is free when its lease is over, not when its end is confirmed.
     AddressBackAtLease,
-    /// CRM: who returns is taken for the member of his number, whatever his round.
-    OlderRoundReturns,
+    /// CRM: a restart takes the sandboxes of an older epoch for those of the one that is wanted.
+    OlderEpochAdopted,
     /// CRM: a restart forgets the tokens of pilots that queue.
     QueueTokenForgotten,
     /// CRM: a restart ends the pilots of before.
@@ -83,7 +83,7 @@ impl Bug {
             AddressesBackAtEnd, RestartForgetsBook, RequestForgotten, EpochNotRecorded,
             EndNotRepeated, CarvePerSite, HoldTimesOut, HeldBeforeRecord, RestartForgetsNodes,
             ReleaseTakesGrant, StartTwice, OlderEpochObeyed, ExecTwice, AddressBackUnconfirmed,
-            FirstSecondOnly, PilotsForgotten, AddressBackAtLease, OlderRoundReturns,
+            FirstSecondOnly, PilotsForgotten, AddressBackAtLease, OlderEpochAdopted,
             QueueTokenForgotten, RestartEndsPilots, ReturnForgetsStarted, WriteFailureIgnored,
             WallClock,
         ]

@@ -139,6 +139,8 @@ impl Site {
         let record::Incarnation { epoch, round, account, classes, .. } = kept;
         match self.bookings.get_mut(&reservation) {
             Some(booking) => {
+                let newer = booking.wanted.max(epoch);
+                let epoch = if planted(Bug::OlderEpochAdopted) { newer } else { epoch };
                 if epoch > booking.begun {
                     // Of the one before.
                     booking.failed = None;
