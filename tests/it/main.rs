@@ -11,6 +11,7 @@ mod grid;
 mod hostile;
 mod house;
 mod inside;
+mod leases;
 mod links;
 mod local_grid;
 mod machines;

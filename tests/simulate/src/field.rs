@@ -435,13 +435,7 @@ impl Field {
                     (process.was_in, process.unknown) = (true, false);
                     let nonce = process.nonce;
                     let node = self.names[process.node].clone();
-                    return Some(Event::Arrived {
-                        pilot,
-                        pin: pin(number),
-                        nonce,
-                        node,
-                        boot_id: [0; 16],
-                    });
+                    return Some(Event::Arrived { pilot, pin: pin(number), nonce, node, boot_id: [0; 16] });
                 }
             }
             None | Some(_) => {}

@@ -79,9 +79,12 @@ impl World {
             Doorway::Nothing => return,
         };
         if let FromSite::Exited { job, member, .. } = &message {
-            let (taken, printed) = (self.files.taken(*job, site, *member), self.truth.printed.get(&(*job, site, *member)));
+            let (taken, printed) =
+                (self.files.taken(*job, site, *member), self.truth.printed.get(&(*job, site, *member)));
             if printed.is_some_and(|printed| *printed != taken) {
-                let what = || format!("{job} ended at member {member} of {name}, {taken} of {printed:?} bytes are kept");
+                let what = || {
+                    format!("{job} ended at member {member} of {name}, {taken} of {printed:?} bytes are kept")
+                };
                 self.history.broken(now, "output-whole", what);
             }
         }

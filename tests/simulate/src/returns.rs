@@ -143,7 +143,8 @@ impl World {
         let now = self.agenda.now();
         for member in members {
             let mut processes = self.sites[site].field.processes.iter();
-            let Some(process) = processes.find(|one| one.sandbox == Some(member.address) && !one.ended) else {
+            let Some(process) = processes.find(|one| one.sandbox == Some(member.address) && !one.ended)
+            else {
                 continue;
             };
             if process.pilot.reservation == *reservation && process.epoch != *epoch {
@@ -161,7 +162,11 @@ impl World {
             let Action::Cancel { pilot } = action else { continue };
             let processes = &self.sites[site].field.processes;
             let runs = processes.iter().any(|one| {
-                one.pilot == *pilot && !one.ended && !one.tearing && !one.silent && one.stands == State::Running
+                one.pilot == *pilot
+                    && !one.ended
+                    && !one.tearing
+                    && !one.silent
+                    && one.stands == State::Running
             });
             let id = pilot.reservation;
             if runs && self.promises.in_force(id, now + 2 * S) && !self.promises.is_over_at(id, site) {
