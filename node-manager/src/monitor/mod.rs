@@ -46,7 +46,7 @@ pub fn misused() -> u8 {
     EXIT_USAGE
 }
 
-/// Removes what monitors that were killed have left, and names it.
+/// Removes what monitors that were killed have left, and names it; what stays makes the node dirty.
 pub fn sweep() -> u8 {
     let swept = start::sanitise(2).and_then(|()| start::check_rights()).and_then(|()| {
         start::own_directory()?;
@@ -55,11 +55,15 @@ pub fn sweep() -> u8 {
         privilege::raised(sweep::sweep).map_err(unsettled)
     });
     match swept {
-        Ok(removed) => {
-            for name in removed {
+        Ok(swept) => {
+            for name in swept.removed {
                 let _ = writeln!(std::io::stdout(), "removed {name}");
             }
-            EXIT_CLEAN
+            if swept.left.is_empty() {
+                return EXIT_CLEAN;
+            }
+            complain(format_args!("cannot be removed: {}", swept.left.join(", ")));
+            EXIT_DIRTY
         }
         Err(reason) => refuse(&reason),
     }
@@ -80,7 +84,10 @@ fn serve() -> Result<Option<String>, String> {
     rustix::process::setsid()
         .map_err(|_| "started as the leader of a process group; a Launcher does not do that")?;
     privilege::settle().map_err(unsettled)?;
-    privilege::raised(sweep::sweep).map_err(unsettled)?;
+    let swept = privilege::raised(sweep::sweep).map_err(unsettled)?;
+    for name in swept.removed.iter().chain(&swept.left) {
+        audit::line(uid, format_args!("swept at the start: {name}"));
+    }
     let mut nonce = [0; 16];
     getrandom(&mut nonce, GetRandomFlags::empty()).map_err(|errno| format!("no randomness: {errno}"))?;
     let agent = privilege::raised(|| Agent::start(&directory, invocation, uid)).map_err(unsettled)??;

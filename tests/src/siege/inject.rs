@@ -173,12 +173,12 @@ impl Sum {
             }
             End::Ended => "ended with a reason",
             End::Dead(said, code) => {
+                let names = |line: &str| line.contains("NodeManager") || line.starts_with("node-manager: ");
                 let lines: Vec<&str> = said.lines().filter(|line| !line.contains("received")).collect();
-                // The Launcher's last line and its code are what the CRM tells, with site and node.
-                let told = *code != 0
-                    && lines
-                        .last()
-                        .is_some_and(|line| line.contains("NodeManager") || line.contains("node-manager"));
+                // The Launcher's words and its code are what the CRM tells, with site and node; an
+                // agent that is not told any more says so itself.
+                let complaint = said.lines().any(|line| line.starts_with("node-manager: "));
+                let told = complaint || *code != 0 && lines.last().is_some_and(|line| names(line));
                 if !told {
                     self.nameless.push(format!("{what}: code {code}: {said}"));
                 }
