@@ -18,6 +18,7 @@ pub mod process;
 pub mod rate;
 pub mod residue;
 pub mod shared;
+pub mod siege;
 pub mod site;
 pub mod state;
 pub mod storm;
