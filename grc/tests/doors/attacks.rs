@@ -57,7 +57,8 @@ async fn a_signature_for_one_grc_is_none_for_another() {
     let mut stranger = Stranger::at(&grc).await;
     let data = signed_data(&stranger.message(&other, "ada")).unwrap();
     assert!(refused(stranger.show("ada", ada.key.as_bytes(), ada.sign(&data).unwrap()).await.unwrap()));
-    (grc.stop().await, other.stop().await);
+    grc.stop().await;
+    other.stop().await;
 }
 
 #[tokio::test]
