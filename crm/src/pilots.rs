@@ -7,16 +7,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use nix::sys::socket::{setsockopt, sockopt};
+use protocol::codec::{self, CodecError};
 use protocol::connection::{Connection, ConnectionError, Outbox, greet, read};
 use protocol::frame::{Frame, Kind};
 use protocol::hello::Role;
 use protocol::limits::{FRAME_BYTES_MAX, SMALL_BODY_BYTES};
-use protocol::node::{Arrive, First, Reply};
+use protocol::node::{Arrive, First, Notice, Reply, Request};
 use protocol::refusal::Refusal;
 use protocol::tls::{TlsError, accept};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use crate::pilot::PilotId;
@@ -57,7 +60,12 @@ enum NotLetIn {
 }
 
 /// Accepts agents until the driver is gone.
-pub async fn listen(listener: TcpListener, acceptor: TlsAcceptor, inputs: mpsc::Sender<Input>) {
+pub async fn listen(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    inputs: mpsc::Sender<Input>,
+    lease: Duration,
+) {
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     while !inputs.is_closed() {
         let Ok(permit) = strangers.clone().acquire_owned().await else { return };
@@ -78,7 +86,7 @@ pub async fn listen(listener: TcpListener, acceptor: TlsAcceptor, inputs: mpsc::
                     let knocked = knock(connection, arrive, correlation, from, &inputs).await;
                     drop(permit);
                     if let Some((pilot, connection, dismissed)) = knocked {
-                        converse(pilot, connection, &dismissed, &inputs).await;
+                        converse(pilot, connection, &dismissed, &inputs, lease).await;
                     }
                 }
                 Err(error) => tracing::warn!("a peer at {from} is not let in: {error}"),
@@ -140,23 +148,86 @@ async fn knock(
     }
 }
 
-/// Passes on what the agent says until either side ends the conversation.
-async fn converse(pilot: PilotId, connection: Agent, dismissed: &Notify, inputs: &mpsc::Sender<Input>) {
+/// Says that this CRM lives, so that any frame comes at least every quarter of the lease.
+struct Heart {
+    outbox: Outbox,
+    beats: Interval,
+    beat: Bytes,
+    /// The agent's answer: all that need be known of it is that it came.
+    echo: Bytes,
+}
+
+impl Heart {
+    fn new(outbox: Outbox, lease: Duration) -> Result<Self, CodecError> {
+        let mut beats = interval_at(Instant::now() + lease / 4, lease / 4);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (beat, echo) = (codec::encode(&Request::Beat)?.into(), codec::encode(&Notice::Beat)?.into());
+        Ok(Self { outbox, beats, beat, echo })
+    }
+
+    async fn rests(&mut self) {
+        self.beats.tick().await;
+    }
+
+    /// A connection that does not take it is noticed where it is read.
+    fn beat(&self) {
+        let _ = self.outbox.post_encoded(Kind::Notice, 0, self.beat.clone());
+    }
+
+    fn is_echo(&self, frame: &Frame) -> bool {
+        frame.kind == Kind::Notice && frame.body == self.echo
+    }
+}
+
+/// Passes on what the agent says until either side ends the conversation, or it is silent for the
+/// lease.
+async fn converse(
+    pilot: PilotId,
+    connection: Agent,
+    dismissed: &Notify,
+    inputs: &mpsc::Sender<Input>,
+    lease: Duration,
+) {
     let Connection { mut inbox, outbox, writer, peer, version } = connection;
-    // Only the driver sends: when it drops its outbox the writer ends.
-    drop(outbox);
+    let Ok(mut heart) = Heart::new(outbox, lease) else { return };
+    let mut heard = Instant::now();
     let cause = loop {
         let frame: Frame = tokio::select! {
+            // What has come while this process stood still was said in time.
+            biased;
             () = dismissed.notified() => break None,
             frame = inbox.next() => match frame {
                 Ok(frame) => frame,
                 Err(error) => break Some(error.to_string()),
             },
+            () = heart.rests() => {
+                if heard.elapsed() >= lease {
+                    break Some(format!("nothing was heard from it for {} s", lease.as_secs()));
+                }
+                heart.beat();
+                continue;
+            }
         };
-        if inputs.send(Input::Frame { pilot, frame }).await.is_err() {
+        heard = Instant::now();
+        if heart.is_echo(&frame) {
+            continue;
+        }
+        let passed_on = inputs.send(Input::Frame { pilot, frame });
+        tokio::pin!(passed_on);
+        // A driver that has much to do is no reason to be taken for dead.
+        let sent = loop {
+            tokio::select! {
+                biased;
+                sent = &mut passed_on => break sent,
+                () = heart.rests() => heart.beat(),
+            }
+        };
+        if sent.is_err() {
             break None;
         }
     };
+    // From here on only the driver sends: when it drops its outbox the writer ends.
+    drop(heart);
     tracing::debug!("pilot {pilot} ({}, version {version}) is disconnected", peer.software);
     match cause {
         Some(cause) => {

@@ -57,7 +57,7 @@ pub async fn serve(config: &Config) -> Result<()> {
     let (site, actions) = Site::restore(config.settings(), config.nodes(), kept.now(), records);
     let mut driver = Driver::new(site, config.site.clone(), listen, state.grant_key, kept, batch);
     driver.take(actions);
-    tokio::spawn(pilots::listen(listener, acceptor, inputs.clone()));
+    tokio::spawn(pilots::listen(listener, acceptor, inputs.clone(), config.settings().times.lease));
     let grc = Grc {
         site: config.site.clone(),
         address: config.grc,

@@ -226,8 +226,13 @@ fn nobody() -> u32 {
 }
 
 async fn asked(agent: &mut Peer) -> (u64, Request) {
-    let frame = agent.inbox.next().await.unwrap();
-    (frame.correlation, read(&frame).unwrap())
+    loop {
+        let frame = agent.inbox.next().await.unwrap();
+        match read(&frame).unwrap() {
+            Request::Beat => {}
+            request => return (frame.correlation, request),
+        }
+    }
 }
 
 fn answer(agent: &Peer, correlation: u64, reply: &Reply) {

@@ -1,6 +1,7 @@
 //! One command of a job: start it inside, stream its output no further ahead than the CRM has
 //! saved, tell how it ended once all of its output is on its way. What was sent and not saved is
-//! kept and can be sent again, after the end as well, until the CRM has saved the end.
+//! kept and can be sent again, after the end as well, until the CRM has saved the end. A broken connection ends none of this: what is read meanwhile is kept as if it had been
+//! sent, and all that is not saved goes out again when the CRM of the next connection asks.
 
 use std::future::pending;
 use std::io;
@@ -9,13 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use node_manager::init::record::{self, SpawnStage};
-use protocol::connection::{ConnectionError, Outbox};
-use protocol::frame::Kind;
 use protocol::ids::JobId;
 use protocol::job::{Command, ExitStatus, Hits, Stream};
 use protocol::limits::OUTPUT_CHUNK_BYTES_MAX;
 use protocol::names::{HostName, Text};
-use protocol::node::{Notice, Reply};
+use protocol::node::Notice;
 use protocol::refusal::{Failure, Step};
 use rustix::fs::Mode;
 use rustix::pipe::PipeFlags;
@@ -25,6 +24,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::init::{Exited, Init, InitError};
 use crate::tail::Tail;
+use crate::voice::Voice;
 
 /// How long a background process may hold a command's output open after the command ended.
 const GRACE: Duration = Duration::from_secs(2);
@@ -75,9 +75,9 @@ pub struct Heeded(watch::Receiver<Wished>);
 #[derive(Debug)]
 pub struct Start {
     pub init: Init,
-    pub outbox: Outbox,
-    /// Of the request that started it.
-    pub correlation: u64,
+    pub voice: Voice,
+    /// On which its output goes until it is asked for again.
+    pub line: u64,
     pub job: JobId,
     pub host: HostName,
     pub command: Command,
@@ -88,41 +88,42 @@ pub struct Start {
 }
 
 impl Start {
-    /// Runs the command to its end. Answers the request once it started, or did not. Returns what
-    /// is kept of a command that ended; nothing if it never started, or nobody wants to know.
+    /// Runs the command to its end; `begun` is called once it started, or did not. Returns what is
+    /// kept of a command that ended; nothing if it never started, or nobody wants to know.
     ///
     /// # Errors
-    /// The connection to the CRM is over.
-    pub async fn run(self) -> Result<Option<Ended>, ConnectionError> {
+    /// Its output cannot be read.
+    pub async fn run(self, begun: impl FnOnce(Result<(), Failure>)) -> io::Result<Option<Ended>> {
         match self.spawn().await {
             Ok((exited, pipes)) => {
-                self.reply(&Reply::Done).await?;
+                begun(Ok(()));
                 let streams = pipes.map(|pipe| Source { pipe: Some(pipe), left_after_grace: PIPE_BYTES });
                 self.into_live(streams).run(exited).await
             }
             // As a shell would have it: the command ended, with a line that says why.
             Err(InitError::Spawn { stage: SpawnStage::Exec, errno }) => {
-                self.reply(&Reply::Done).await?;
+                begun(Ok(()));
                 let (line, code) = self.not_executed(errno);
                 let closed = || Source { pipe: None, left_after_grace: 0 };
                 let mut live = self.into_live([closed(), closed()]);
-                live.sent.post(Stream::Stderr, line.into()).await?;
-                live.end(ExitStatus::Code(code)).await.map(Some)
+                live.sent.post(Stream::Stderr, line.into()).await;
+                Ok(Some(live.end(ExitStatus::Code(code)).await))
             }
             // The same job never starts twice, and it did start.
             Err(InitError::Spawn { stage: SpawnStage::Repeated, .. }) => {
-                self.reply(&Reply::Done).await?;
+                begun(Ok(()));
                 Ok(None)
             }
             Err(error) => {
-                self.reply(&Reply::Failed(self.failure(&error))).await?;
+                begun(Err(self.failure(&error)));
                 Ok(None)
             }
         }
     }
 
     fn into_live(self, sources: [Source; 2]) -> Live {
-        let sent = Sent { outbox: self.outbox, job: self.job, tails: Default::default(), resends: 0 };
+        let Self { voice, line, job, .. } = self;
+        let sent = Sent { voice, line, job, tails: Default::default(), resends: 0 };
         Live { sent, wishes: self.wishes.0, sources }
     }
 
@@ -171,16 +172,15 @@ impl Start {
         };
         Failure::new(Step::Exec, cause, hint)
     }
-
-    async fn reply(&self, reply: &Reply) -> Result<(), ConnectionError> {
-        self.outbox.post_wait(Kind::Reply, self.correlation, reply).await
-    }
 }
 
 /// What was sent of both streams.
 #[derive(Debug)]
 struct Sent {
-    outbox: Outbox,
+    voice: Voice,
+    /// Where all that is not saved was sent. On another line nothing goes before it is asked for:
+    /// what was on its way when this one broke may be lost.
+    line: u64,
     job: JobId,
     tails: [Tail; 2],
     /// How many wishes to send again were fulfilled.
@@ -188,32 +188,33 @@ struct Sent {
 }
 
 impl Sent {
-    async fn post(&mut self, stream: Stream, bytes: Bytes) -> Result<(), ConnectionError> {
+    async fn post(&mut self, stream: Stream, bytes: Bytes) {
         let tail = &mut self.tails[stream as usize];
         let offset = tail.end();
         tail.push(&bytes);
-        self.tell(&Notice::Output { job: self.job, stream, offset, bytes }).await
+        self.tell(&Notice::Output { job: self.job, stream, offset, bytes }).await;
     }
 
     /// Does what is wished; whether that was to send again.
-    async fn heed(&mut self, wished: Wished) -> Result<bool, ConnectionError> {
+    async fn heed(&mut self, wished: Wished) -> bool {
         for (tail, upto) in self.tails.iter_mut().zip(wished.saved) {
             tail.save(upto);
         }
         if wished.resends == self.resends {
-            return Ok(false);
+            return false;
         }
         self.resends = wished.resends;
+        self.line = self.voice.line();
         for stream in STREAMS {
             for (offset, bytes) in self.tails[stream as usize].unsaved() {
-                self.tell(&Notice::Output { job: self.job, stream, offset, bytes }).await?;
+                self.tell(&Notice::Output { job: self.job, stream, offset, bytes }).await;
             }
         }
-        Ok(true)
+        true
     }
 
-    async fn tell(&self, notice: &Notice) -> Result<(), ConnectionError> {
-        self.outbox.post_wait(Kind::Notice, 0, notice).await
+    async fn tell(&self, notice: &Notice) {
+        self.voice.tell(self.line, notice).await;
     }
 }
 
@@ -266,7 +267,7 @@ struct Live {
 }
 
 impl Live {
-    async fn run(mut self, mut exited: Exited) -> Result<Option<Ended>, ConnectionError> {
+    async fn run(mut self, mut exited: Exited) -> io::Result<Option<Ended>> {
         let mut status = None;
         // Set with the status: from then on only so long, and then so much.
         let mut grace_ends = Instant::now();
@@ -281,7 +282,7 @@ impl Live {
                 }
             }
             if let Some(status) = status.filter(|_| self.sources.iter().all(|one| one.pipe.is_none())) {
-                return self.end(status).await.map(Some);
+                return Ok(Some(self.end(status).await));
             }
             let [stdout, stderr] = &self.sources;
             let turn = tokio::select! {
@@ -301,7 +302,7 @@ impl Live {
             match turn {
                 Turn::Wished => {
                     let wished = *self.wishes.borrow_and_update();
-                    self.sent.heed(wished).await?;
+                    self.sent.heed(wished).await;
                 }
                 Turn::Ended(record::ExitStatus::Code(code)) => status = Some(ExitStatus::Code(code)),
                 Turn::Ended(record::ExitStatus::Signal(signal)) => status = Some(ExitStatus::Signal(signal)),
@@ -318,18 +319,18 @@ impl Live {
         self.sent.tails[index].room()
     }
 
-    async fn forward(&mut self, index: usize, over: bool) -> Result<(), ConnectionError> {
+    async fn forward(&mut self, index: usize, over: bool) -> io::Result<()> {
         let room = self.room(index);
-        match self.sources[index].take(room, over)? {
-            Some(bytes) => self.sent.post(STREAMS[index], bytes).await,
-            None => Ok(()),
+        if let Some(bytes) = self.sources[index].take(room, over)? {
+            self.sent.post(STREAMS[index], bytes).await;
         }
+        Ok(())
     }
 
-    async fn end(mut self, status: ExitStatus) -> Result<Ended, ConnectionError> {
-        self.sent.tell(&Notice::Exited { job: self.sent.job, status, hits: Hits::default() }).await?;
+    async fn end(mut self, status: ExitStatus) -> Ended {
+        self.sent.tell(&Notice::Exited { job: self.sent.job, status, hits: Hits::default() }).await;
         self.sent.tails.iter_mut().for_each(Tail::close);
-        Ok(Ended { sent: self.sent, wishes: self.wishes, status })
+        Ended { sent: self.sent, wishes: self.wishes, status }
     }
 }
 
@@ -357,19 +358,15 @@ impl Ended {
     }
 
     /// Sends it again whenever that is wished, until nobody can wish any more.
-    ///
-    /// # Errors
-    /// The connection to the CRM is over.
-    pub async fn keep(mut self) -> Result<(), ConnectionError> {
+    pub async fn keep(mut self) {
         while self.wishes.changed().await.is_ok() {
             let wished = *self.wishes.borrow_and_update();
-            if self.sent.heed(wished).await? {
-                self.sent
-                    .tell(&Notice::Exited { job: self.sent.job, status: self.status, hits: Hits::default() })
-                    .await?;
+            if self.sent.heed(wished).await {
+                let exited =
+                    Notice::Exited { job: self.sent.job, status: self.status, hits: Hits::default() };
+                self.sent.tell(&exited).await;
             }
         }
-        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
-//! The way to the site's CRM: dial, prove who is there, arrive.
+//! The way to the site's CRM: dial, prove who is there, arrive; and dial again.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -10,18 +11,21 @@ use protocol::frame::Kind;
 use protocol::hello::Role;
 use protocol::identity::{Identity, IdentityError, Pin};
 use protocol::names::NodeName;
-use protocol::node::{Arrive, First, Invocation, Reply};
+use protocol::node::{Arrive, First, Reply, Token};
 use protocol::refusal::Refusal;
 use protocol::tls::{self, TlsError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::{TlsConnector, TlsStream};
 
 /// How long the CRM is dialled. One that is slow for a moment must not waste a pilot that waited
 /// hours in a queue; one that is gone must not keep the node.
 const DIAL_TIME: Duration = Duration::from_secs(8);
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(1);
+/// How long one attempt to come back may take: it must not use up a short lease.
+const ATTEMPT_TIME: Duration = Duration::from_secs(3);
 /// How long the CRM may take to accept the token.
 const ARRIVE_TIME: Duration = Duration::from_secs(10);
 /// A CRM whose machine vanished without a word is noticed after idle + count * interval seconds.
@@ -51,48 +55,117 @@ pub enum ArriveError {
     NodeName(String),
 }
 
-/// Dials the CRM that the node policy pins, shows the token, and is let in.
-pub async fn arrive(
-    invocation: &Invocation,
-    welcome: &Welcome,
-) -> Result<Connection<impl AsyncRead + AsyncWrite + Send + 'static>, ArriveError> {
+/// The site's CRM, as this pilot dials it: with the same certificate every time.
+#[derive(Clone)]
+pub struct Crm {
+    connector: TlsConnector,
+    address: SocketAddr,
+}
+
+/// How a connection comes again.
+pub trait Redial: Clone + Send + 'static {
+    type Stream: AsyncRead + AsyncWrite + Send + 'static;
+
+    /// A new connection that has greeted, however long it takes.
+    fn dial(self) -> impl Future<Output = Connection<Self::Stream>> + Send;
+}
+
+impl Redial for Crm {
+    type Stream = TlsStream<TcpStream>;
+
+    async fn dial(self) -> Connection<Self::Stream> {
+        let mut pause = RETRY_MIN;
+        loop {
+            match timeout(ATTEMPT_TIME, self.connect()).await {
+                Ok(Ok(connection)) => return connection,
+                Ok(Err(error)) => tracing::debug!("{error}; trying again"),
+                Err(_) => tracing::debug!("no connection within {} s", ATTEMPT_TIME.as_secs()),
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+}
+
+impl Crm {
+    /// The CRM that the node policy pins. Its certificate is fresh for every pilot: the CRM binds it
+    /// to this one, and it is never written anywhere.
+    ///
+    /// # Errors
+    /// No certificate can be made.
+    pub fn new(address: SocketAddr, pin: [u8; 32]) -> Result<Self, ArriveError> {
+        let identity = Identity::generate("node-agent")?;
+        Ok(Self { connector: tls::connector(&identity, Pin(pin))?, address })
+    }
+
+    async fn connect(&self) -> Result<Connection<TlsStream<TcpStream>>, ArriveError> {
+        let stream = tls::dial(&self.connector, self.address).await?;
+        watch_closely(stream.get_ref().0);
+        Ok(greet(stream, Role::Agent, &[Role::Crm]).await?)
+    }
+
+    /// Dials, shows the token, and is let in. Repeated where a connection breaks: a CRM that has let
+    /// this certificate in knows it again.
+    ///
+    /// # Errors
+    /// It was not let in, or not in time.
+    pub async fn arrive(&self, arrive: &Arrive) -> Result<Connection<TlsStream<TcpStream>>, ArriveError> {
+        let deadline = Instant::now() + DIAL_TIME;
+        let mut pause = RETRY_MIN;
+        loop {
+            match self.try_arrive(arrive).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) if error.passes() && Instant::now() + pause < deadline => {
+                    tracing::debug!("{error}; trying again");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn try_arrive(&self, arrive: &Arrive) -> Result<Connection<TlsStream<TcpStream>>, ArriveError> {
+        let mut connection = self.connect().await?;
+        connection.outbox.post(Kind::Request, 1, &First::Arrive(arrive.clone()))?;
+        let answer =
+            timeout(ARRIVE_TIME, connection.inbox.next()).await.map_err(|_| ArriveError::Timeout)??;
+        if answer.kind != Kind::Reply || answer.correlation != 1 {
+            return Err(ArriveError::Confused);
+        }
+        match read(&answer)? {
+            Reply::Done => Ok(connection),
+            Reply::Refused(refusal) => Err(ArriveError::Refused(refusal)),
+            _ => Err(ArriveError::Confused),
+        }
+    }
+}
+
+/// What this pilot arrives with.
+///
+/// # Errors
+/// The node's boot id or name cannot be told.
+pub fn arrival(token: Token, welcome: &Welcome) -> Result<Arrive, ArriveError> {
     let node: NodeName =
         welcome.node_name.parse().map_err(|_| ArriveError::NodeName(welcome.node_name.clone()))?;
-    let arrive = First::Arrive(Arrive {
-        token: invocation.token,
+    Ok(Arrive {
+        token,
         nonce: welcome.nonce,
         node,
         uid: welcome.uid,
         boot_id: boot_id().map_err(ArriveError::BootId)?,
         version: env!("CARGO_PKG_VERSION").into(),
-    });
-    // Fresh for every pilot: the CRM binds it to this one, and it is never written anywhere.
-    let identity = Identity::generate("node-agent")?;
-    let connector = tls::connector(&identity, Pin(welcome.crm_pin))?;
-    let deadline = Instant::now() + DIAL_TIME;
-    let mut pause = RETRY_MIN;
-    let stream = loop {
-        match tls::dial(&connector, invocation.crm).await {
-            Ok(stream) => break stream,
-            Err(error) if passes(&error) && Instant::now() + pause < deadline => {
-                tracing::debug!("{error}; trying again");
-                sleep(pause).await;
-                pause = (pause * 2).min(RETRY_MAX);
-            }
-            Err(error) => return Err(error.into()),
+    })
+}
+
+impl ArriveError {
+    /// Whether it may be better a moment later.
+    fn passes(&self) -> bool {
+        match self {
+            Self::Tls(error) => passes(error),
+            Self::Connection(ConnectionError::Io(_) | ConnectionError::Closed) => true,
+            _ => false,
         }
-    };
-    watch_closely(stream.get_ref().0);
-    let mut connection = greet(stream, Role::Agent, &[Role::Crm]).await?;
-    connection.outbox.post(Kind::Request, 1, &arrive)?;
-    let answer = timeout(ARRIVE_TIME, connection.inbox.next()).await.map_err(|_| ArriveError::Timeout)??;
-    if answer.kind != Kind::Reply || answer.correlation != 1 {
-        return Err(ArriveError::Confused);
-    }
-    match read(&answer)? {
-        Reply::Done => Ok(connection),
-        Reply::Refused(refusal) => Err(ArriveError::Refused(refusal)),
-        _ => Err(ArriveError::Confused),
     }
 }
 

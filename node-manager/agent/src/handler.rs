@@ -2,6 +2,7 @@
 //! monitor and results of its own work come in; replies and notices go out. Long work is done by
 //! tasks that report back, so that SHUTDOWN and GET_STATUS are answered in every state.
 
+mod link;
 mod requests;
 mod shape;
 
@@ -11,28 +12,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use node_manager::operation;
-use protocol::connection::{Connection, Inbox, Outbox, read};
+use protocol::connection::{Connection, read};
 use protocol::frame::{Frame, Kind};
 use protocol::ids::JobId;
-use protocol::names::{NodeName, Text};
-use protocol::node::{Notice, Reply, Request, State};
+use protocol::names::Text;
+use protocol::node::{Arrive, Notice, Reply, Request, SignedRates, State};
 use protocol::refusal::{Failure, Refusal, Step};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::command::Wishes;
+use crate::connection::Redial;
 use crate::init::Init;
 use crate::lifecycle::{self, Action, Event};
 use crate::monitor::{Monitor, MonitorError, Said};
 use crate::setup::{CheckedSetup, Prepared, install_failure};
+use crate::voice::{Asker, Voice};
 use crate::work::{self, Done, Sandbox};
+use link::{Link, Word};
 
 /// How long the monitor may take to remove the sandbox before the agent stops waiting for it.
 const REMOVE_TIME: Duration = Duration::from_secs(15);
 /// How long the last words may take to reach the CRM.
 const GOODBYE_TIME: Duration = Duration::from_secs(2);
+/// The lease until SETUP says another.
+const LEASE: Duration = Duration::from_secs(10);
 
 /// How a NodeManager's life ended.
 #[derive(Debug)]
@@ -46,10 +51,19 @@ pub enum Ending {
 /// One NodeManager, as the agent knows it.
 #[derive(Debug)]
 pub struct Handler {
-    node: NodeName,
-    uid: u32,
+    /// With what it arrived; of use once more if the CRM lost even that.
+    arrive: Arrive,
     monitor: Monitor,
-    outbox: Outbox,
+    voice: Voice,
+    /// The CRM is asked to let it in again, on this line.
+    returning: bool,
+    /// It shall not be told that this pilot returns, for it does not know it: it arrives anew.
+    unknown: bool,
+    /// When something was heard of the CRM last, and when the monitor was told so.
+    heard_at: Instant,
+    heard_told: Option<Instant>,
+    /// How long it may be silent.
+    lease: Duration,
     born: Instant,
     state: State,
     since: Instant,
@@ -64,18 +78,23 @@ pub struct Handler {
     ended: VecDeque<(JobId, usize)>,
     /// Every job that was ever started: none starts twice.
     started: HashSet<JobId>,
+    /// Who waits to hear whether it did.
+    starting: HashMap<JobId, Asker>,
+    not_started: HashMap<JobId, Failure>,
     runs: u64,
     /// Requests that follow on one another, in their order, behind the one that is being done.
-    waiting: VecDeque<(u64, Request)>,
-    busy: Option<u64>,
+    waiting: VecDeque<(Asker, Request)>,
+    busy: Option<Asker>,
     /// Who waits for rates to hold, in the monitor's order.
-    shaping: VecDeque<u64>,
+    shaping: VecDeque<(Asker, SignedRates)>,
+    /// Those that hold.
+    rates: Option<SignedRates>,
     /// By when the address of a shaped sandbox must be free.
     address_by: Option<Instant>,
     /// Tells what a shaped sandbox sends.
     meter: Option<AbortHandle>,
     /// Those who asked for the end.
-    enders: Vec<u64>,
+    enders: Vec<Asker>,
     cause: Option<Failure>,
     remove_by: Option<Instant>,
     ending: Option<Ending>,
@@ -85,18 +104,25 @@ pub struct Handler {
     results: mpsc::UnboundedSender<Done>,
 }
 
-/// Serves the CRM until the sandbox is gone.
-pub async fn serve<S>(connection: Connection<S>, monitor: Monitor, node: NodeName, uid: u32) -> Ending
-where
-    S: AsyncRead + AsyncWrite + Send + 'static,
-{
-    let Connection { mut inbox, outbox, mut writer, .. } = connection;
+/// Serves the CRM until the sandbox is gone; a connection that breaks is dialled again, as long as
+/// the lease lasts. `arrive` is what the pilot arrived with.
+pub async fn serve<R: Redial>(
+    connection: Connection<R::Stream>,
+    crm: R,
+    monitor: Monitor,
+    arrive: Arrive,
+) -> Ending {
+    let (mut link, outbox) = Link::up(connection);
     let (results, mut work_done) = mpsc::unbounded_channel();
     let mut handler = Handler {
-        node,
-        uid,
+        arrive,
         monitor,
-        outbox,
+        voice: Voice::new(outbox),
+        returning: false,
+        unknown: false,
+        heard_at: Instant::now(),
+        heard_told: None,
+        lease: LEASE,
         born: Instant::now(),
         state: State::Idle,
         since: Instant::now(),
@@ -107,10 +133,13 @@ where
         commands: HashMap::new(),
         ended: VecDeque::new(),
         started: HashSet::new(),
+        starting: HashMap::new(),
+        not_started: HashMap::new(),
         runs: 0,
         waiting: VecDeque::new(),
         busy: None,
         shaping: VecDeque::new(),
+        rates: None,
         address_by: None,
         meter: None,
         enders: Vec::new(),
@@ -121,29 +150,31 @@ where
         tasks: JoinSet::new(),
         results,
     };
-    let ending = handler.run(&mut inbox, &mut work_done).await;
+    let ending = handler.run(&mut link, &crm, &mut work_done).await;
     // The writer ends once every task that could still post is gone and all is sent.
     handler.tasks.shutdown().await;
     drop(handler);
-    let _ = timeout(GOODBYE_TIME, &mut writer).await;
+    let _ = timeout(GOODBYE_TIME, link.finish()).await;
     ending
 }
 
 impl Handler {
-    async fn run<S>(&mut self, inbox: &mut Inbox<S>, results: &mut mpsc::UnboundedReceiver<Done>) -> Ending
-    where
-        S: AsyncRead + AsyncWrite,
-    {
-        let mut connected = true;
+    async fn run<R: Redial>(
+        &mut self,
+        link: &mut Link<R::Stream>,
+        crm: &R,
+        results: &mut mpsc::UnboundedReceiver<Done>,
+    ) -> Ending {
         loop {
             if let Some(ending) = self.ending.take() {
                 return ending;
             }
-            if self.unheard && connected {
-                connected = false;
-                self.end(Some(self.failure(Step::Running, "the CRM does not take what it is sent"))).await;
+            if std::mem::take(&mut self.unheard) {
+                self.lose(link, crm, "it does not take what it is sent");
             }
+            self.come_back(link);
             let remove_by = self.remove_by.unwrap_or_else(Instant::now);
+            let lease_over = self.heard_at + self.lease;
             tokio::select! {
                 // What was done here before what is said of it: a word of the CRM about the end of
                 // a command must find that it ended.
@@ -154,46 +185,58 @@ impl Handler {
                 Some(done) = results.recv() => self.on_done(done).await,
                 said = self.monitor.next() => self.on_monitor(said).await,
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
-                frame = inbox.next(), if connected => match frame {
-                    Ok(frame) => self.on_frame(&frame).await,
-                    Err(error) => {
-                        connected = false;
-                        let cause = format!("the connection to the CRM is lost: {error}");
-                        self.end(Some(self.failure(Step::Running, cause))).await;
-                    }
+                word = link.next() => match word {
+                    Word::Frame(Ok(frame)) => self.on_frame(link, crm, &frame).await,
+                    Word::Frame(Err(error)) => self.lose(link, crm, &error.to_string()),
+                    Word::Connected(connection) => link.connected(connection),
                 },
+                // Last: what has come while this process stood still was said in time.
+                () = sleep_until(lease_over), if self.state < State::TearingDown => {
+                    let lease_s = self.lease.as_secs();
+                    let cause = format!("nothing was heard from the site's CRM for {lease_s} s");
+                    self.end(Some(self.failure(Step::Running, cause))).await;
+                }
             }
         }
     }
 
-    async fn on_frame(&mut self, frame: &Frame) {
+    async fn on_frame<R: Redial>(&mut self, link: &mut Link<R::Stream>, crm: &R, frame: &Frame) {
+        if frame.kind == Kind::Reply && std::mem::take(&mut self.returning) {
+            return self.let_in(link, crm, frame).await;
+        }
+        self.heard().await;
+        let asker = Asker { line: self.voice.line(), correlation: frame.correlation };
         let request = match (frame.kind, read::<Request>(frame)) {
             (Kind::Request | Kind::Notice, Ok(request)) => request,
             (Kind::Request, Err(error)) => {
                 let why = error.to_string().into();
-                return self.reply(frame.correlation, &Reply::Refused(Refusal::Malformed { why }));
+                return self.reply(asker, &Reply::Refused(Refusal::Malformed { why }));
             }
             (kind, _) => return tracing::warn!("a {kind:?} of the CRM makes no sense here; ignored"),
         };
+        self.on_request(asker, request).await;
+    }
+
+    async fn on_request(&mut self, asker: Asker, request: Request) {
         match request {
             Request::GetStatus => {
                 let since_s = self.since.elapsed().as_secs();
                 let commands = (self.commands.len() - self.ended.len()) as u32;
-                self.reply(frame.correlation, &Reply::Status { state: self.state, since_s, commands });
+                self.reply(asker, &Reply::Status { state: self.state, since_s, commands });
             }
             Request::OutputSaved { job, stream, upto } => self.output_saved(job, stream, upto),
             Request::Resend { job } => self.resend(job),
             Request::ExitSaved { job } => self.exit_saved(job),
             Request::Beat => self.notice(&Notice::Beat),
-            Request::Shape(rates) => self.begin_shape(frame.correlation, &rates).await,
-            Request::Signal { job, signal } => self.signal(frame.correlation, job, signal),
-            Request::Shutdown if self.state == State::Gone => self.reply(frame.correlation, &Reply::Done),
+            Request::Shape(rates) => self.begin_shape(asker, rates).await,
+            Request::Signal { job, signal } => self.signal(asker, job, signal),
+            Request::Shutdown if self.state == State::Gone => self.reply(asker, &Reply::Done),
             Request::Shutdown => {
-                self.enders.push(frame.correlation);
+                self.enders.push(asker);
                 self.end(None).await;
             }
             request => {
-                self.waiting.push_back((frame.correlation, request));
+                self.waiting.push_back((asker, request));
                 self.advance().await;
             }
         }
@@ -258,8 +301,7 @@ impl Handler {
                 self.setup_failed(self.failure(Step::GetKeys, cause)).await;
             }
             // Those of an operation that the end has overtaken were answered then.
-            Done::Installed { correlation, .. } | Done::Served { correlation, .. }
-                if self.busy != Some(correlation) => {}
+            Done::Installed { asker, .. } | Done::Served { asker, .. } if self.busy != Some(asker) => {}
             Done::Installed { result: Ok(joined), .. } => {
                 self.joined = Some(joined);
                 self.finish(Event::RingInstalled, &Reply::Done).await;
@@ -269,6 +311,7 @@ impl Handler {
             }
             Done::Served { result: Ok(()), .. } => self.finish(Event::ServicesAnswer, &Reply::Done).await,
             Done::Served { result: Err(failure), .. } => self.fail(self.placed(failure)).await,
+            Done::CommandBegun { job, result } => self.command_begun(job, result),
             Done::CommandEnded { job, kept_bytes } => self.keep_ended(job, kept_bytes),
             Done::CommandOver(job) => {
                 self.commands.remove(&job);
@@ -283,16 +326,16 @@ impl Handler {
     /// The operation in hand succeeded.
     async fn finish(&mut self, event: Event, reply: &Reply) {
         self.step(event, None).await;
-        if let Some(correlation) = self.busy.take() {
-            self.reply(correlation, reply);
+        if let Some(asker) = self.busy.take() {
+            self.reply(asker, reply);
         }
         self.advance().await;
     }
 
     /// The operation in hand failed and changed nothing that cannot be repeated.
     async fn fail(&mut self, failure: Failure) {
-        if let Some(correlation) = self.busy.take() {
-            self.reply(correlation, &Reply::Failed(failure));
+        if let Some(asker) = self.busy.take() {
+            self.reply(asker, &Reply::Failed(failure));
         }
         self.advance().await;
     }
@@ -302,8 +345,8 @@ impl Handler {
             return;
         }
         let failure = self.placed(failure);
-        if let Some(correlation) = self.busy.take() {
-            self.reply(correlation, &Reply::Failed(failure.clone()));
+        if let Some(asker) = self.busy.take() {
+            self.reply(asker, &Reply::Failed(failure.clone()));
         }
         self.cause.get_or_insert_with(|| failure.clone());
         self.step(Event::SandboxFailed, Some(failure)).await;
@@ -321,8 +364,8 @@ impl Handler {
         let cause = self.cause.clone();
         self.step(Event::SandboxRemoved, None).await;
         self.notice(&Notice::Gone { dirty: dirty.clone(), cause: cause.clone() });
-        for correlation in std::mem::take(&mut self.enders) {
-            self.reply(correlation, &Reply::Done);
+        for asker in std::mem::take(&mut self.enders) {
+            self.reply(asker, &Reply::Done);
         }
         self.ending = Some(Ending::Confirmed { dirty, cause });
     }
@@ -375,13 +418,13 @@ impl Handler {
     /// Nobody who asked is left without an answer.
     fn refuse_waiting(&mut self) {
         self.stop_shaping();
-        if let Some(correlation) = self.busy.take() {
+        if let Some(asker) = self.busy.take() {
             let failure = self.failure(Step::End, "the sandbox was ended meanwhile");
-            self.reply(correlation, &Reply::Failed(failure));
+            self.reply(asker, &Reply::Failed(failure));
         }
-        for (correlation, _) in std::mem::take(&mut self.waiting) {
+        for (asker, _) in std::mem::take(&mut self.waiting) {
             let refusal = Refusal::WrongState { what: "this".into(), state: "going down".into() };
-            self.reply(correlation, &Reply::Refused(refusal));
+            self.reply(asker, &Reply::Refused(refusal));
         }
     }
 
@@ -391,18 +434,18 @@ impl Handler {
 
     /// With site and node, so that the user sees where.
     fn placed(&self, failure: Failure) -> Failure {
-        let failure = failure.at_node(&self.node);
+        let failure = failure.at_node(&self.arrive.node);
         match &self.setup {
             Some(setup) => failure.at_site(&setup.setup.host.site),
             None => failure,
         }
     }
 
-    fn reply(&mut self, correlation: u64, reply: &Reply) {
-        self.unheard |= self.outbox.post(Kind::Reply, correlation, reply).is_err();
+    fn reply(&mut self, asker: Asker, reply: &Reply) {
+        self.unheard |= !self.voice.reply(asker, reply);
     }
 
     fn notice(&mut self, notice: &Notice) {
-        self.unheard |= self.outbox.post(Kind::Notice, 0, notice).is_err();
+        self.unheard |= !self.voice.notice(notice);
     }
 }

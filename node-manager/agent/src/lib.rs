@@ -18,4 +18,5 @@ pub mod setup;
 pub mod start;
 pub mod tail;
 pub mod variables;
+pub mod voice;
 pub mod work;

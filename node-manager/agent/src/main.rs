@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use node_agent::connection::arrive;
+use node_agent::connection::{Crm, arrival};
 use node_agent::handler::{Ending, serve};
 use node_agent::monitor::{Monitor, MonitorError, Said};
 use node_agent::start::Handed;
@@ -43,15 +43,15 @@ fn run() -> anyhow::Result<()> {
         let (monitor, welcome) = tokio::time::timeout(MEET_TIME, Monitor::meet(operations))
             .await
             .context("the monitor says nothing")??;
-        let crm = invocation.crm;
+        let crm = Crm::new(invocation.crm, welcome.crm_pin)?;
+        let arrive = arrival(invocation.token, &welcome)?;
         let connection = tokio::select! {
-            connection = arrive(&invocation, &welcome) => {
-                connection.with_context(|| format!("cannot join the site's CRM at {crm}"))?
+            connection = crm.arrive(&arrive) => {
+                connection.with_context(|| format!("cannot join the site's CRM at {}", invocation.crm))?
             }
             said = ended(&monitor) => return Err(said),
         };
-        let node = welcome.node_name.parse().context("the node's name")?;
-        anyhow::Ok(serve(connection, monitor, node, welcome.uid).await)
+        anyhow::Ok(serve(connection, crm, monitor, arrive).await)
     })?;
     // A task that hangs in a directory service must not keep the pilot alive.
     runtime.shutdown_background();

@@ -8,13 +8,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use protocol::connection::Outbox;
-use protocol::frame::Kind;
 use protocol::limits::CLASSES_MAX;
 use protocol::node::{ClassUse, Notice};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::voice::Voice;
 
 const PERIOD: Duration = Duration::from_secs(1);
 /// The name of every sandbox's interface.
@@ -89,9 +89,9 @@ impl Counters {
     }
 }
 
-/// Tells the CRM, until its connection or the sandbox's network is gone. `start` is the moment
+/// Tells the CRM, until the sandbox's network is gone. `start` is the moment
 /// from which the agent's own clock counts.
-pub async fn report(mut counters: Counters, outbox: Outbox, start: Instant) {
+pub async fn report(mut counters: Counters, voice: Voice, start: Instant) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -101,9 +101,7 @@ pub async fn report(mut counters: Counters, outbox: Outbox, start: Instant) {
             Ok(classes) => classes,
             Err(error) => return tracing::warn!("the sandbox's counters cannot be read any more: {error}"),
         };
-        if outbox.post_wait(Kind::Notice, 0, &Notice::Used { at_ms, classes }).await.is_err() {
-            return;
-        }
+        voice.tell(voice.line(), &Notice::Used { at_ms, classes }).await;
     }
 }
 

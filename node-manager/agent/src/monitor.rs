@@ -60,6 +60,11 @@ impl Monitor {
         self.send(&Request::TearDown).await
     }
 
+    /// The CRM was heard.
+    pub async fn heard(&self) -> Result<(), MonitorError> {
+        self.send(&Request::Heard).await
+    }
+
     async fn send(&self, request: &Request) -> Result<(), MonitorError> {
         self.socket.send(&request.encode(), &[]).await.map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => MonitorError::Gone,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use grant::{GRANT_LEN, Grant, RATES_LEN};
@@ -47,6 +48,8 @@ pub struct CheckedSetup {
     pub rates: Option<CheckedRates>,
     /// The login name inside, from the grant.
     pub user: UserName,
+    /// How long the CRM may be silent, from the grant.
+    pub lease: Duration,
 }
 
 impl CheckedSetup {
@@ -76,7 +79,8 @@ impl CheckedSetup {
             let why = format!("variable {name} holds a control character, which no ssh login can be given");
             return Err(malformed(&why));
         }
-        Ok(Self { setup, grant, signature, rates, user })
+        let lease = Duration::from_secs(granted.lease_s.into());
+        Ok(Self { setup, grant, signature, rates, user, lease })
     }
 }
 

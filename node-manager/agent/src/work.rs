@@ -17,6 +17,7 @@ use crate::render::environment::Variables;
 use crate::render::ssh;
 use crate::services::{OWN_COMMANDS, Services};
 use crate::setup::{self, CheckedSetup, Prepared};
+use crate::voice::Asker;
 
 /// Numbers of own commands that one RUN may use.
 const OWN_COMMANDS_PER_RUN: u64 = 1 << 16;
@@ -50,11 +51,16 @@ pub enum Done {
         result: Result<Prepared, Text>,
     },
     Installed {
-        correlation: u64,
+        asker: Asker,
         result: Result<Joined, (FileId, InitError)>,
     },
     Served {
-        correlation: u64,
+        asker: Asker,
+        result: Result<(), Failure>,
+    },
+    /// It started, or it did not.
+    CommandBegun {
+        job: JobId,
         result: Result<(), Failure>,
     },
     /// Its end was told; so many bytes of its output wait to be saved.
@@ -80,9 +86,9 @@ pub async fn prepared(preparing: JoinHandle<PrepareResult>, init: Init, results:
 }
 
 /// SET_KEYS: writes every file that follows from the ring.
-pub async fn install(sandbox: Sandbox, joined: Joined, correlation: u64, results: UnboundedSender<Done>) {
+pub async fn install(sandbox: Sandbox, joined: Joined, asker: Asker, results: UnboundedSender<Done>) {
     let result = setup::install(&sandbox.init, &sandbox.keys, &joined.ring, &joined.variables).await;
-    let _ = results.send(Done::Installed { correlation, result: result.map(|()| joined) });
+    let _ = results.send(Done::Installed { asker, result: result.map(|()| joined) });
 }
 
 /// RUN: starts the services and proves them. `run` counts the RUNs of this sandbox.

@@ -2,31 +2,31 @@
 
 use std::sync::Arc;
 
-use protocol::frame::Kind;
 use protocol::ids::JobId;
 use protocol::job::{Command, Stream};
 use protocol::keys::KeyRing;
 use protocol::limits::{ENDED_BYTES_MAX, ENDED_MAX};
 use protocol::node::{Reply, Request, Setup};
-use protocol::refusal::{Refusal, Step};
+use protocol::refusal::{Failure, Refusal, Step};
 
 use super::Handler;
 use crate::command::{Start, Wishes};
 use crate::lifecycle::{self, Event, WrongState};
 use crate::setup::{self, CheckedSetup};
 use crate::variables::{self, Surroundings};
+use crate::voice::Asker;
 use crate::work::{self, Done};
 
 impl Handler {
     /// Begins what waits, as long as nothing is being done.
     pub(super) async fn advance(&mut self) {
         while self.busy.is_none() {
-            let Some((correlation, request)) = self.waiting.pop_front() else { return };
-            self.begin(correlation, request).await;
+            let Some((asker, request)) = self.waiting.pop_front() else { return };
+            self.begin(asker, request).await;
         }
     }
 
-    async fn begin(&mut self, correlation: u64, request: Request) {
+    async fn begin(&mut self, asker: Asker, request: Request) {
         let (event, name) = match &request {
             Request::Setup(_) => (Event::SetupRequested, "SETUP"),
             Request::GetKeys => (Event::KeysAsked, "GET_KEYS"),
@@ -36,40 +36,41 @@ impl Handler {
         };
         // A step that is refused changes nothing, so the message may be looked at in between.
         if let Err(wrong) = lifecycle::step(self.state, event) {
-            return self.reply(correlation, &Reply::Refused(wrong_state(name, wrong)));
+            return self.reply(asker, &Reply::Refused(wrong_state(name, wrong)));
         }
         let outcome = match request {
-            Request::Setup(setup) => self.begin_setup(correlation, setup).await,
-            Request::GetKeys => self.tell_keys(correlation),
-            Request::SetKeys(ring) => self.install(correlation, ring),
-            Request::Run => self.start_services(correlation),
-            Request::Exec { job, command } => self.start_command(correlation, job, command),
+            Request::Setup(setup) => self.begin_setup(asker, setup).await,
+            Request::GetKeys => self.tell_keys(asker),
+            Request::SetKeys(ring) => self.install(asker, ring),
+            Request::Run => self.start_services(asker),
+            Request::Exec { job, command } => self.start_command(asker, job, command),
             // Answered where they came in.
             _ => Ok(()),
         };
         if let Err(refusal) = outcome {
-            self.reply(correlation, &Reply::Refused(refusal));
+            self.reply(asker, &Reply::Refused(refusal));
         }
     }
 
-    async fn begin_setup(&mut self, correlation: u64, setup: Setup) -> Result<(), Refusal> {
+    async fn begin_setup(&mut self, asker: Asker, setup: Setup) -> Result<(), Refusal> {
         let setup = Arc::new(CheckedSetup::new(setup)?);
-        let uid = self.uid;
+        let uid = self.arrive.uid;
         self.preparing = Some(tokio::task::spawn_blocking(move || setup::prepare(uid)));
+        self.lease = setup.lease;
         self.setup = Some(setup);
-        self.busy = Some(correlation);
+        self.busy = Some(asker);
         self.step(Event::SetupRequested, None).await;
         Ok(())
     }
 
-    fn tell_keys(&mut self, correlation: u64) -> Result<(), Refusal> {
+    fn tell_keys(&mut self, asker: Asker) -> Result<(), Refusal> {
         let sandbox = self.sandbox.as_ref().ok_or_else(not_built)?;
         let keys = Reply::Keys(sandbox.keys.public());
-        self.reply(correlation, &keys);
+        self.reply(asker, &keys);
         Ok(())
     }
 
-    fn install(&mut self, correlation: u64, ring: KeyRing) -> Result<(), Refusal> {
+    fn install(&mut self, asker: Asker, ring: KeyRing) -> Result<(), Refusal> {
         let (Some(sandbox), Some(setup)) = (&self.sandbox, &self.setup) else { return Err(not_built()) };
         setup::check_ring(&ring, setup, &sandbox.keys)?;
         let surroundings = Surroundings {
@@ -80,40 +81,41 @@ impl Handler {
         };
         let variables = variables::standard(surroundings, &ring).ok_or_else(not_built)?;
         let joined = work::Joined { ring: Arc::new(ring), variables: Arc::new(variables) };
-        self.busy = Some(correlation);
-        self.tasks.spawn(work::install(sandbox.clone(), joined, correlation, self.results.clone()));
+        self.busy = Some(asker);
+        self.tasks.spawn(work::install(sandbox.clone(), joined, asker, self.results.clone()));
         Ok(())
     }
 
-    fn start_services(&mut self, correlation: u64) -> Result<(), Refusal> {
+    fn start_services(&mut self, asker: Asker) -> Result<(), Refusal> {
         let (Some(sandbox), Some(setup), Some(joined)) = (&self.sandbox, &self.setup, &self.joined) else {
             return Err(not_built());
         };
-        self.busy = Some(correlation);
+        self.busy = Some(asker);
         let run = work::serve(sandbox.clone(), setup.clone(), joined.clone(), self.runs);
         let results = self.results.clone();
         self.tasks.spawn(async move {
-            let _ = results.send(Done::Served { correlation, result: run.await });
+            let _ = results.send(Done::Served { asker, result: run.await });
         });
         self.runs += 1;
         Ok(())
     }
 
-    fn start_command(&mut self, correlation: u64, job: JobId, command: Command) -> Result<(), Refusal> {
+    fn start_command(&mut self, asker: Asker, job: JobId, command: Command) -> Result<(), Refusal> {
         let (Some(sandbox), Some(setup), Some(joined)) = (&self.sandbox, &self.setup, &self.joined) else {
             return Err(not_built());
         };
         command.check()?;
         work::check_job(job)?;
         if !self.started.insert(job) {
-            self.reply(correlation, &Reply::Done);
+            self.start_again(asker, job);
             return Ok(());
         }
+        self.starting.insert(job, asker);
         let wishes = Wishes::default();
         let start = Start {
             init: sandbox.init.clone(),
-            outbox: self.outbox.clone(),
-            correlation,
+            voice: self.voice.clone(),
+            line: asker.line,
             job,
             host: setup.setup.host.clone(),
             environment: variables::of_command(&joined.variables, job, &command.variables),
@@ -124,15 +126,34 @@ impl Handler {
         self.commands.insert(job, wishes);
         let results = self.results.clone();
         self.tasks.spawn(async move {
-            // A connection that is over is noticed by whoever reads from it.
-            if let Ok(Some(ended)) = start.run().await {
+            let begun = |result| drop(results.send(Done::CommandBegun { job, result }));
+            if let Ok(Some(ended)) = start.run(begun).await {
                 let _ = results.send(Done::CommandEnded { job, kept_bytes: ended.bytes() });
-                let _ = ended.keep().await;
+                ended.keep().await;
             } else {
                 let _ = results.send(Done::CommandOver(job));
             }
         });
         Ok(())
+    }
+
+    /// It was asked for before, and the answer may not have been heard.
+    fn start_again(&mut self, asker: Asker, job: JobId) {
+        if let Some(before) = self.starting.get_mut(&job) {
+            *before = asker;
+            return;
+        }
+        let reply = self.not_started.get(&job).cloned().map_or(Reply::Done, Reply::Failed);
+        self.reply(asker, &reply);
+    }
+
+    pub(super) fn command_begun(&mut self, job: JobId, result: Result<(), Failure>) {
+        if let Err(failure) = &result {
+            self.not_started.insert(job, failure.clone());
+        }
+        if let Some(asker) = self.starting.remove(&job) {
+            self.reply(asker, &result.map_or_else(Reply::Failed, |()| Reply::Done));
+        }
     }
 
     pub(super) fn output_saved(&mut self, job: JobId, stream: Stream, upto: u64) {
@@ -166,16 +187,16 @@ impl Handler {
         }
     }
 
-    pub(super) fn signal(&mut self, correlation: u64, job: JobId, signal: u8) {
+    pub(super) fn signal(&mut self, asker: Asker, job: JobId, signal: u8) {
         let known = self.started.contains(&job);
         let Some(sandbox) = self.sandbox.as_ref().filter(|_| known) else {
-            return self.reply(correlation, &Reply::Done);
+            return self.reply(asker, &Reply::Done);
         };
-        let (init, outbox) = (sandbox.init.clone(), self.outbox.clone());
+        let (init, voice) = (sandbox.init.clone(), self.voice.clone());
         let failure = self.failure(Step::Running, "");
         self.tasks.spawn(async move {
             let reply = work::signal(init, job, signal, failure).await;
-            let _ = outbox.post_wait(Kind::Reply, correlation, &reply).await;
+            voice.reply_wait(asker, &reply).await;
         });
     }
 }

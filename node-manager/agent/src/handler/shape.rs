@@ -15,6 +15,7 @@ use super::requests::wrong_state;
 use crate::lifecycle::{self, Event};
 use crate::meter::{self, Counters};
 use crate::setup::{CheckedRates, build_failure};
+use crate::voice::Asker;
 use crate::work::Done;
 
 /// How long an address may stay taken by the sandbox that had it before.
@@ -24,16 +25,16 @@ const ADDRESS_RETRY: Duration = Duration::from_millis(20);
 impl Handler {
     /// A request for new rates. It does not wait behind those that follow on one another: what is
     /// up goes on meanwhile.
-    pub(super) async fn begin_shape(&mut self, correlation: u64, rates: &SignedRates) {
+    pub(super) async fn begin_shape(&mut self, asker: Asker, signed: SignedRates) {
         let rates = lifecycle::step(self.state, Event::RatesReceived)
             .map_err(|wrong| wrong_state("SHAPE", wrong))
-            .and_then(|_| CheckedRates::new(rates));
+            .and_then(|_| CheckedRates::new(&signed));
         match rates {
             Ok(rates) => {
-                self.shaping.push_back(correlation);
+                self.shaping.push_back((asker, signed));
                 self.pass_rates(rates).await;
             }
-            Err(refusal) => self.reply(correlation, &Reply::Refused(refusal)),
+            Err(refusal) => self.reply(asker, &Reply::Refused(refusal)),
         }
     }
 
@@ -59,7 +60,7 @@ impl Handler {
         if self.meter.is_none() && self.state < State::TearingDown {
             match Counters::new(counters) {
                 Ok(counters) => {
-                    let report = meter::report(counters, self.outbox.clone(), self.born);
+                    let report = meter::report(counters, self.voice.clone(), self.born);
                     self.meter = Some(self.tasks.spawn(report));
                 }
                 // The rates hold all the same.
@@ -67,7 +68,10 @@ impl Handler {
             }
         }
         match self.state {
-            State::Building => self.finish(Event::SandboxBuilt, &Reply::Done).await,
+            State::Building => {
+                self.rates = self.setup.as_ref().and_then(|setup| setup.setup.rates.clone());
+                self.finish(Event::SandboxBuilt, &Reply::Done).await;
+            }
             _ => self.answer_shape(&Reply::Done),
         }
     }
@@ -93,8 +97,11 @@ impl Handler {
     }
 
     fn answer_shape(&mut self, reply: &Reply) {
-        if let Some(correlation) = self.shaping.pop_front() {
-            self.reply(correlation, reply);
+        if let Some((asker, rates)) = self.shaping.pop_front() {
+            if *reply == Reply::Done {
+                self.rates = Some(rates);
+            }
+            self.reply(asker, reply);
         }
     }
 

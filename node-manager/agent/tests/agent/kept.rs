@@ -8,7 +8,7 @@ use protocol::node::{Notice, Reply, Request, State};
 use crate::world::{World, command, shell};
 
 /// Everything said up to an end: both streams from where they begin, and the end.
-async fn hear(world: &mut World, job: JobId) -> ([(u64, Vec<u8>); 2], ExitStatus) {
+pub async fn hear(world: &mut World, job: JobId) -> ([(u64, Vec<u8>); 2], ExitStatus) {
     let mut streams = [(u64::MAX, Vec::new()), (u64::MAX, Vec::new())];
     loop {
         match world.notice().await {
@@ -33,7 +33,7 @@ async fn hear(world: &mut World, job: JobId) -> ([(u64, Vec<u8>); 2], ExitStatus
 
 /// What the agent says up to the end of another command, which it does not begin before it has
 /// told everybody what was wished; but for what is about states, and that command.
-async fn said(world: &mut World) -> Vec<Notice> {
+pub async fn said(world: &mut World) -> Vec<Notice> {
     let other = JobId(1 << 40);
     assert_eq!(world.ask(&Request::Exec { job: other, command: command(&["ring"]) }).await, Reply::Done);
     let mut notices = Vec::new();

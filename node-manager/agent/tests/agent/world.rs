@@ -9,6 +9,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use node_agent::connection::Redial;
 use node_agent::handler::{Ending, serve};
 use node_agent::monitor::Monitor;
 use node_agent::render::ssh::public_key;
@@ -22,9 +23,10 @@ use protocol::ids::{Epoch, JobId, ReservationId};
 use protocol::job::{Command, Stream};
 use protocol::keys::{KeyRing, Member, MemberKeys, PublicKey};
 use protocol::names::{AbsolutePath, EnvironmentName, HostName};
-use protocol::node::{Notice, Reply, Request, Setup, State};
+use protocol::node::{Arrive, First, Notice, Reply, Request, Setup, State, Token};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// What the stand-ins share with the test.
@@ -35,6 +37,8 @@ pub struct Seen {
     /// Rates that the monitor was asked for; a test that plays it answers them.
     pub shaped: Vec<[u8; grant::RATES_LEN]>,
     pub tear_downs: u32,
+    /// How often the monitor was told that the CRM lives.
+    pub heard: u32,
     pub spawned: Vec<u64>,
     /// What `ssh-keyscan` prints in this world.
     pub scanned: String,
@@ -49,6 +53,8 @@ pub struct World {
     pub seen: Arc<Mutex<Seen>>,
     pub agent: JoinHandle<Ending>,
     pub monitor_task: JoinHandle<()>,
+    /// Connections for an agent that dials again.
+    ways: mpsc::UnboundedSender<Connection<DuplexStream>>,
     /// Notices that came while a reply was awaited.
     notices: Vec<Notice>,
     correlation: u64,
@@ -56,6 +62,29 @@ pub struct World {
 
 pub fn pair() -> (OwnedFd, OwnedFd) {
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
+}
+
+/// The agent's way back, once the test opens one.
+#[derive(Clone)]
+struct Ways(Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Connection<DuplexStream>>>>);
+
+impl Redial for Ways {
+    type Stream = DuplexStream;
+
+    async fn dial(self) -> Connection<DuplexStream> {
+        match self.0.lock().await.recv().await {
+            Some(connection) => connection,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// The CRM's end of a connection, and the agent's.
+async fn connection() -> [Connection<DuplexStream>; 2] {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let (crm, agent) =
+        tokio::join!(greet(near, Role::Crm, &[Role::Agent]), greet(far, Role::Agent, &[Role::Crm]));
+    [crm.unwrap(), agent.unwrap()]
 }
 
 impl World {
@@ -66,14 +95,38 @@ impl World {
         let welcome = Welcome { nonce: [1; 16], crm_pin: [2; 32], uid: users_uid(), node_name: "a1".into() };
         monitor.send(&operation::Notice::Welcome(welcome).encode(), &[]).await.unwrap();
         let (agents_monitor, welcome) = Monitor::meet(theirs).await.unwrap();
-        let (near, far) = tokio::io::duplex(64 * 1024);
-        let (crm, agent) =
-            tokio::join!(greet(near, Role::Crm, &[Role::Agent]), greet(far, Role::Agent, &[Role::Crm]));
-        let node = "a1".parse().unwrap();
-        let agent = tokio::spawn(serve(agent.unwrap(), agents_monitor, node, welcome.uid));
+        let [crm, agent] = connection().await;
+        let arrive = Arrive {
+            token: Token([4; 32]),
+            nonce: welcome.nonce,
+            node: "a1".parse().unwrap(),
+            uid: welcome.uid,
+            boot_id: [5; 16],
+            version: "test".into(),
+        };
+        let (ways, opened) = mpsc::unbounded_channel();
+        let opened = Ways(Arc::new(tokio::sync::Mutex::new(opened)));
+        let agent = tokio::spawn(serve(agent, opened, agents_monitor, arrive));
         let seen = Arc::new(Mutex::new(Seen::default()));
         let monitor_task = tokio::spawn(play_monitor(monitor.clone(), seen.clone(), answers));
-        Self { crm: crm.unwrap(), monitor, seen, agent, monitor_task, notices: Vec::new(), correlation: 0 }
+        Self { crm, monitor, seen, agent, monitor_task, ways, notices: Vec::new(), correlation: 0 }
+    }
+
+    /// Breaks the connection, opens another, and returns what the agent says first there.
+    pub async fn reconnect(&mut self) -> First {
+        let [crm, agent] = connection().await;
+        self.crm = crm;
+        self.notices.clear();
+        self.correlation = 0;
+        assert!(self.ways.send(agent).is_ok());
+        let frame = self.crm.inbox.next().await.unwrap();
+        assert_eq!((frame.kind, frame.correlation), (Kind::Request, 1));
+        read(&frame).unwrap()
+    }
+
+    /// The answer to that.
+    pub fn answer(&mut self, reply: &Reply) {
+        self.crm.outbox.post(Kind::Reply, 1, reply).unwrap();
     }
 
     /// An agent in this state.
@@ -248,7 +301,6 @@ pub fn shell(script: &str) -> Command {
 async fn play_monitor(socket: Arc<SeqPacket>, seen: Arc<Mutex<Seen>>, answers: bool) {
     while let Ok(Some(Datagram { bytes, .. })) = socket.receive(operation::RECORD_BYTES_MAX).await {
         let (notice, descriptor) = match operation::Request::decode(&bytes).unwrap() {
-            operation::Request::Heard => continue,
             operation::Request::Build { .. } => {
                 seen.lock().unwrap().builds += 1;
                 if !answers {
@@ -267,6 +319,10 @@ async fn play_monitor(socket: Arc<SeqPacket>, seen: Arc<Mutex<Seen>>, answers: b
             }
             operation::Request::Shape { rates, .. } => {
                 seen.lock().unwrap().shaped.push(rates);
+                continue;
+            }
+            operation::Request::Heard => {
+                seen.lock().unwrap().heard += 1;
                 continue;
             }
             operation::Request::Status => (operation::Notice::State(operation::State::Idle), None),
