@@ -17,3 +17,4 @@ mod machines;
 mod refusals;
 mod reservations;
 mod slurm;
+mod users;

@@ -20,4 +20,5 @@ pub mod site;
 pub mod state;
 pub mod storm;
 pub mod tight;
+pub mod users;
 pub mod world;
