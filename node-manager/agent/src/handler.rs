@@ -230,8 +230,10 @@ impl Handler {
             Request::Beat => self.notice(&Notice::Beat),
             Request::Shape(rates) => self.begin_shape(asker, rates).await,
             Request::Signal { job, signal } => self.signal(asker, job, signal),
-            Request::Shutdown if self.state == State::Gone => self.reply(asker, &Reply::Done),
-            Request::Shutdown => {
+            Request::Shutdown | Request::End { .. } if self.state == State::Gone => {
+                self.reply(asker, &Reply::Done);
+            }
+            Request::Shutdown | Request::End { .. } => {
                 self.enders.push(asker);
                 self.end(None).await;
             }
