@@ -245,8 +245,15 @@ impl Coordinator {
         let limits = &self.settings.limits;
         let shares = planned.shares.iter().map(|share| (&share.site, share.members));
         let wanted = Use::of(planned.window, shares, &planned.rates);
-        let live = self.users.get(user).into_iter().flat_map(|user| &user.live);
-        let others: Vec<Use> = live
+        let live = || self.users.get(user).into_iter().flat_map(|user| &user.live);
+        if limits.sites.is_empty() && limits.rate_kbit == u64::MAX {
+            // The common case, without a look at any window: all together are not too many.
+            let all = live().filter_map(|id| self.reservations.get(id)).map(members).sum::<u64>();
+            if all + wanted.sites.values().sum::<u64>() <= limits.nodes.into() {
+                return Ok(());
+            }
+        }
+        let others: Vec<Use> = live()
             .filter(|id| Some(**id) != instead)
             .filter_map(|id| used(self.reservations.get(id)?, self.now))
             .filter(|other| other.overlaps(&wanted))
@@ -280,6 +287,13 @@ impl Coordinator {
         }
         Ok(())
     }
+}
+
+/// The most members that a reservation has or is being asked for.
+fn members(reservation: &Reservation) -> u64 {
+    let has: u64 = reservation.parts.iter().map(|part| u64::from(part.members)).sum();
+    let shares = reservation.attempt.iter().flat_map(|attempt| &attempt.shares);
+    has.max(shares.map(|share| u64::from(share.members)).sum())
 }
 
 /// What a reservation has or is being asked for; nothing, while it waits and when it is over.
