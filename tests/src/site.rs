@@ -49,6 +49,9 @@ pub fn grc_config(state: &State, account: &Account) -> String {
     text
 }
 
+/// Short, so that a test of silence does not take long.
+pub const LEASE_S: u32 = 5;
+
 /// `crm.toml` of one site with its nodes behind the site's batch system.
 pub fn crm_config(state: &State, site: u32) -> String {
     let name = site_name(site);
@@ -64,6 +67,9 @@ prefix_len = 16
 gateway = "{gateway}"
 mtu = 1500
 driver = "{driver}"
+
+[times]
+lease_s = {LEASE_S}
 
 "#,
         state_directory = quoted(&state.path(&format!("state/crm-{name}"))),
@@ -89,7 +95,12 @@ fn embedded_table(state: &State, site: u32) -> String {
         let mut start = node.enter();
         let drop = ["setpriv", "--reuid={uid}", "--regid={gid}", "--init-groups", "--inh-caps=-all", "--"];
         start.extend(drop.map(String::from));
-        let _ = write!(text, "\n[[batch.node]]\nname = \"{}\"\nslots = 4\nstart = {start:?}\n", node.name);
+        let members = if state.plan.batch.alone { 1 } else { 4 };
+        let _ = write!(
+            text,
+            "\n[[batch.node]]\nname = \"{}\"\nslots = 4\nmembers = {members}\nstart = {start:?}\n",
+            node.name
+        );
     }
     text
 }
