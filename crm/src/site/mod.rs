@@ -32,6 +32,7 @@ mod jobs;
 mod moves;
 mod restore;
 mod shaping;
+mod verdict;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -103,6 +104,7 @@ pub struct Site {
     /// Highest version of a reservation that is over here.
     fences: BTreeMap<ReservationId, Version>,
     deadlines: BTreeSet<(Duration, PilotId)>,
+    verdicts: verdict::Verdicts,
     connected: bool,
     closing: bool,
     published: Option<Offer>,
@@ -129,6 +131,7 @@ impl Site {
             leftovers: BTreeMap::new(),
             fences: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            verdicts: verdict::Verdicts::default(),
             connected: false,
             closing: false,
             published: None,
@@ -172,7 +175,7 @@ impl Site {
         let bookings = self.wakes.first().map(|(at, _)| *at);
         let reports = (self.connected && (self.offer_changed || !self.progressed.is_empty()))
             .then(|| self.published_at + REPORT_INTERVAL);
-        [pilots, bookings, reports].into_iter().flatten().min()
+        [pilots, bookings, reports, self.verdicts.next_deadline()].into_iter().flatten().min()
     }
 
     /// Whether this pilot may arrive: it was submitted, did not arrive yet, and runs as the
@@ -325,5 +328,6 @@ impl Site {
             self.wakes.pop_first();
             self.on_wake(reservation);
         }
+        self.pass_old_verdicts();
     }
 }

@@ -270,7 +270,7 @@ impl Handler {
                     self.cause.get_or_insert(self.failure(Step::Running, reason.sentence()));
                 }
                 // What is left over is said to who asks.
-                self.end(None).await;
+                self.end(self.cause.clone()).await;
             }
             Ok(Said::Other(operation::Notice::State(_) | operation::Notice::Welcome(_))) => {}
             // These are always what they are called.
