@@ -23,8 +23,18 @@ const TURN_UP_TIME: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub enum Command {
     Submit(BatchJob),
-    Cancel { pilot: PilotId },
-    Sweep { pilot: PilotId, node: NodeName, account: Account },
+    Cancel {
+        pilot: PilotId,
+    },
+    /// A pilot that was submitted before a restart: its end is to be said.
+    Watch {
+        pilot: PilotId,
+    },
+    Sweep {
+        pilot: PilotId,
+        node: NodeName,
+        account: Account,
+    },
 }
 
 /// A pilot that the system has, as far as we know.
@@ -94,6 +104,19 @@ impl<B: Batch> Task<B> {
                     }
                 };
                 self.cancel(pilots).await;
+                return next;
+            }
+            Command::Watch { pilot } => {
+                let mut pilots = vec![pilot];
+                let next = loop {
+                    match commands.try_recv() {
+                        Ok(Command::Watch { pilot }) => pilots.push(pilot),
+                        Ok(other) => break Some(other),
+                        Err(_) => break None,
+                    }
+                };
+                self.known.extend(pilots.into_iter().map(|pilot| (pilot, Known::default())));
+                self.look().await;
                 return next;
             }
             Command::Sweep { pilot, node, account } => {
