@@ -33,6 +33,7 @@ mod jobs;
 mod moves;
 mod restore;
 mod shaping;
+mod verdict;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -107,6 +108,7 @@ pub struct Site {
     /// By which certificate the agents of pilots are known.
     pins: BTreeMap<Pin, PilotId>,
     deadlines: BTreeSet<(Duration, PilotId)>,
+    verdicts: verdict::Verdicts,
     connected: bool,
     closing: bool,
     published: Option<Offer>,
@@ -134,6 +136,7 @@ impl Site {
             fences: BTreeMap::new(),
             pins: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            verdicts: verdict::Verdicts::default(),
             connected: false,
             closing: false,
             published: None,
@@ -180,7 +183,7 @@ impl Site {
         let bookings = self.wakes.first().map(|(at, _)| *at);
         let reports = (self.connected && (self.offer_changed || !self.progressed.is_empty()))
             .then(|| self.published_at + REPORT_INTERVAL);
-        [pilots, bookings, reports].into_iter().flatten().min()
+        [pilots, bookings, reports, self.verdicts.next_deadline()].into_iter().flatten().min()
     }
 
     /// Whether this pilot may arrive: it was submitted, did not arrive yet, and runs as the
@@ -350,5 +353,6 @@ impl Site {
             self.wakes.pop_first();
             self.on_wake(reservation);
         }
+        self.pass_old_verdicts();
     }
 }
