@@ -147,6 +147,7 @@ impl Site {
                 let lead = self.settings.lead.max(capabilities.lead);
                 self.offer_changed |= lead != self.settings.lead;
                 self.settings.lead = lead;
+                self.set_reserves_ahead(capabilities.reserves_ahead);
             }
             News::Answers(_) => {}
         }
