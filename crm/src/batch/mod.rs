@@ -7,10 +7,13 @@
 mod commands;
 pub mod embedded;
 mod ending;
+mod files;
 mod grid_engine;
+mod host_script;
 mod ledger;
 mod names;
 mod notes;
+mod pbs;
 mod process;
 mod run;
 mod slurm;
@@ -18,7 +21,7 @@ mod slurm;
 use std::future::Future;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use protocol::names::NodeName;
 use tokio::sync::mpsc;
 
@@ -108,8 +111,8 @@ pub fn start(
             let grid_engine = grid_engine::GridEngine::new(config)?;
             tokio::spawn(run(Arc::new(grid_engine), commands, events));
         }
-        system @ System::Pbs => {
-            bail!("batch system {} is not in this build", system.name())
+        System::Pbs => {
+            tokio::spawn(run(Arc::new(pbs::Pbs::new(config)?), commands, events));
         }
     }
     Ok(())
