@@ -24,7 +24,7 @@ use exit_code::Ending;
 use guardian::Guardian;
 use tether::{Exit, Tether};
 
-/// How long the NodeManager may take to come down once asked.
+/// How long the NodeManager may take to come down once asked, before that is said.
 const END_TIME: Duration = Duration::from_secs(10);
 /// How long a sweep may take.
 const SWEEP_TIME: Duration = Duration::from_secs(10);
@@ -97,6 +97,7 @@ fn block_signals() -> Result<SignalFd, Errno> {
 fn watch(tether: &Tether, signals: &SignalFd, guardian: Option<&Guardian>) -> Ending {
     let mut asked: Option<(&'static str, Instant)> = None;
     let mut tethered = true;
+    let mut complained = false;
     loop {
         if let Some(exit) = tether.ended() {
             return match (exit, asked) {
@@ -106,9 +107,13 @@ fn watch(tether: &Tether, signals: &SignalFd, guardian: Option<&Guardian>) -> En
                 (_, None) => Ending::Finished,
             };
         }
-        let left = asked.map(|(_, since)| END_TIME.saturating_sub(since.elapsed()));
-        if let (Some((signal, _)), Some(Duration::ZERO)) = (asked, left) {
-            return Ending::Overdue { signal, seconds: END_TIME.as_secs() };
+        let left = asked.map(|(_, since)| END_TIME.saturating_sub(since.elapsed())).filter(|_| !complained);
+        if left == Some(Duration::ZERO) {
+            // Whoever ended now would have the batch system kill or lose the rest.
+            complained = true;
+            let seconds = END_TIME.as_secs();
+            eprintln!("gridpilot launcher: the NodeManager is not down after {seconds} s; still waiting");
+            continue;
         }
         // A closed tether stays readable, so it is watched once; SIGCHLD may have been lost.
         let reap = (!tethered).then_some(REAP_INTERVAL);

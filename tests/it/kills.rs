@@ -10,8 +10,8 @@ fn end_in_every_way(bed: Bed) {
     let Some(plan) = plan_with(bed.systems(), plan(1, nodes_for(&endings))) else { return };
     let mut world = TestGrid::up(plan);
     let mut table = Table::default();
-    let reports = round::round(&mut world.grid, bed, &endings);
-    table.add(bed, &reports.unwrap_or_else(|error| panic!("{error:#}")));
+    let outcome = round::round(&mut world.grid, bed, &endings);
+    table.add(bed, &outcome.unwrap_or_else(|error| panic!("{error:#}")));
     announce(&table.to_string());
     assert!(table.complaints.is_empty(), "{}", table.complaints.join("\n"));
 }

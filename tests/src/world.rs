@@ -418,7 +418,7 @@ impl Grid {
     }
 
     /// The last lines of every log, for an error message.
-    pub fn log_tails(&self) -> String {
+    fn log_tails(&self) -> String {
         let mut text = String::new();
         let Ok(entries) = fs::read_dir(self.state.path("log")) else { return text };
         for entry in entries.flatten() {

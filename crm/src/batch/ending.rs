@@ -10,7 +10,6 @@ pub fn words(code: i32) -> String {
         69 => "its Launcher could not start a NodeManager",
         70 => "its NodeManager refused or failed; the node's system log says why",
         71 => "its NodeManager was killed",
-        75 => "its NodeManager did not come down in time",
         126 | 127 => "the Launcher is not on the node, or cannot be executed there",
         129..=192 => return format!("it was killed by signal {}", code - 128),
         _ => return format!("it ended with code {code}"),

@@ -21,7 +21,10 @@ impl Site {
             pilot.nonce = Some(nonce);
             pilot.boot_id = Some(boot_id);
             // A node that is configured by name keeps that, whatever its machine calls itself.
-            pilot.at = anonymous.then_some(node);
+            if anonymous {
+                // What the batch system calls it comes from there, and is what that understands.
+                pilot.at.get_or_insert(node);
+            }
         }
         let granted = self.bookings.get(&id.reservation).and_then(|booking| booking.grant.as_ref());
         let environment = granted.map(|grant| grant.part.environment.clone());
@@ -36,9 +39,17 @@ impl Site {
     }
 
     pub(super) fn on_answer(&mut self, id: PilotId, asked: Asked, reply: Reply) {
-        if let Asked::Exec(job) = asked {
-            return self.on_exec_answer(id, job, reply);
+        match (asked, reply) {
+            (Asked::Exec(job), reply) => self.on_exec_answer(id, job, reply),
+            // Something of a command does not die there: no other shall run beside it.
+            (Asked::Signal(_), Reply::Failed(failure)) => {
+                self.give_up(id, failure);
+            }
+            (asked, reply) => self.on_answer_of_step(id, asked, reply),
         }
+    }
+
+    fn on_answer_of_step(&mut self, id: PilotId, asked: Asked, reply: Reply) {
         let step = match asked {
             Asked::Setup => Step::Setup,
             Asked::GetKeys => Step::GetKeys,
@@ -137,7 +148,7 @@ impl Site {
                 if let Standing::Running { node: Some(node) } = standing
                     && anonymous
                 {
-                    pilot.at.get_or_insert(node);
+                    pilot.at = Some(node);
                 }
             }
             News::Capabilities(capabilities) => {

@@ -1,8 +1,8 @@
 //! `gridpilot-kills`: grids under real batch systems, whose pilots are ended in every way.
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -10,6 +10,7 @@ use clap::Parser;
 use gridpilot_tests::endings::table::Table;
 use gridpilot_tests::endings::{Bed, nodes_for, round};
 use gridpilot_tests::install;
+use gridpilot_tests::process::run;
 use gridpilot_tests::state::Plan;
 use gridpilot_tests::world::Grid;
 
@@ -26,6 +27,9 @@ struct Arguments {
     /// Where a grid lives meanwhile.
     #[arg(long, default_value = "/var/lib/gridpilot-kills")]
     dir: PathBuf,
+    /// Where to keep the daemons' logs.
+    #[arg(long)]
+    logs: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -47,7 +51,7 @@ fn kill(arguments: &Arguments) -> Result<()> {
         match bed.systems().missing(1).first() {
             Some(missing) => table.absent(bed, missing),
             None => {
-                let outcome = under(bed, arguments.rounds, &arguments.dir, &mut table);
+                let outcome = under(bed, arguments, &mut table);
                 failed.extend(outcome.err().map(|error| format!("{bed}: {error:#}")));
             }
         }
@@ -58,21 +62,27 @@ fn kill(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn under(bed: Bed, rounds: u32, dir: &Path, table: &mut Table) -> Result<()> {
+fn under(bed: Bed, arguments: &Arguments, table: &mut Table) -> Result<()> {
+    let Arguments { rounds, dir, logs, .. } = arguments;
     let endings = bed.endings();
-    let plan = Plan { sites: 1, nodes: nodes_for(&endings), batch: bed.systems(), ..Plan::new(dir.into()) };
+    let plan = Plan { sites: 1, nodes: nodes_for(&endings), batch: bed.systems(), ..Plan::new(dir.clone()) };
     let mut grid = Grid::up(plan, &install::programs()?, &mut |_| ())?;
     let mut outcome = Ok(());
-    for number in 1..=rounds {
+    for number in 1..=*rounds {
         let begin = Instant::now();
         match round::round(&mut grid, bed, &endings) {
-            Ok(reports) => table.add(bed, &reports),
+            Ok(outcome) => table.add(bed, &outcome),
             Err(error) => {
-                outcome = Err(error.context(format!("round {number}{}", grid.log_tails())));
+                outcome = Err(error.context(format!("round {number}")));
                 break;
             }
         }
         eprintln!("{bed}: round {number} of {rounds} took {:.1} s", begin.elapsed().as_secs_f64());
+    }
+    if let Some(logs) = logs {
+        let _ = std::fs::create_dir_all(logs);
+        let from = grid.state.path("log");
+        run(Command::new("cp").arg("-r").arg(from).arg(logs.join(bed.to_string().replace(", ", "-"))))?;
     }
     let killed = grid.down(&mut |_| ())?;
     outcome?;

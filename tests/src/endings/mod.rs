@@ -140,12 +140,25 @@ impl Ending {
         }
     }
 
-    /// How long the batch system may take until it strikes.
-    pub fn patience(self) -> Duration {
+    /// How long the batch system may take until it strikes by itself; zero where it is we who do.
+    pub fn patience(self, bed: Bed) -> Duration {
         match self {
             Self::TimeOver => crate::batch::EXPIRE_TIME,
-            Self::NodeDaemon => Duration::from_secs(3 * u64::from(crate::batch::slurm::NODE_SILENT_S)),
+            Self::NodeDaemon if self.is_deadly(bed) => {
+                Duration::from_secs(3 * u64::from(crate::batch::slurm::NODE_SILENT_S))
+            }
             _ => Duration::ZERO,
+        }
+    }
+
+    /// A word that the user must read as the reason, if he did not cause it.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::CancelledInQueue => "cancel",
+            Self::TimeOver => "time",
+            Self::One(Process::Launcher, _) => "Launcher",
+            Self::NodeDaemon => "node",
+            _ => "",
         }
     }
 

@@ -20,6 +20,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// lease may have to end.
 const OVER_TIME: Duration = Duration::from_secs(30);
 
+/// How long a node may be kept from taking jobs until it is swept: one whose daemon was dead cannot
+/// be asked earlier.
+const SWEPT_TIME: Duration = Duration::from_secs(30);
+
 /// What came of one ending.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -36,6 +40,14 @@ pub struct Report {
     pub broken: Vec<String>,
 }
 
+/// What came of a round.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub reports: Vec<Report>,
+    /// What is wrong with the grid afterwards, and cannot be said to be of one ending.
+    pub after: Vec<String>,
+}
+
 /// A struck scene that is watched.
 struct Watched<'a> {
     scene: &'a Scene,
@@ -49,6 +61,8 @@ struct Watched<'a> {
     broken: Vec<String>,
     shown: Option<String>,
     queue_has_it: bool,
+    /// Its nodes' daemons are dead and were not started again.
+    without_daemons: bool,
 }
 
 /// Everything that is asked once for all scenes.
@@ -62,9 +76,8 @@ struct Look {
 /// Tries each ending once. The grid must be of this bed and stand idle.
 ///
 /// # Errors
-/// The grid did not come so far as to be struck, or something is left that no ending can be blamed
-/// for, or a node takes no job afterwards.
-pub fn round(grid: &mut Grid, bed: Bed, endings: &[Ending]) -> Result<Vec<Report>> {
+/// The grid did not come so far as to be struck, or cannot be asked any more.
+pub fn round(grid: &mut Grid, bed: Bed, endings: &[Ending]) -> Result<Outcome> {
     let mut residue = Residue::before(grid)?;
     let queue = batch::queue(bed.system());
     let scenes = set(grid, queue, endings)?;
@@ -74,7 +87,7 @@ pub fn round(grid: &mut Grid, bed: Bed, endings: &[Ending]) -> Result<Vec<Report
         scene.strike(grid, bed).with_context(|| format!("{}: {}", scene.job, scene.ending))?;
         watched.push(Watched::new(scene, bed));
     }
-    let limit = GONE_TIME * 2 + OVER_TIME + endings.iter().map(|e| e.patience()).max().unwrap_or_default();
+    let limit = GONE_TIME * 2 + OVER_TIME + endings.iter().map(|e| e.patience(bed)).max().unwrap_or_default();
     let end = Instant::now() + limit;
     while watched.iter().any(|one| !one.is_settled()) && Instant::now() < end {
         std::thread::sleep(LOOK_EVERY);
@@ -82,16 +95,14 @@ pub fn round(grid: &mut Grid, bed: Bed, endings: &[Ending]) -> Result<Vec<Report
         for one in watched.iter_mut().filter(|one| !one.is_settled()) {
             one.look(grid, &look)?;
         }
-    }
-    let reports: Vec<Report> = watched.into_iter().map(Watched::report).collect();
-    for scene in scenes.iter().filter(|scene| scene.ending == Ending::NodeDaemon) {
-        for node in &scene.nodes {
+        for node in watched.iter_mut().flat_map(Watched::daemons_wanted) {
             queue.context("no batch system has this daemon")?.start_node(grid, node)?;
         }
     }
-    residue.expect_none(grid)?;
-    take_a_job_everywhere(grid)?;
-    Ok(reports)
+    let reports: Vec<Report> = watched.into_iter().map(Watched::report).collect();
+    let checks = [residue.expect_none(grid), take_a_job_everywhere(grid)];
+    let after = checks.into_iter().filter_map(|check| Some(format!("{:#}", check.err()?))).collect();
+    Ok(Outcome { reports, after })
 }
 
 /// Brings all jobs to where they run, each on its own nodes.
@@ -125,7 +136,15 @@ fn take_a_job_everywhere(grid: &Grid) -> Result<()> {
     let (site, count) = (site_name(SITE), grid.state.plan.nodes);
     let nodes = format!("{site}={count}");
     let words = ["submit", "--wait", "--all", "--nodes", &nodes, "--", "true"];
-    run(grid.gridpilot_as_user()?.args(words)).context("not every node takes a job afterwards")?;
+    let mut refused = None;
+    wait_until(SWEPT_TIME, || {
+        let ran = grid.gridpilot_as_user().and_then(|mut gridpilot| run(gridpilot.args(words)));
+        refused = ran.err();
+        refused.is_none()
+    });
+    if let Some(error) = refused {
+        return Err(error.context("not every node takes a job afterwards"));
+    }
     let idle =
         wait_until(OVER_TIME, || grid.pilot_processes().is_empty() && grid.batch_processes().is_empty());
     ensure!(idle, "pilots stay after the last job");
@@ -152,7 +171,7 @@ impl Look {
 impl<'a> Watched<'a> {
     fn new(scene: &'a Scene, bed: Bed) -> Self {
         let asked = Instant::now();
-        let struck = scene.ending.patience().is_zero().then_some(asked);
+        let struck = scene.ending.patience(bed).is_zero().then_some(asked);
         Self {
             scene,
             bed,
@@ -164,7 +183,16 @@ impl<'a> Watched<'a> {
             broken: Vec::new(),
             shown: None,
             queue_has_it: true,
+            without_daemons: scene.ending == Ending::NodeDaemon,
         }
+    }
+
+    /// The nodes whose daemons shall be started again now, once: what their death ended is over, and
+    /// the batch system wants them for the rest.
+    fn daemons_wanted(&mut self) -> &'a [String] {
+        let wanted = self.without_daemons && (self.clean_after.is_some() || self.left.is_some());
+        self.without_daemons &= !wanted;
+        if wanted { &self.scene.nodes } else { &[] }
     }
 
     /// Nothing more is to be learnt.
@@ -191,7 +219,7 @@ impl<'a> Watched<'a> {
             match self.struck {
                 Some(struck) if left.is_empty() => self.clean_after = Some(struck.elapsed()),
                 Some(struck) if struck.elapsed() > GONE_TIME => self.is_late(grid, left, is_over)?,
-                None if self.asked.elapsed() > scene.ending.patience() => {
+                None if self.asked.elapsed() > scene.ending.patience(self.bed) => {
                     self.is_late(grid, left, is_over)?
                 }
                 _ => {}
@@ -237,6 +265,8 @@ impl<'a> Watched<'a> {
             || cause.is_empty()
         {
             self.broken.push(format!("on {:?}, and is shown as {job_state}: {failure}", scene.nodes));
+        } else if !cause.contains(scene.ending.reason()) {
+            self.broken.push(format!("the user does not read why: {cause}"));
         }
         Ok(cause)
     }

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::round::Report;
+use super::round::Outcome;
 use super::{Bed, Ending};
+
+/// Of what users read, so much is shown.
+const SHOWN_CHARS: usize = 70;
 
 /// One line of the table.
 #[derive(Clone, Debug, Default)]
@@ -30,8 +33,9 @@ pub struct Table {
 
 impl Table {
     /// Adds a round of a bed.
-    pub fn add(&mut self, bed: Bed, reports: &[Report]) {
-        for report in reports {
+    pub fn add(&mut self, bed: Bed, outcome: &Outcome) {
+        self.complaints.extend(outcome.after.iter().map(|what| format!("{bed}: after all endings: {what}")));
+        for report in &outcome.reports {
             let line = self.lines.entry((bed.to_string(), report.ending)).or_default();
             line.rounds += 1;
             line.ran_on += u32::from(report.ran_on);
@@ -57,6 +61,12 @@ impl Table {
     }
 }
 
+/// As much of a text as a line of the table has room for.
+fn short(text: &str) -> String {
+    let first: String = text.chars().take(SHOWN_CHARS).collect();
+    if first.len() < text.len() { first + "..." } else { first }
+}
+
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -73,7 +83,7 @@ impl fmt::Display for Table {
                 line.left,
                 line.broken,
                 line.slowest.as_secs_f64(),
-                line.shown
+                short(&line.shown)
             )?;
         }
         for absent in &self.absent {

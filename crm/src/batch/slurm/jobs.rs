@@ -88,6 +88,8 @@ struct Pilot {
 
 #[derive(Debug)]
 enum Gone {
+    /// Its step is not there any more. If the whole job is ending, that says better why.
+    Suspected(Text),
     ToTell(Text),
     Told,
 }
@@ -131,8 +133,18 @@ impl Job {
     }
 
     fn end(&mut self, why: &Text) {
-        for pilot in self.pilots.iter_mut().filter(|pilot| pilot.gone.is_none()) {
+        let untold = |pilot: &&mut Pilot| matches!(pilot.gone, None | Some(Gone::Suspected(_)));
+        for pilot in self.pilots.iter_mut().filter(untold) {
             pilot.gone = Some(Gone::ToTell(why.clone()));
+        }
+    }
+
+    /// The job goes on without those whose steps ended.
+    fn believe_steps(&mut self) {
+        for pilot in &mut self.pilots {
+            if let Some(Gone::Suspected(why)) = &pilot.gone {
+                pilot.gone = Some(Gone::ToTell(why.clone()));
+            }
         }
     }
 
@@ -142,8 +154,8 @@ impl Job {
             let standing = match (&pilot.gone, self.running) {
                 (Some(Gone::Told), _) => continue,
                 (Some(Gone::ToTell(why)), _) => Standing::Gone(why.clone()),
-                (None, Some(_)) => Standing::Running { node: self.nodes.get(place).cloned() },
-                (None, None) => self.queued.clone(),
+                (_, Some(_)) => Standing::Running { node: self.nodes.get(place).cloned() },
+                (_, None) => self.queued.clone(),
             };
             if matches!(standing, Standing::Gone(_)) {
                 pilot.gone = Some(Gone::Told);
@@ -184,7 +196,10 @@ impl Job {
                 self.queued = Standing::Queued { why: words::waits(&row.reason), expected };
                 self.running = None;
             }
-            State::Running => {
+            State::Running | State::Ending => {
+                if row.state == State::Running {
+                    self.believe_steps();
+                }
                 self.running.get_or_insert(now);
                 // One that has no nodes yet has none to tell.
                 let nodes = hosts(&row.nodes, NODES_PER_SITE_MAX).unwrap_or_default();
@@ -220,12 +235,12 @@ impl Job {
                     }
                 }
                 // What was cancelled before it began has no token to begin with.
-                (None, Some(_)) => pilot.gone = Some(Gone::ToTell("it was cancelled".into())),
+                (None, Some(_)) => pilot.gone = Some(Gone::Suspected("it was cancelled".into())),
                 (None, None) if pilot.step_seen => {
-                    pilot.gone = Some(Gone::ToTell("its step of the batch job ended".into()));
+                    pilot.gone = Some(Gone::Suspected("its step of the batch job ended".into()));
                 }
                 (None, None) if since + STEP_TIME <= now => {
-                    pilot.gone = Some(Gone::ToTell("its step of the batch job did not begin".into()));
+                    pilot.gone = Some(Gone::Suspected("its step of the batch job did not begin".into()));
                 }
                 (None, None) => {}
             }

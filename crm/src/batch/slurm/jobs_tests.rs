@@ -157,7 +157,9 @@ fn one_pilot_cancelled_is_its_step_ended_politely_then_by_force() {
     world.now += KILL_AFTER;
     let kill = Order::KillStep { account: account(), id: "7.1".into() };
     assert_eq!(world.steps(&[0, 1]).orders, [kill]);
-    assert_eq!(words(&world.steps(&[0])), ["0 on n1", "1 gone: it was cancelled"]);
+    assert_eq!(words(&world.steps(&[0])), ["0 on n1", "1 on n2"]);
+    let seen = world.rows(&[row(7, State::Running)]);
+    assert_eq!(words(&seen), ["0 on n1", "1 gone: it was cancelled"]);
     assert_eq!(words(&world.steps(&[0])), ["0 on n1"]);
     // Now the other is the whole job.
     assert_eq!(world.cancel(&[0], &[]), [cancel_job("7")]);
@@ -179,12 +181,24 @@ fn a_step_that_ends_alone_is_noticed_and_one_that_has_not_begun_is_not() {
     world.rows(&[row(7, State::Running)]);
     assert_eq!(words(&world.steps(&[0])), ["0 on n1", "1 on n2"]);
     world.steps(&[0, 1]);
-    assert_eq!(words(&world.steps(&[0])), ["0 on n1", "1 gone: its step of the batch job ended"]);
+    world.steps(&[0]);
+    let seen = world.rows(&[row(7, State::Running)]);
+    assert_eq!(words(&seen), ["0 on n1", "1 gone: its step of the batch job ended"]);
     let mut world = World::new(2, Some(7));
     world.rows(&[row(7, State::Running)]);
     world.now += STEP_TIME;
-    assert_eq!(words(&world.steps(&[0]))[1], "1 gone: its step of the batch job did not begin");
-    // Without any step the job itself is ending: its row says why.
+    world.steps(&[0]);
+    let seen = world.rows(&[row(7, State::Running)]);
+    assert_eq!(words(&seen)[1], "1 gone: its step of the batch job did not begin");
+    // Of a job that is ending its own end says why.
+    let mut world = World::new(2, Some(7));
+    world.rows(&[row(7, State::Running)]);
+    world.steps(&[0, 1]);
+    world.steps(&[0]);
+    assert_eq!(words(&world.rows(&[row(7, State::Ending)])), ["0 on n1", "1 on n2"]);
+    let over = words(&world.rows(&[row(7, State::Over("TIMEOUT".into()))]));
+    assert!(over.iter().all(|line| line.contains("its time limit was reached")), "{over:?}");
+    // Without any step it is ending, too.
     let mut world = World::new(2, Some(7));
     world.rows(&[row(7, State::Running)]);
     world.steps(&[0, 1]);

@@ -47,8 +47,10 @@ pub struct Row {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum State {
     Pending,
-    /// It has nodes: runs, begins or is still ending.
+    /// It has nodes: runs or begins.
     Running,
+    /// It still has processes on its nodes, or may have.
+    Ending,
     /// It is over, in Slurm's word.
     Over(String),
 }
@@ -56,9 +58,9 @@ pub enum State {
 impl State {
     /// Of the words that squeue uses; the state itself comes first, and flags may follow.
     fn of(words: &[String]) -> Self {
-        // A job that ends still has processes on its nodes, whatever else is said of it.
-        if words.iter().any(|word| word == "COMPLETING" || word == "CONFIGURING") {
-            return Self::Running;
+        // A flag, whatever else is said of it.
+        if words.iter().any(|word| word == "COMPLETING") {
+            return Self::Ending;
         }
         match words.first().map(String::as_str).unwrap_or_default() {
             "PENDING" | "REQUEUED" | "REQUEUE_HOLD" | "REQUEUE_FED" | "SPECIAL_EXIT" | "RESV_DEL_HOLD" => {

@@ -101,10 +101,11 @@ fn an_answer_that_is_none_is_never_an_empty_list() {
 
 #[test]
 fn a_job_that_still_ends_is_there() {
-    for words in [vec!["CANCELLED", "COMPLETING"], vec!["COMPLETING"], vec!["RUNNING", "CONFIGURING"]] {
+    for words in [vec!["CANCELLED", "COMPLETING"], vec!["COMPLETING"], vec!["FAILED", "COMPLETING"]] {
         let words: Vec<String> = words.into_iter().map(str::to_owned).collect();
-        assert_eq!(State::of(&words), State::Running, "{words:?}");
+        assert_eq!(State::of(&words), State::Ending, "{words:?}");
     }
+    assert_eq!(State::of(&["CONFIGURING".into()]), State::Running);
     assert_eq!(State::of(&["SUSPENDED".into()]), State::Running);
     assert_eq!(State::of(&["NODE_FAIL".into()]), State::Over("NODE_FAIL".into()));
 }
