@@ -7,8 +7,13 @@
 mod commands;
 pub mod embedded;
 mod ending;
+mod files;
+mod grid_engine;
+mod host_script;
+mod ledger;
 mod names;
 mod notes;
+mod pbs;
 mod process;
 mod run;
 mod slurm;
@@ -16,7 +21,7 @@ mod slurm;
 use std::future::Future;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use protocol::ids::ReservationId;
 use protocol::names::NodeName;
 use tokio::sync::mpsc;
@@ -119,8 +124,12 @@ pub fn start(
         System::Slurm => {
             tokio::spawn(run(Arc::new(slurm::Slurm::new(config)?), commands, events));
         }
-        system @ (System::GridEngine | System::Pbs) => {
-            bail!("batch system {} is not in this build", system.name())
+        System::GridEngine => {
+            let grid_engine = grid_engine::GridEngine::new(config)?;
+            tokio::spawn(run(Arc::new(grid_engine), commands, events));
+        }
+        System::Pbs => {
+            tokio::spawn(run(Arc::new(pbs::Pbs::new(config)?), commands, events));
         }
     }
     Ok(())

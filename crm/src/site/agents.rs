@@ -39,9 +39,17 @@ impl Site {
     }
 
     pub(super) fn on_answer(&mut self, id: PilotId, asked: Asked, reply: Reply) {
-        if let Asked::Exec(job) = asked {
-            return self.on_exec_answer(id, job, reply);
+        match (asked, reply) {
+            (Asked::Exec(job), reply) => self.on_exec_answer(id, job, reply),
+            // Something of a command does not die there: no other shall run beside it.
+            (Asked::Signal(_), Reply::Failed(failure)) => {
+                self.give_up(id, failure);
+            }
+            (asked, reply) => self.on_answer_of_step(id, asked, reply),
         }
+    }
+
+    fn on_answer_of_step(&mut self, id: PilotId, asked: Asked, reply: Reply) {
         let step = match asked {
             Asked::Setup => Step::Setup,
             Asked::GetKeys => Step::GetKeys,

@@ -78,7 +78,7 @@ impl Site {
                 self.exec(reservation, epoch, job, target, &command);
             }
             ToSite::Signal { reservation, epoch, job, signal } => {
-                for pilot in self.running(reservation, epoch, job) {
+                for pilot in self.signalled(reservation, epoch) {
                     let request = Request::Signal { job, signal };
                     self.actions.push(Action::Ask { pilot, asked: Asked::Signal(job), request });
                 }

@@ -119,13 +119,12 @@ impl Site {
         }
     }
 
-    /// The pilots on which a job still runs.
-    pub(super) fn running(&self, reservation: ReservationId, epoch: Epoch, job: JobId) -> Vec<PilotId> {
-        let Some(incarnation) = self.incarnation_of(reservation, epoch) else { return Vec::new() };
-        let round = incarnation.round;
-        let members = incarnation.jobs.get(&job).into_iter().flat_map(|job| &job.0);
-        let runs = members.filter(|(_, ran)| ran.outcome == Outcome::Runs);
-        runs.map(|(&member, _)| PilotId { reservation, round, member }).collect()
+    /// The pilots that take commands. A signal for a job is for all of them: where it does not run
+    /// there may be what it started by ssh.
+    pub(super) fn signalled(&self, reservation: ReservationId, epoch: Epoch) -> Vec<PilotId> {
+        let pilots = self.incarnation_of(reservation, epoch).map(|incarnation| incarnation.roster.pilots());
+        let running = pilots.into_iter().flatten().filter(|pilot| pilot.state == State::Running);
+        running.map(|pilot| pilot.id).collect()
     }
 
     fn ran_mut(&mut self, id: PilotId, job: JobId) -> Option<&mut Ran> {

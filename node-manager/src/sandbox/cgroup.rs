@@ -126,6 +126,16 @@ impl Drop for Cgroups {
     }
 }
 
+/// The directories of the sandbox of a monitor that is in the same cgroup as the caller; for the
+/// agent, which reads there what was hit. Needs no privilege.
+pub fn directories_of(monitor: u32) -> Vec<PathBuf> {
+    let ends = format!("-{monitor}");
+    let ours = |name: &str| name.starts_with(DIRECTORY_PREFIX) && name.ends_with(&ends);
+    let below = |place: PathBuf| fs::read_dir(place).into_iter().flatten().flatten();
+    let entries = hierarchies().into_iter().flat_map(|hierarchy| below(hierarchy.place));
+    entries.filter(|entry| entry.file_name().to_str().is_some_and(ours)).map(|entry| entry.path()).collect()
+}
+
 /// Where the hierarchies are mounted, for the sweep.
 pub fn roots() -> Vec<PathBuf> {
     hierarchies().into_iter().map(|hierarchy| hierarchy.point).collect()
