@@ -12,7 +12,6 @@
 
 mod ending;
 mod limits;
-mod script;
 mod status;
 mod submit;
 mod xml;
@@ -45,8 +44,6 @@ const ACCOUNTING_BYTES: u64 = 256 << 10;
 const DEFAULT_ROOT: &str = "/var/lib/gridengine";
 const DEFAULT_CELL: &str = "default";
 const DEFAULT_ENVIRONMENT: &str = "gridpilot";
-/// Of the account's own, shared by head and hosts.
-const DEFAULT_DIRECTORY: &str = "{home}/.gridpilot";
 
 /// One cell of Grid Engine.
 #[derive(Debug)]
@@ -58,7 +55,7 @@ pub struct GridEngine {
     project: Option<String>,
     reserve_ahead: bool,
     extra: Vec<String>,
-    directory: String,
+    directory: Option<String>,
     sweep: Vec<String>,
     poll: Duration,
     accounting: PathBuf,
@@ -93,7 +90,7 @@ impl GridEngine {
             project: batch.account.clone(),
             reserve_ahead: batch.reserve_ahead,
             extra: batch.extra.clone(),
-            directory: batch.invocations.clone().unwrap_or_else(|| DEFAULT_DIRECTORY.into()),
+            directory: batch.invocations.clone(),
             sweep: batch.sweep.clone(),
             poll,
             accounting,
@@ -188,7 +185,11 @@ impl GridEngine {
         let accounted = number.and_then(|number| ending::accounted(&self.accounting_tail(), number, &name));
         let seen = job.seen();
         let reason = ending::reason(&seen, accounted);
-        let words = self.take_words(group, &job.note.account).await;
+        let account = &job.note.account;
+        let words = match self.files(group, account) {
+            Ok(files) => files.take_words(&self.commands, account).await,
+            Err(_) => None,
+        };
         match words {
             Some(words) if !seen.cancelled => format!("{words} ({reason})").into(),
             _ => match &job.why {
