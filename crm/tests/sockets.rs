@@ -421,7 +421,7 @@ async fn a_ticket_is_welcomed_or_refused_with_the_grcs_reason() {
         site: "a".parse().unwrap(),
         address: listener.local_addr().unwrap(),
         connector: tls::connector(&own, pin).unwrap(),
-        mapfile: None,
+        accounts: crm::mapfile::Accounts::default(),
     };
     let refusal = Refusal::BadTicket { why: "it was used".into() };
     for verdict in [ToSite::Welcome, ToSite::Refused(refusal)] {

@@ -22,6 +22,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use anyhow::Result;
+use protocol::ids::ReservationId;
 use protocol::names::NodeName;
 use tokio::sync::mpsc;
 
@@ -29,7 +30,7 @@ pub use run::{Command, run};
 
 use crate::config::{Config, System};
 use crate::pilot::PilotId;
-use crate::site::{Account, Event, Submit};
+use crate::site::{Account, Ahead, Event, Submit};
 pub use crate::standing::{BatchError, Capabilities, Standing};
 
 /// What is submitted at once: pilots of one round, for one account, with equal limits and
@@ -77,6 +78,22 @@ pub trait Batch: Send + Sync + 'static {
     /// Ends pilots: politely first, then by force. Returns at once; `status` tells when they are
     /// gone. What is cancelled together is given together.
     fn cancel(&self, pilots: &[PilotId]) -> impl Future<Output = Result<(), BatchError>> + Send;
+
+    /// Keeps nodes free for a window, or keeps them otherwise than before; for a system that says
+    /// so in its capabilities. What is submitted for that reservation then runs there.
+    ///
+    /// # Errors
+    /// Nothing is kept, or not as asked: pilots queue like everybody's.
+    fn reserve(&self, ahead: &Ahead) -> impl Future<Output = Result<(), BatchError>> + Send {
+        let _ = ahead;
+        async { Ok(()) }
+    }
+
+    /// Keeps them no more. Repeatable, also of what was never kept.
+    fn unreserve(&self, reservation: ReservationId) -> impl Future<Output = Result<(), BatchError>> + Send {
+        let _ = reservation;
+        async { Ok(()) }
+    }
 
     /// Removes what dead pilots left on a node. Bounded in time.
     ///

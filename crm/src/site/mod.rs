@@ -23,6 +23,7 @@
 //! teardown is confirmed, never before.
 
 mod agents;
+mod ahead;
 mod begin;
 mod booking;
 mod end;
@@ -50,6 +51,7 @@ use crate::nodes::{Node, Nodes};
 use crate::offer::offer;
 use crate::pilot::{Pilot, PilotId, State, Times};
 use crate::record::{Record, Terms};
+pub use ahead::Ahead;
 use booking::{Booking, Incarnation};
 pub use words::{Account, Action, Asked, Event, News, Submit};
 
@@ -103,6 +105,10 @@ pub struct Site {
     /// Highest version of a reservation that is over here.
     fences: BTreeMap<ReservationId, Version>,
     deadlines: BTreeSet<(Duration, PilotId)>,
+    /// The batch system keeps nodes free for windows in the future.
+    reserves_ahead: bool,
+    /// What was asked of it: nodes, begin and end.
+    ahead: BTreeMap<ReservationId, (u32, Duration, Duration)>,
     connected: bool,
     closing: bool,
     published: Option<Offer>,
@@ -129,6 +135,8 @@ impl Site {
             leftovers: BTreeMap::new(),
             fences: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            reserves_ahead: false,
+            ahead: BTreeMap::new(),
             connected: false,
             closing: false,
             published: None,

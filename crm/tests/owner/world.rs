@@ -306,6 +306,7 @@ impl World {
                 self.told.push(message);
             }
             Action::Dismiss { .. } => {}
+            Action::Reserve(_) | Action::Unreserve { .. } => {}
             Action::Pass { pilot, request } => self.passed.push((pilot, request)),
             Action::Shape { pilot, rates } => {
                 rates.check().unwrap();

@@ -120,6 +120,8 @@ impl World {
             Action::Sweep { pilot, node, .. } => {
                 self.around(site, |field, around| field.sweep(around, pilot, &node));
             }
+            // Its batch system keeps nothing ahead.
+            Action::Reserve(_) | Action::Unreserve { .. } => {}
             Action::SetUp { pilot, grant, rates, .. } => {
                 let classes = rates.map_or_else(Vec::new, |rates| self.classes(site, pilot, &rates));
                 let epoch = u32::try_from(grant.epoch).unwrap_or(u32::MAX);
