@@ -113,9 +113,11 @@ impl Queue for GridEngine {
         format!(
             "[batch]\nsystem = \"grid-engine\"\nnodes = {}\nroot = {:?}\ncell = \"default\"\n\
              qmaster_port = {QMASTER_PORT}\nexecd_port = {EXECD_PORT}\ncommands = \"/usr/bin\"\n\
-             queue = \"{QUEUE}\"\nparallel_environment = \"{ENVIRONMENT}\"\n",
+             queue = \"{QUEUE}\"\nparallel_environment = \"{ENVIRONMENT}\"\ninvocations = {:?}\n",
             state.plan.nodes,
             directory(state, site).display().to_string(),
+            // Not in the home, which the account has in every grid on this machine.
+            directory(state, site).join("shared/{user}").display().to_string(),
         )
     }
 
@@ -290,6 +292,9 @@ fn make_cell(root: &Path, head: &str) -> Result<()> {
         fs::set_permissions(&made, fs::Permissions::from_mode(0o755))?;
         chown(&made, Some(owner.uid.as_raw()), Some(owner.gid.as_raw()))?;
     }
+    let shared = root.join("shared");
+    fs::create_dir_all(&shared)?;
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777))?;
     symlink(format!("{SHARE}/util"), root.join("util"))?;
     let kind = run(Command::new(format!("{SHARE}/util/arch")).env("SGE_ROOT", root))?;
     for of_kind in ["bin", "lib", "utilbin"] {
