@@ -3,9 +3,10 @@
 //! v1 controllers where the node has them mounted, else v2. (Killing needs no cgroup:
 //! the sandbox's first process takes all others with it.)
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -72,6 +73,8 @@ impl Cgroups {
         }
         if !self.directories.contains(&directory) {
             fs::create_dir(&directory)?;
+            // The agent reads in it what was hit.
+            fs::set_permissions(&directory, Permissions::from_mode(0o755))?;
             self.directories.push(directory.clone());
             if v1.is_some() {
                 self.enter.push(OpenOptions::new().write(true).open(directory.join("cgroup.procs"))?);
