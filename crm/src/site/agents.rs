@@ -17,7 +17,9 @@ impl Site {
             return;
         }
         // A node that is configured by name keeps that, whatever its machine calls itself.
-        arrived.at = arrived.at.filter(|_| self.settings.anonymous);
+        // One of a queue is called what the batch system calls it, for that is what it understands.
+        let called = self.pilot(id).and_then(|pilot| pilot.at.clone());
+        arrived.at = called.or(arrived.at).filter(|_| self.settings.anonymous);
         self.pins.insert(arrived.pin, id);
         if let Some(pilot) = self.pilot_mut(id) {
             pilot.pin = Some(arrived.pin);
@@ -47,9 +49,17 @@ impl Site {
     }
 
     pub(super) fn on_answer(&mut self, id: PilotId, asked: Asked, reply: Reply) {
-        if let Asked::Exec(job) = asked {
-            return self.on_exec_answer(id, job, reply);
+        match (asked, reply) {
+            (Asked::Exec(job), reply) => self.on_exec_answer(id, job, reply),
+            // Something of a command does not die there: no other shall run beside it.
+            (Asked::Signal(_), Reply::Failed(failure)) => {
+                self.give_up(id, failure);
+            }
+            (asked, reply) => self.on_answer_of_step(id, asked, reply),
         }
+    }
+
+    fn on_answer_of_step(&mut self, id: PilotId, asked: Asked, reply: Reply) {
         let step = match asked {
             Asked::Setup => Step::Setup,
             Asked::GetKeys => Step::GetKeys,
@@ -146,7 +156,7 @@ impl Site {
                 if let Standing::Running { node: Some(node) } = standing
                     && anonymous
                 {
-                    pilot.at.get_or_insert(node);
+                    pilot.at = Some(node);
                 }
             }
             News::Capabilities(capabilities) => {

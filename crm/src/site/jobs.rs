@@ -144,6 +144,14 @@ impl Site {
         }
     }
 
+    /// The pilots that take commands. A signal for a job is for all of them: where it does not run
+    /// there may be what it started by ssh.
+    fn signalled(&self, reservation: ReservationId, epoch: Epoch) -> Vec<PilotId> {
+        let pilots = self.incarnation_of(reservation, epoch).map(|incarnation| incarnation.roster.pilots());
+        let running = pilots.into_iter().flatten().filter(|pilot| pilot.state == State::Running);
+        running.map(|pilot| pilot.id).collect()
+    }
+
     /// The end of a command, behind where each of its streams ended: the GRC does not take it while
     /// something in front of that is missing. Both in one step, so on one connection.
     fn tell_end(&mut self, id: PilotId, job: JobId, exited: FromSite) {
@@ -170,15 +178,6 @@ impl Site {
         self.tell(FromSite::Output { reservation, epoch, job, member, stream, offset, bytes });
     }
 
-    /// The pilots on which a job still runs.
-    pub(super) fn running(&self, reservation: ReservationId, epoch: Epoch, job: JobId) -> Vec<PilotId> {
-        let Some(incarnation) = self.incarnation_of(reservation, epoch) else { return Vec::new() };
-        let round = incarnation.round;
-        let members = incarnation.jobs.get(&job).into_iter().flat_map(|job| &job.members);
-        let runs = members.filter(|(_, ran)| ran.outcome == Outcome::Runs);
-        runs.map(|(&member, _)| PilotId { reservation, round, member }).collect()
-    }
-
     fn ran_mut(&mut self, id: PilotId, job: JobId) -> Option<&mut Ran> {
         self.incarnation_mut(id)?.jobs.get_mut(&job)?.members.get_mut(&id.member)
     }
@@ -197,8 +196,8 @@ impl Site {
 
     /// Signals what runs of a job; asked again of agents that do not answer.
     pub(super) fn signal(&mut self, reservation: ReservationId, epoch: Epoch, job: JobId, signal: u8) {
-        for pilot in self.running(reservation, epoch, job) {
-            if let Some(ran) = self.ran_mut(pilot, job) {
+        for pilot in self.signalled(reservation, epoch) {
+            if let Some(ran) = self.ran_mut(pilot, job).filter(|ran| ran.outcome == Outcome::Runs) {
                 ran.signal = Some(signal);
             }
             let request = Request::Signal { job, signal };

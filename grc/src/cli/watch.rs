@@ -158,11 +158,16 @@ pub async fn log(
     watch.run().await?;
     let error = watch.log_error.take();
     drop(watch);
-    // What a log cannot show: why a program ended in the middle of a line.
-    let view = show::job_view(session, Selector::Id(id)).await?;
-    let mut progress = Progress::new(session.mode);
-    hits::lines(&view.hits).iter().for_each(|line| progress.say(&format!("{id}: {line}")));
-    error.map_or(Ok(0), Err)
+    if let Some(error) = error {
+        return Err(error);
+    }
+    if session.mode == OutputMode::Cli {
+        // What a log cannot show: why a program ended in the middle of a line.
+        let view = show::job_view(session, Selector::Id(id)).await?;
+        let mut progress = Progress::new(session.mode);
+        hits::lines(&view.hits).iter().for_each(|line| progress.say(&format!("{id}: {line}")));
+    }
+    Ok(0)
 }
 
 /// What a job's end means for ours.

@@ -137,11 +137,12 @@ impl Coordinator {
         self.set_timer(next, Due::Job(id));
     }
 
+    /// To every site of its reservation: it may have started something by ssh on any member.
     fn signal(&mut self, id: JobId, signal: u8) {
         let Some(job) = self.jobs.get(&id) else { return };
-        let Some(reservation) = self.reservations.get(&job.reservation) else { return };
-        let (reservation, epoch) = (reservation.id, job.epoch);
-        let sites: Vec<SiteName> = job.running.keys().cloned().collect();
+        let (reservation, epoch) = (job.reservation, job.epoch);
+        let Some(live) = self.reservations.get(&reservation) else { return };
+        let sites: Vec<SiteName> = live.parts.iter().map(|part| part.site.clone()).collect();
         for site in sites {
             self.send(&site, ToSite::Signal { reservation, epoch, job: id, signal });
         }
@@ -150,6 +151,10 @@ impl Coordinator {
     /// The job is over: its state becomes final, its own reservation ends.
     fn conclude_job(&mut self, id: JobId) {
         let now = self.now;
+        if self.jobs.get(&id).is_some_and(|job| job.stopping_as.is_some() && job.started.is_some()) {
+            // What it started on members where it did not run itself ends with it.
+            self.signal(id, SIGKILL);
+        }
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.state = match (job.stopping_as.take(), job.status) {
             (Some(state), _) => state,

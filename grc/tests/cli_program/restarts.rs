@@ -121,6 +121,7 @@ fn wait_and_a_followed_log_go_on_where_they_were() {
         Request::Log { offset: 3, follow: true, .. } => {
             vec![output(Stream::Stdout, 3, b"d"), Act::Reply(Reply::LogEnd { offset: 4 })]
         }
+        Request::ShowJob(_) => vec![Act::Reply(Reply::Job(job(JobState::Cancelled)))],
         other => panic!("{other:?}"),
     });
     let outcome = run.end();

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixListener;
 
 use protocol::client::{Reply, Request, Selector};
 use protocol::ids::{JobId, ReservationId};
-use protocol::job::{JobState, Stream};
+use protocol::job::{ExitStatus, Hits, JobState, JobView, Stream};
 use protocol::refusal::{Failure, Refusal, Step};
 use protocol::reservation::ReservationState;
 use serde_json::json;
@@ -34,9 +34,9 @@ fn every_verb_asks_what_it_says() {
         (&["release", "last"], vec![Request::ShowReservation(Selector::Last), Request::Release(r2)]),
         (&["explain", "j3"], vec![Request::ShowJob(j3), Request::ExplainJob(j3)]),
         (&["explain", "r2"], vec![Request::ShowReservation(r2), Request::ExplainReservation(r2)]),
-        (&["log", "j3"], vec![log(Stream::Stdout, false)]),
-        (&["log", "-f", "j3"], vec![log(Stream::Stdout, true)]),
-        (&["log", "j3", "--stderr"], vec![log(Stream::Stderr, false)]),
+        (&["log", "j3"], vec![log(Stream::Stdout, false), Request::ShowJob(j3)]),
+        (&["log", "-f", "j3"], vec![log(Stream::Stdout, true), Request::ShowJob(j3)]),
+        (&["log", "j3", "--stderr"], vec![log(Stream::Stderr, false), Request::ShowJob(j3)]),
         (&["wait", "r2"], vec![Request::ShowReservation(r2)]),
         (&["usage", "r2"], vec![Request::Usage(r2)]),
         (&["usage", "last"], vec![Request::ShowReservation(Selector::Last), Request::Usage(r2)]),
@@ -154,9 +154,9 @@ fn a_peer_that_is_no_grc_is_unreachable_and_one_of_another_version_is_refused() 
     assert_eq!(outcome.code, Some(122), "{outcome:?}");
     let outcome = run_against_bytes(b"\0\0\0\x0a\0\0\0\0\0\0\0\0\0\0\0\0GPLT\x01\0\x07\0\x09\0");
     assert_eq!(outcome.code, Some(120), "{outcome:?}");
-    assert!(outcome.stderr.contains("2..2") && outcome.stderr.contains("7..9"), "{outcome:?}");
+    assert!(outcome.stderr.contains("3..3") && outcome.stderr.contains("7..9"), "{outcome:?}");
     // A site's CRM listens at the place of the GRC.
-    let outcome = run_against_bytes(b"\0\0\0\x0a\0\0\0\0\0\0\0\0\0\0\0\0GPLT\x02\0\x02\0\x02\0");
+    let outcome = run_against_bytes(b"\0\0\0\x0a\0\0\0\0\0\0\0\0\0\0\0\0GPLT\x02\0\x03\0\x03\0");
     assert_eq!(outcome.code, Some(122), "{outcome:?}");
 }
 
@@ -196,7 +196,7 @@ fn json_has_its_documented_shape() {
         "id": "j3", "reservation": "r2", "name": "ring", "user": "grid", "command": "mpirun ./ring", "target": "head",
         "state": "done", "exit_code": 137, "signal": 9, "failure": null, "submitted": "2027-01-15T08:00:00Z",
         "started": "2027-01-15T08:00:02Z", "ended": "2027-01-15T08:01:05Z", "head": "a-0",
-        "stdout_bytes": 12, "stderr_bytes": 0,
+        "stdout_bytes": 12, "stderr_bytes": 0, "limits_hit": [],
     });
     assert_eq!(ask(&["jobs"])[0], killed);
     let ready = json!({
@@ -326,4 +326,25 @@ fn completions_and_help_need_no_grc() {
     for code in ["120", "121", "122", "123", "124", "125", "130", "141"] {
         assert!(help.text().contains(code), "{code} is explained");
     }
+}
+
+/// Whoever asks is told of a limit that was hit, with its size and what to do, in one line.
+#[test]
+fn a_limit_that_was_hit_is_named_by_every_verb_that_tells_of_a_job() {
+    let hits = Hits { out_of_memory: 1, memory_bytes: 512 << 20, ..Hits::default() };
+    let view = JobView { hits, ..job(JobState::Done(ExitStatus::Signal(9))) };
+    let of_job = view.clone();
+    let grc = Grc::new(move |connection, request| match request {
+        Request::ShowJob(_) | Request::WaitJob(_) => vec![Act::Reply(Reply::Job(of_job.clone()))],
+        other => honest(connection, other),
+    });
+    let line = "out of memory: a process was killed, limit 512MiB per member; ask for more with --memory";
+    for args in [&["wait", "j3"][..], &["submit", "--wait", "--", "prog"], &["log", "j3"], &["show", "j3"]] {
+        let outcome = grc.run(args);
+        let told = format!("{}{}", outcome.text(), outcome.stderr);
+        assert_eq!(told.matches(line).count(), 1, "{args:?} {outcome:?}");
+    }
+    let wait = grc.run(&["--output-mode", "json", "wait", "j3"]).json();
+    assert_eq!(wait["limits_hit"], json!([{ "limit": "memory", "size": 536_870_912, "times": 1 }]));
+    grc.close();
 }

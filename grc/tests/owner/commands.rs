@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::client::{Reply, Request, Selector};
+use protocol::client::{NewJob, Reply, Request, Selector};
 use protocol::job::{ExitStatus, Hits, JobState, Target};
 use protocol::refusal::{Failure, Step};
 use protocol::site::{FromSite, ToSite};
@@ -43,11 +43,28 @@ fn a_cancelled_job_gets_sigterm_and_after_five_seconds_sigkill() {
 }
 
 #[test]
+fn the_grace_of_a_job_is_its_users_and_limits_that_were_hit_are_kept() {
+    let mut grid = Grid::new();
+    let new = NewJob { grace_s: Some(60), ..job(Target::Head) };
+    let (id, _) = grid.submit(ask(&[("a", 1)]), new);
+    grid.request("u", Request::Cancel(Selector::Last));
+    grid.pass(Duration::from_secs(50));
+    assert_eq!(signals(&grid, "a"), [15]);
+    grid.pass(Duration::from_secs(11));
+    assert_eq!(signals(&grid, "a"), [15, 9]);
+    let (reservation, epoch) = grid.key("a", id);
+    let hits = Hits { out_of_memory: 2, memory_bytes: 1 << 20, ..Hits::default() };
+    let status = ExitStatus::Signal(9);
+    grid.say("a", FromSite::Exited { reservation, epoch, job: id, member: 0, status, hits });
+    assert_eq!(grid.job(id).hits, hits);
+}
+
+#[test]
 fn a_job_that_not_even_sigkill_ends_does_not_keep_its_user_waiting() {
     let mut grid = Grid::new();
     let (id, _) = grid.submit(ask(&[("a", 1)]), job(Target::Head));
     grid.request("u", Request::Cancel(Selector::Last));
-    grid.pass(Duration::from_secs(11));
+    grid.pass(Duration::from_secs(16));
     assert_eq!(grid.job(id).state, JobState::Cancelled);
     grid.assert_nothing_left();
 }
@@ -62,6 +79,8 @@ fn cancelling_in_a_standing_reservation_leaves_it_standing() {
     assert_eq!((signals(&grid, "a"), signals(&grid, "b")), (vec![15], vec![15]));
     grid.exit("a", one, 0, ExitStatus::Signal(15));
     grid.exit("b", one, 0, ExitStatus::Code(0));
+    // What it started by ssh may be anywhere.
+    assert_eq!((signals(&grid, "a"), signals(&grid, "b")), (vec![15, 9], vec![15, 9]));
     assert_eq!(grid.job(one).state, JobState::Cancelled);
     assert_eq!(grid.job(other).state, JobState::Running);
     assert_eq!(grid.state(reservation), "ready");
@@ -87,7 +106,7 @@ fn one_member_that_cannot_start_it_fails_the_job_and_stops_the_others() {
     let (key, member) = (grid.key("b", id), 0);
     let failed = FromSite::ExecFailed { reservation: key.0, epoch: key.1, job: id, member, failure };
     grid.say("b", failed);
-    assert_eq!((signals(&grid, "a"), signals(&grid, "b")), (vec![15], vec![]));
+    assert_eq!((signals(&grid, "a"), signals(&grid, "b")), (vec![15], vec![15]));
     grid.exit("a", id, 0, ExitStatus::Signal(15));
     let JobState::Failed(failure) = grid.job(id).state else { panic!() };
     assert_eq!(failure.to_string(), "EXEC, site b: no directory /x\n  use --cwd");

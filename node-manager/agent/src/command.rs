@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use bytes::Bytes;
-use node_manager::init::record::{self, SpawnStage};
+use node_manager::init::record::{self, Full, SpawnStage, Whom};
 use protocol::ids::JobId;
 use protocol::job::{Command, ExitStatus, Hits, Stream};
 use protocol::limits::OUTPUT_CHUNK_BYTES_MAX;
@@ -20,14 +20,17 @@ use rustix::fs::Mode;
 use rustix::pipe::PipeFlags;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::init::{Exited, Init, InitError};
+use crate::limits::{Counters, Seen};
 use crate::tail::Tail;
 use crate::voice::Voice;
 
 /// How long a background process may hold a command's output open after the command ended.
 const GRACE: Duration = Duration::from_secs(2);
+/// Between two looks whether a command that is being ended is gone.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// What a pipe holds at most: after the grace no more than this can be the command's own.
 const PIPE_BYTES: usize = 64 * 1024;
 const ENOENT: i32 = 2;
@@ -36,7 +39,7 @@ const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
 /// What the CRM says of a command's output; told by the handler, heeded by the command. Dropping it
 /// means that nothing need be kept any more.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Wishes(watch::Sender<Wished>);
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,6 +48,19 @@ struct Wished {
     saved: [u64; 2],
     /// How often all that is not saved was asked for again.
     resends: u64,
+    end: End,
+}
+
+/// When the command's end may be told.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum End {
+    /// As soon as it ended.
+    #[default]
+    Own,
+    /// It is being ended: when none of its processes is left.
+    Emptied,
+    /// Something of it does not die: that was told, and is waited for no more.
+    GivenUp,
 }
 
 impl Wishes {
@@ -59,6 +75,16 @@ impl Wishes {
     /// What is not saved shall be sent again.
     pub fn resend(&self) {
         self.0.send_modify(|wished| wished.resends += 1);
+    }
+
+    /// It is being ended: it is not over before none of its processes is left.
+    pub fn stop(&self) {
+        self.0.send_modify(|wished| wished.end = End::Emptied);
+    }
+
+    /// Something of it does not die.
+    pub fn give_up(&self) {
+        self.0.send_modify(|wished| wished.end = End::GivenUp);
     }
 
     /// For the command.
@@ -85,6 +111,7 @@ pub struct Start {
     pub environment: Vec<Vec<u8>>,
     pub home: String,
     pub wishes: Heeded,
+    pub counters: Counters,
 }
 
 impl Start {
@@ -94,20 +121,21 @@ impl Start {
     /// # Errors
     /// Its output cannot be read.
     pub async fn run(self, begun: impl FnOnce(Result<(), Failure>)) -> io::Result<Option<Ended>> {
+        let seen = self.counters.look();
         match self.spawn().await {
             Ok((exited, pipes)) => {
                 begun(Ok(()));
                 let streams = pipes.map(|pipe| Source { pipe: Some(pipe), left_after_grace: PIPE_BYTES });
-                self.into_live(streams).run(exited).await
+                self.into_live(streams, seen).run(exited).await
             }
             // As a shell would have it: the command ended, with a line that says why.
             Err(InitError::Spawn { stage: SpawnStage::Exec, errno }) => {
                 begun(Ok(()));
                 let (line, code) = self.not_executed(errno);
                 let closed = || Source { pipe: None, left_after_grace: 0 };
-                let mut live = self.into_live([closed(), closed()]);
+                let mut live = self.into_live([closed(), closed()], seen);
                 live.sent.post(Stream::Stderr, line.into()).await;
-                Ok(Some(live.end(ExitStatus::Code(code)).await))
+                Ok(Some(live.end(ExitStatus::Code(code), Full::default()).await))
             }
             // The same job never starts twice, and it did start.
             Err(InitError::Spawn { stage: SpawnStage::Repeated, .. }) => {
@@ -121,10 +149,10 @@ impl Start {
         }
     }
 
-    fn into_live(self, sources: [Source; 2]) -> Live {
-        let Self { voice, line, job, .. } = self;
+    fn into_live(self, sources: [Source; 2], seen: Seen) -> Live {
+        let Self { voice, line, job, init, counters, .. } = self;
         let sent = Sent { voice, line, job, tails: Default::default(), resends: 0 };
-        Live { sent, wishes: self.wishes.0, sources }
+        Live { sent, wishes: self.wishes.0, sources, init, counters, seen }
     }
 
     async fn spawn(&self) -> Result<(Exited, [pipe::Receiver; 2]), InitError> {
@@ -214,13 +242,13 @@ impl Sent {
     }
 
     /// The end, behind where each stream ended: whoever has missed some of it knows then.
-    async fn tell_end(&self, status: ExitStatus) {
+    async fn tell_end(&self, status: ExitStatus, hits: Hits) {
         let job = self.job;
         for stream in STREAMS {
             let offset = self.tails[stream as usize].end();
             self.tell(&Notice::Output { job, stream, offset, bytes: Bytes::new() }).await;
         }
-        self.tell(&Notice::Exited { job, status, hits: Hits::default() }).await;
+        self.tell(&Notice::Exited { job, status, hits }).await;
     }
 
     async fn tell(&self, notice: &Notice) {
@@ -274,11 +302,16 @@ struct Live {
     sent: Sent,
     wishes: watch::Receiver<Wished>,
     sources: [Source; 2],
+    init: Init,
+    counters: Counters,
+    /// How far the counters were when it began.
+    seen: Seen,
 }
 
 impl Live {
     async fn run(mut self, mut exited: Exited) -> io::Result<Option<Ended>> {
-        let mut status = None;
+        let mut ended = None;
+        let mut looked = false;
         // Set with the status: from then on only so long, and then so much.
         let mut grace_ends = Instant::now();
         let mut over = false;
@@ -291,8 +324,12 @@ impl Live {
                     }
                 }
             }
-            if let Some(status) = status.filter(|_| self.sources.iter().all(|one| one.pipe.is_none())) {
-                return Ok(Some(self.end(status).await));
+            let drained = ended.filter(|_| self.sources.iter().all(|one| one.pipe.is_none()));
+            if let Some((status, full)) = drained {
+                let alone = !std::mem::replace(&mut looked, true) && self.is_empty().await;
+                if alone || self.wishes.borrow().end != End::Emptied {
+                    return Ok(Some(self.end(status, full).await));
+                }
             }
             let [stdout, stderr] = &self.sources;
             let turn = tokio::select! {
@@ -300,12 +337,13 @@ impl Live {
                     Ok(()) => Turn::Wished,
                     Err(_) => return Ok(None),
                 },
-                ended = &mut exited, if status.is_none() => match ended {
-                    Ok(ended) => Turn::Ended(ended),
+                outcome = &mut exited, if ended.is_none() => match outcome {
+                    Ok((status, full)) => Turn::Ended(status, full),
                     // Init died with all its processes; the handler says so.
                     Err(_) => return Ok(None),
                 },
-                () = sleep_until(grace_ends), if status.is_some() && !over => Turn::Over,
+                () = sleep_until(grace_ends), if ended.is_some() && !over => Turn::Over,
+                () = sleep(LOOK_PAUSE), if drained.is_some() => Turn::Look,
                 ready = stdout.ready(rooms[0]), if !over => ready.map(|()| Turn::Readable(0))?,
                 ready = stderr.ready(rooms[1]), if !over => ready.map(|()| Turn::Readable(1))?,
             };
@@ -314,15 +352,29 @@ impl Live {
                     let wished = *self.wishes.borrow_and_update();
                     self.sent.heed(wished).await;
                 }
-                Turn::Ended(record::ExitStatus::Code(code)) => status = Some(ExitStatus::Code(code)),
-                Turn::Ended(record::ExitStatus::Signal(signal)) => status = Some(ExitStatus::Signal(signal)),
+                Turn::Ended(status, full) => {
+                    let status = match status {
+                        record::ExitStatus::Code(code) => ExitStatus::Code(code),
+                        record::ExitStatus::Signal(signal) => ExitStatus::Signal(signal),
+                    };
+                    ended = Some((status, full));
+                    grace_ends = Instant::now() + GRACE;
+                }
+                Turn::Look => looked = false,
                 Turn::Over => over = true,
                 Turn::Readable(index) => self.forward(index, false).await?,
             }
-            if matches!(turn, Turn::Ended(_)) {
-                grace_ends = Instant::now() + GRACE;
-            }
         }
+    }
+
+    /// Whether none of its processes is left, where that matters.
+    async fn is_empty(&self) -> bool {
+        if self.wishes.borrow().end != End::Emptied {
+            return true;
+        }
+        // Without an init there are no processes; the handler says so.
+        let found = self.init.signal(self.sent.job.0, 0, Whom::Command).await;
+        found.is_ok_and(|found| found.processes == 0)
     }
 
     fn room(&self, index: usize) -> usize {
@@ -337,10 +389,11 @@ impl Live {
         Ok(())
     }
 
-    async fn end(mut self, status: ExitStatus) -> Ended {
-        self.sent.tell_end(status).await;
+    async fn end(mut self, status: ExitStatus, full: Full) -> Ended {
+        let hits = self.counters.hits(self.seen, full);
+        self.sent.tell_end(status, hits).await;
         self.sent.tails.iter_mut().for_each(Tail::close);
-        Ended { sent: self.sent, wishes: self.wishes, status }
+        Ended { sent: self.sent, wishes: self.wishes, status, hits }
     }
 }
 
@@ -348,7 +401,9 @@ impl Live {
 #[derive(Clone, Copy)]
 enum Turn {
     Wished,
-    Ended(record::ExitStatus),
+    Ended(record::ExitStatus, Full),
+    /// It may be empty by now.
+    Look,
     Over,
     Readable(usize),
 }
@@ -359,6 +414,7 @@ pub struct Ended {
     sent: Sent,
     wishes: watch::Receiver<Wished>,
     status: ExitStatus,
+    hits: Hits,
 }
 
 impl Ended {
@@ -372,7 +428,7 @@ impl Ended {
         while self.wishes.changed().await.is_ok() {
             let wished = *self.wishes.borrow_and_update();
             if self.sent.heed(wished).await {
-                self.sent.tell_end(self.status).await;
+                self.sent.tell_end(self.status, self.hits).await;
             }
         }
     }

@@ -2,6 +2,7 @@
 //! monitor and results of its own work come in; replies and notices go out. Long work is done by
 //! tasks that report back, so that SHUTDOWN and GET_STATUS are answered in every state.
 
+mod ending;
 mod link;
 mod requests;
 mod shape;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use node_manager::operation;
+use node_manager::sandbox::cgroup;
 use protocol::connection::{Connection, read};
 use protocol::frame::{Frame, Kind};
 use protocol::ids::JobId;
@@ -26,6 +28,7 @@ use crate::command::Wishes;
 use crate::connection::Redial;
 use crate::init::Init;
 use crate::lifecycle::{self, Action, Event};
+use crate::limits::Counters;
 use crate::monitor::{Monitor, MonitorError, Said};
 use crate::setup::{CheckedSetup, Prepared, install_failure};
 use crate::voice::{Asker, Voice};
@@ -93,6 +96,8 @@ pub struct Handler {
     address_by: Option<Instant>,
     /// Tells what a shaped sandbox sends.
     meter: Option<AbortHandle>,
+    /// What runs inside was asked to end; nothing new begins.
+    leaving: bool,
     /// Those who asked for the end.
     enders: Vec<Asker>,
     cause: Option<Failure>,
@@ -142,6 +147,7 @@ pub async fn serve<R: Redial>(
         rates: None,
         address_by: None,
         meter: None,
+        leaving: false,
         enders: Vec::new(),
         cause: None,
         remove_by: None,
@@ -233,7 +239,11 @@ impl Handler {
             Request::Shutdown | Request::End { .. } if self.state == State::Gone => {
                 self.reply(asker, &Reply::Done);
             }
-            Request::Shutdown | Request::End { .. } => {
+            Request::End { grace_ms } => {
+                self.enders.push(asker);
+                self.end_gently(Duration::from_millis(grace_ms.into())).await;
+            }
+            Request::Shutdown => {
                 self.enders.push(asker);
                 self.end(None).await;
             }
@@ -257,7 +267,8 @@ impl Handler {
                 if self.state < State::TearingDown {
                     self.cause.get_or_insert(self.failure(Step::Running, reason.sentence()));
                 }
-                self.removed(None).await;
+                // What is left over is said to who asks.
+                self.end(None).await;
             }
             Ok(Said::Other(operation::Notice::State(_) | operation::Notice::Welcome(_))) => {}
             // These are always what they are called.
@@ -294,7 +305,8 @@ impl Handler {
         match done {
             Done::Prepared { .. } if self.state != State::Building => {}
             Done::Prepared { init, result: Ok(Prepared { keys, shell }) } => {
-                self.sandbox = Some(Sandbox { init, keys: Arc::new(keys), shell });
+                let counters = Counters::open(&cgroup::directories_of(std::os::unix::process::parent_id()));
+                self.sandbox = Some(Sandbox { init, keys: Arc::new(keys), counters, shell });
                 self.open_network().await;
             }
             Done::ShapeAgain if self.state == State::Building => self.open_network().await,
@@ -318,6 +330,7 @@ impl Handler {
             Done::CommandOver(job) => {
                 self.commands.remove(&job);
             }
+            Done::Emptied => self.end(None).await,
             Done::InitGone => {
                 let cause = operation::EndReason::SandboxDied.sentence();
                 self.end(Some(self.failure(Step::Running, cause))).await;

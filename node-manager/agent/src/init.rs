@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use node_manager::init::record::{
-    COMMAND_BYTES_MAX, Command, ExitStatus, FILE_BYTES_MAX, FileId, Notice, RECORD_BYTES_MAX, Request,
-    SpawnStage,
+    COMMAND_BYTES_MAX, Command, ExitStatus, FILE_BYTES_MAX, FileId, Found, Full, Notice, RECORD_BYTES_MAX,
+    Request, SpawnStage, Whom,
 };
 use rustix::fs::MemfdFlags;
 use tokio::sync::oneshot;
@@ -31,16 +31,16 @@ pub enum InitError {
 }
 
 /// A command that runs inside; resolves when it ended, or fails when init is gone.
-pub type Exited = oneshot::Receiver<ExitStatus>;
+pub type Exited = oneshot::Receiver<(ExitStatus, Full)>;
 
 /// What is owed to those who asked.
 #[derive(Debug, Default)]
 struct Owed {
     gone: bool,
-    /// `Done` and `Failed` carry no id: they answer in the order of the requests.
-    answers: VecDeque<oneshot::Sender<Result<(), InitError>>>,
+    /// `Done`, `Failed` and `Found` carry no id: they answer in the order of the requests.
+    answers: VecDeque<oneshot::Sender<Result<Found, InitError>>>,
     spawns: HashMap<u64, oneshot::Sender<Result<(), InitError>>>,
-    exits: HashMap<u64, oneshot::Sender<ExitStatus>>,
+    exits: HashMap<u64, oneshot::Sender<(ExitStatus, Full)>>,
 }
 
 #[derive(Debug)]
@@ -88,17 +88,17 @@ impl Init {
     /// Writes one of the sandbox's files whole. Repeatable.
     pub async fn put(&self, file: FileId, content: &[u8]) -> Result<(), InitError> {
         let content = memory_file(content, FILE_BYTES_MAX, "a file")?;
-        self.ask(Request::PutFile { file }, &[content.as_fd()]).await
+        self.ask(Request::PutFile { file }, &[content.as_fd()]).await.map(drop)
     }
 
     /// Listens on port 22 of the sandbox's address. Repeatable.
     pub async fn listen(&self) -> Result<(), InitError> {
-        self.ask(Request::Listen, &[]).await
+        self.ask(Request::Listen, &[]).await.map(drop)
     }
 
-    /// Signals a command, and with `whole_session` all that it started in its session.
-    pub async fn signal(&self, id: u64, signal: u8, whole_session: bool) -> Result<(), InitError> {
-        self.ask(Request::Signal { id, signal, whole_session }, &[]).await
+    /// Signals all processes of a command, or all that are inside; what there was. 0 only looks.
+    pub async fn signal(&self, id: u64, signal: u8, whom: Whom) -> Result<Found, InitError> {
+        self.ask(Request::Signal { id, signal, whom }, &[]).await
     }
 
     /// Starts a command. Each id is used once.
@@ -129,7 +129,7 @@ impl Init {
         Ok(exit)
     }
 
-    async fn ask(&self, request: Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), InitError> {
+    async fn ask(&self, request: Request, descriptors: &[BorrowedFd<'_>]) -> Result<Found, InitError> {
         let (sender, answer) = oneshot::channel();
         {
             let _turn = self.shared.turn.lock().await;
@@ -165,7 +165,10 @@ async fn next(socket: &SeqPacket) -> Option<Notice> {
 fn settle(owed: &mut Owed, notice: Notice) {
     match notice {
         Notice::Done => {
-            owed.answers.pop_front().map(|sender| sender.send(Ok(())));
+            owed.answers.pop_front().map(|sender| sender.send(Ok(Found::default())));
+        }
+        Notice::Found(found) => {
+            owed.answers.pop_front().map(|sender| sender.send(Ok(found)));
         }
         Notice::Failed { errno } => {
             let error = InitError::System(io::Error::from_raw_os_error(errno));
@@ -178,8 +181,8 @@ fn settle(owed: &mut Owed, notice: Notice) {
             owed.exits.remove(&id);
             owed.spawns.remove(&id).map(|sender| sender.send(Err(InitError::Spawn { stage, errno })));
         }
-        Notice::Exited { id, status } => {
-            owed.exits.remove(&id).map(|sender| sender.send(status));
+        Notice::Exited { id, status, full } => {
+            owed.exits.remove(&id).map(|sender| sender.send((status, full)));
         }
     }
 }

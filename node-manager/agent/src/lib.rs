@@ -9,6 +9,7 @@ pub mod handler;
 pub mod init;
 pub mod keys;
 pub mod lifecycle;
+pub mod limits;
 pub mod meter;
 pub mod monitor;
 pub mod render;

@@ -5,7 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use node_manager::init::record::{Command, ExitStatus, FileId, SpawnStage};
+use node_manager::init::record::{Command, FileId, SpawnStage};
 use protocol::keys::PublicKey;
 use protocol::refusal::{Failure, Step};
 use tokio::io::AsyncReadExt;
@@ -115,7 +115,7 @@ async fn scan(init: &Init, id: u64, address: Ipv4Addr) -> Result<Scan, InitError
     let (out, err) = tokio::join!(all(&mut stdout), all(&mut stderr));
     let scan = Scan { stdout: out.map_err(InitError::System)?, stderr: err.map_err(InitError::System)? };
     match exited.await {
-        Ok(ExitStatus::Code(_) | ExitStatus::Signal(_)) => Ok(scan),
+        Ok(_) => Ok(scan),
         Err(_) => Err(InitError::Gone),
     }
 }

@@ -6,13 +6,13 @@ use node_manager::init::record::FileId;
 use protocol::ids::JobId;
 use protocol::keys::KeyRing;
 use protocol::names::Text;
-use protocol::node::Reply;
 use protocol::refusal::{Failure, Refusal};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 
 use crate::init::{Init, InitError};
 use crate::keys::{KeyError, Keys};
+use crate::limits::Counters;
 use crate::render::environment::Variables;
 use crate::render::ssh;
 use crate::services::{OWN_COMMANDS, Services};
@@ -21,7 +21,6 @@ use crate::voice::Asker;
 
 /// Numbers of own commands that one RUN may use.
 const OWN_COMMANDS_PER_RUN: u64 = 1 << 16;
-const ESRCH: i32 = 3;
 
 /// Keys and account, or why there are none.
 pub type PrepareResult = Result<Prepared, KeyError>;
@@ -31,6 +30,7 @@ pub type PrepareResult = Result<Prepared, KeyError>;
 pub struct Sandbox {
     pub init: Init,
     pub keys: Arc<Keys>,
+    pub counters: Counters,
     /// The account's login shell.
     pub shell: String,
 }
@@ -70,6 +70,8 @@ pub enum Done {
     },
     /// Nothing of it is kept.
     CommandOver(JobId),
+    /// What was asked to end by itself has, or had its time.
+    Emptied,
     /// The address may be free now.
     ShapeAgain,
     InitGone,
@@ -102,18 +104,6 @@ pub async fn serve(
     let sshd_config = ssh::sshd_config(&setup.user, address, &joined.variables);
     let services = Services { keys: &sandbox.keys, address, sshd_config: &sshd_config };
     services.start(&sandbox.init, OWN_COMMANDS + run * OWN_COMMANDS_PER_RUN).await
-}
-
-/// Signals all of a job's session. One that is over already is no error: the wish is fulfilled.
-pub async fn signal(init: Init, job: JobId, signal: u8, failure: Failure) -> Reply {
-    match init.signal(job.0, signal, true).await {
-        Ok(()) => Reply::Done,
-        Err(InitError::System(error)) if error.raw_os_error() == Some(ESRCH) => Reply::Done,
-        Err(error) => {
-            let cause = format!("signal {signal} cannot be sent to {job}: {error}").into();
-            Reply::Failed(Failure { cause, ..failure })
-        }
-    }
 }
 
 /// Job ids share their numbers with the agent's own commands, but for the upper half.

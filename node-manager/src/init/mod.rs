@@ -6,6 +6,7 @@
 
 mod file;
 pub mod filter;
+mod processes;
 pub mod record;
 mod spawn;
 
@@ -15,16 +16,17 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use nix::sys::signal::{SigSet, Signal as NixSignal};
+use nix::sys::signal::{SigSet, Signal as NixSignal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
+use rustix::process::{WaitOptions, wait};
 
 use crate::channel::{self, Datagram};
 use crate::sys;
 use file::Directories;
-use record::{Command, ExitStatus, Notice, RECORD_BYTES_MAX, Request, SpawnStage};
+use processes::Process;
+use record::{Command, ExitStatus, Found, Full, Notice, RECORD_BYTES_MAX, Request, SpawnStage, Whom};
 use spawn::{Program, Starting};
 
 const SSH_PORT: u16 = 22;
@@ -32,6 +34,12 @@ const SSHD: &str = "/usr/sbin/sshd";
 const SSHD_CONFIG: &str = "/etc/gridpilot/sshd_config";
 const SSHD_LOG: &str = "/run/sshd.log";
 const NUL: &str = "/dev/null";
+/// While commands run, the room of the writable part is looked at so often, and when one ends.
+const LOOK_PAUSE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// With less than this left it counts as full.
+const ROOM_BYTES_MIN: u64 = 64 * 1024;
+/// A bound for a command that makes processes faster than they can be stopped; who asked asks again.
+const STOP_ROUNDS_MAX: u32 = 100;
 
 /// A command of the agent's.
 struct Running {
@@ -40,6 +48,7 @@ struct Running {
     starting: Option<Starting>,
     /// Set when it was reaped while still starting.
     status: Option<ExitStatus>,
+    full: Full,
 }
 
 struct Init {
@@ -49,8 +58,7 @@ struct Init {
     directories: Directories,
     address: Ipv4Addr,
     running: HashMap<i32, Running>,
-    /// Ids that were ever spawned, with their sessions.
-    sessions: HashMap<u64, i32>,
+    /// Ids that were ever spawned.
     used: HashSet<u64>,
     agent_open: bool,
 }
@@ -85,7 +93,6 @@ impl Init {
             directories: Directories::open(user)?,
             address,
             running: HashMap::new(),
-            sessions: HashMap::new(),
             used: HashSet::new(),
             agent_open: true,
         })
@@ -111,8 +118,14 @@ impl Init {
                 fds.push(PollFd::new(pipe, PollFlags::IN));
             }
         }
-        match poll(&mut fds, None) {
+        // A program that cleans up behind a full disk is seen while it is full.
+        let pause = (!self.running.is_empty()).then_some(LOOK_PAUSE);
+        match poll(&mut fds, pause.as_ref()) {
             Err(Errno::INTR) => return Ok(()),
+            Ok(0) => {
+                self.look_for_room();
+                return Ok(());
+            }
             other => other?,
         };
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
@@ -167,9 +180,9 @@ impl Init {
                     self.notify(&Notice::SpawnFailed { id, stage, errno: errno.raw_os_error() });
                 }
             }
-            Ok(Request::Signal { id, signal, whole_session }) => {
-                let result = self.signal(id, signal, whole_session);
-                self.notify(&done(result));
+            Ok(Request::Signal { id, signal, whom }) => {
+                let found = self.signal(id, signal, whom);
+                self.notify(&Notice::Found(found));
             }
             Err(_) => self.agent_open = false,
         }
@@ -208,7 +221,7 @@ impl Init {
         };
         if let Ok(program) = Program::new(&command) {
             // What went wrong, if anything, is in the log; the peer sees the close.
-            let _ = program.start([connection.as_fd(), connection.as_fd(), log.as_fd()]);
+            let _ = program.start([connection.as_fd(), connection.as_fd(), log.as_fd()], processes::LOGIN);
         }
     }
 
@@ -224,11 +237,11 @@ impl Init {
         let program = Program::new(&command).map_err(|errno| (SpawnStage::Command, errno))?;
         let null = std::fs::File::open(NUL).map_err(|_| (SpawnStage::Fork, Errno::IO))?;
         let starting = program
-            .start([null.as_fd(), stdout.as_fd(), stderr.as_fd()])
+            .start([null.as_fd(), stdout.as_fd(), stderr.as_fd()], id)
             .map_err(|errno| (SpawnStage::Fork, errno))?;
         let pid = starting.pid;
-        self.sessions.insert(id, pid);
-        self.running.insert(pid, Running { id, starting: Some(starting), status: None });
+        self.running
+            .insert(pid, Running { id, starting: Some(starting), status: None, full: Full::default() });
         Ok(())
     }
 
@@ -250,20 +263,20 @@ impl Init {
             }
             Err((stage, errno)) => {
                 self.running.remove(&pid);
-                self.sessions.remove(&id);
                 self.notify(&Notice::SpawnFailed { id, stage, errno: errno.raw_os_error() });
             }
         }
     }
 
     fn exited(&mut self, pid: i32, status: ExitStatus) {
-        if let Some(Running { id, .. }) = self.running.remove(&pid) {
-            self.notify(&Notice::Exited { id, status });
+        if let Some(Running { id, full, .. }) = self.running.remove(&pid) {
+            self.notify(&Notice::Exited { id, status, full });
         }
     }
 
     /// Everything without a parent ends up here.
     fn reap(&mut self) {
+        self.look_for_room();
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let pid = pid.as_raw_nonzero().get();
             let status = match (status.exit_status(), status.terminating_signal()) {
@@ -278,17 +291,60 @@ impl Init {
         }
     }
 
-    fn signal(&self, id: u64, number: u8, whole_session: bool) -> Result<(), Errno> {
-        let signal = Signal::from_named_raw(i32::from(number)).ok_or(Errno::INVAL)?;
-        let session = *self.sessions.get(&id).ok_or(Errno::SRCH)?;
-        if !whole_session {
-            self.running.get(&session).filter(|running| running.id == id).ok_or(Errno::SRCH)?;
-            return kill_process(Pid::from_raw(session).ok_or(Errno::SRCH)?, signal);
+    fn signal(&self, id: u64, number: u8, whom: Whom) -> Found {
+        let find = || match whom {
+            Whom::Command => processes::of(id, &self.used),
+            Whom::Everything => processes::all(),
+        };
+        let found = find();
+        match (number, NixSignal::try_from(i32::from(number))) {
+            (0, _) | (_, Err(_)) => {}
+            (_, Ok(NixSignal::SIGKILL)) => kill_all(find),
+            (_, Ok(signal)) => {
+                send(&found, signal);
+                if matches!(signal, NixSignal::SIGTERM | NixSignal::SIGINT | NixSignal::SIGHUP) {
+                    send(&found, NixSignal::SIGCONT);
+                }
+            }
         }
-        let mut found = false;
-        for pid in spawn::members_of_session(session) {
-            found |= Pid::from_raw(pid).is_some_and(|pid| kill_process(pid, signal).is_ok());
-        }
-        if found { Ok(()) } else { Err(Errno::SRCH) }
+        // One that cannot be killed says more than any other.
+        let one = found.iter().max_by_key(|process| process.state == b'D');
+        let (pid, state) = one.map_or((0, 0), |one| (one.pid as u32, one.state));
+        Found { processes: found.len() as u32, pid, state }
     }
+
+    /// Whether the writable part has no room left, noted for all that run.
+    fn look_for_room(&mut self) {
+        let Ok(room) = rustix::fs::statvfs("/") else { return };
+        for running in self.running.values_mut() {
+            if room.f_bavail * room.f_bsize < ROOM_BYTES_MIN {
+                running.full.bytes = room.f_blocks * room.f_bsize;
+            }
+            if room.f_ffree == 0 {
+                running.full.files = room.f_files;
+            }
+        }
+    }
+}
+
+fn send(to: &[Process], signal: NixSignal) {
+    for process in to {
+        let _ = kill(nix::unistd::Pid::from_raw(process.pid), signal);
+    }
+}
+
+/// What is stopped makes no children: each round finds those that were made meanwhile, until
+/// there are none, and all die together.
+fn kill_all(find: impl Fn() -> Vec<Process>) {
+    let mut stopped: HashMap<i32, Process> = HashMap::new();
+    for _ in 0..STOP_ROUNDS_MAX {
+        let born: Vec<Process> =
+            find().into_iter().filter(|process| !stopped.contains_key(&process.pid)).collect();
+        if born.is_empty() {
+            break;
+        }
+        send(&born, NixSignal::SIGSTOP);
+        stopped.extend(born.into_iter().map(|process| (process.pid, process)));
+    }
+    send(&stopped.into_values().collect::<Vec<_>>(), NixSignal::SIGKILL);
 }

@@ -7,11 +7,11 @@
 //!   | PutFile (+1 fd: the content)           --> |   Done | Failed    repeatable
 //!   | Listen                                 --> |   Done | Failed    repeatable
 //!   | Spawn (+3 fds: command, stdout, stderr) --> |   Spawned | SpawnFailed
-//!   | Signal                                 --> |   Done | Failed    repeatable
+//!   | Signal                                 --> |   Found            repeatable
 //!   | <-- Exited                                 |   unasked, once for every Spawned
 //! ```
 //!
-//! `Done` and `Failed` answer PutFile, Listen and Signal in the order of the requests;
+//! `Done`, `Failed` and `Found` answer PutFile, Listen and Signal in the order of the requests;
 //! what concerns a command carries its id and may come in between. An id is used once:
 //! a second Spawn of it is answered `SpawnFailed` with stage `Repeated` and starts nothing.
 //! When the agent's end is closed, the commands run on; the monitor decides what ends.
@@ -40,10 +40,27 @@ pub enum Request {
     /// Start a command: descriptors are, in order, the encoded [`Command`] (as for
     /// PutFile), its standard output and its standard error; standard input is `/dev/null`.
     Spawn { id: u64 },
-    /// Send a signal to a running command, or to every process of its session.
-    /// `ESRCH` when the command never was or has been reported as exited (then
-    /// with `whole_session` what it left behind in its session is still signalled).
-    Signal { id: u64, signal: u8, whole_session: bool },
+    /// Send a signal to processes inside; answered by `Found`, with what was there before it
+    /// acted. Signal 0 only looks. SIGTERM wakes what is stopped; SIGKILL stops everything first,
+    /// so that nothing is born while it is ended. `id` means nothing for [`Whom::Everything`].
+    Signal { id: u64, signal: u8, whom: Whom },
+}
+
+/// Whom a signal is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Whom {
+    /// Every process of a command, also what it left behind, also one that left its session;
+    /// and what came to this member by its ssh, if it runs on another.
+    Command,
+    /// Everything inside but init.
+    Everything,
+}
+
+/// How full the sandbox's writable part was while a command ran: the size of what was full, else 0.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Full {
+    pub bytes: u64,
+    pub files: u64,
 }
 
 /// Init to agent.
@@ -68,7 +85,20 @@ pub enum Notice {
     Exited {
         id: u64,
         status: ExitStatus,
+        full: Full,
     },
+    /// Answers Signal: how many processes there were, and one of them with its state.
+    Found(Found),
+}
+
+/// Processes that are not dead.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Found {
+    pub processes: u32,
+    /// One of them, as it is numbered inside; 0 if there is none.
+    pub pid: u32,
+    /// The kernel's letter for its state.
+    pub state: u8,
 }
 
 /// Where a Spawn failed.
@@ -195,8 +225,8 @@ impl Request {
             Request::PutFile { file } => vec![1, *file as u8],
             Request::Listen => vec![2],
             Request::Spawn { id } => [&[3][..], &id.to_be_bytes()].concat(),
-            Request::Signal { id, signal, whole_session } => {
-                [&[4][..], &id.to_be_bytes(), &[*signal, u8::from(*whole_session)]].concat()
+            Request::Signal { id, signal, whom } => {
+                [&[4][..], &id.to_be_bytes(), &[*signal, *whom as u8]].concat()
             }
         }
     }
@@ -211,7 +241,7 @@ impl Request {
             4 => Request::Signal {
                 id: u64::from_be_bytes(fields.array()?),
                 signal: fields.byte()?,
-                whole_session: pick(&[false, true], fields.byte()?)?,
+                whom: pick(&[Whom::Command, Whom::Everything], fields.byte()?)?,
             },
             _ => return Err(Malformed),
         };
@@ -229,12 +259,16 @@ impl Notice {
             Notice::SpawnFailed { id, stage, errno } => {
                 [&[4][..], &id.to_be_bytes(), &[*stage as u8], &errno.to_be_bytes()].concat()
             }
-            Notice::Exited { id, status } => {
+            Notice::Exited { id, status, full } => {
                 let (kind, number) = match *status {
                     ExitStatus::Code(code) => (0, code),
                     ExitStatus::Signal(signal) => (1, signal),
                 };
-                [&[5][..], &id.to_be_bytes(), &[kind, number]].concat()
+                let (bytes, files) = (full.bytes.to_be_bytes(), full.files.to_be_bytes());
+                [&[5][..], &id.to_be_bytes(), &[kind, number], &bytes, &files].concat()
+            }
+            Notice::Found(Found { processes, pid, state }) => {
+                [&[6][..], &processes.to_be_bytes(), &pid.to_be_bytes(), &[*state]].concat()
             }
         }
     }
@@ -262,8 +296,17 @@ impl Notice {
                     [1, signal] => ExitStatus::Signal(signal),
                     _ => return Err(Malformed),
                 };
-                Notice::Exited { id, status }
+                let full = Full {
+                    bytes: u64::from_be_bytes(fields.array()?),
+                    files: u64::from_be_bytes(fields.array()?),
+                };
+                Notice::Exited { id, status, full }
             }
+            6 => Notice::Found(Found {
+                processes: u32::from_be_bytes(fields.array()?),
+                pid: u32::from_be_bytes(fields.array()?),
+                state: fields.byte()?,
+            }),
             _ => return Err(Malformed),
         };
         fields.end(notice)
@@ -279,7 +322,8 @@ mod tests {
         let mut requests = vec![
             Request::Listen,
             Request::Spawn { id: 1 << 40 },
-            Request::Signal { id: 3, signal: 15, whole_session: true },
+            Request::Signal { id: 3, signal: 15, whom: Whom::Command },
+            Request::Signal { id: 0, signal: 9, whom: Whom::Everything },
         ];
         requests.extend(FileId::ALL.iter().map(|&file| Request::PutFile { file }));
         for request in requests {
@@ -294,8 +338,9 @@ mod tests {
             Notice::Done,
             Notice::Failed { errno: 28 },
             Notice::Spawned { id: 4, pid: 17 },
-            Notice::Exited { id: 4, status: ExitStatus::Code(42) },
-            Notice::Exited { id: 4, status: ExitStatus::Signal(9) },
+            Notice::Exited { id: 4, status: ExitStatus::Code(42), full: Full::default() },
+            Notice::Exited { id: 4, status: ExitStatus::Signal(9), full: Full { bytes: 1 << 30, files: 7 } },
+            Notice::Found(Found { processes: 3, pid: 17, state: b'D' }),
         ];
         use SpawnStage::*;
         notices.extend([Command, Cwd, Fork, Exec, Repeated].map(|stage| Notice::SpawnFailed {

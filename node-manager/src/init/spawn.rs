@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::Mode;
 use rustix::io::{Errno, Result};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{chdir, setsid, umask};
+use rustix::process::{Resource, Rlimit, chdir, setrlimit, setsid, umask};
 
 use super::record::{Command, SpawnStage};
 use crate::sys;
@@ -48,13 +48,13 @@ impl Program {
         })
     }
 
-    /// Forks; the outcome comes through the pipe.
-    pub fn start(&self, standard: [BorrowedFd<'_>; 3]) -> Result<Starting> {
+    /// Forks; the outcome comes through the pipe. All that comes of it bears the tag.
+    pub fn start(&self, standard: [BorrowedFd<'_>; 3], tag: u64) -> Result<Starting> {
         let (pipe, report) = pipe_with(PipeFlags::CLOEXEC)?;
         match fork()? {
             Some(pid) => Ok(Starting { pid: pid.as_raw_nonzero().get(), pipe }),
             None => {
-                let Err((stage, errno)) = self.become_it(standard, report.as_fd());
+                let Err((stage, errno)) = self.become_it(standard, report.as_fd(), tag);
                 let mut message = vec![stage as u8];
                 message.extend_from_slice(&errno.raw_os_error().to_be_bytes());
                 // The copy at its fixed number is the one that is surely open.
@@ -70,6 +70,7 @@ impl Program {
         &self,
         standard: [BorrowedFd<'_>; 3],
         report: BorrowedFd<'_>,
+        tag: u64,
     ) -> std::result::Result<Infallible, (SpawnStage, Errno)> {
         let prepare = || -> Result<()> {
             let [input, output, error] = standard;
@@ -77,6 +78,7 @@ impl Program {
             rustix::io::fcntl_setfd(sys::fd::borrow(REPORT), rustix::io::FdFlags::CLOEXEC)?;
             sys::process::reset_signals();
             setsid()?;
+            setrlimit(Resource::Locks, Rlimit { current: Some(tag), maximum: Some(tag) })?;
             umask(Mode::from_raw_mode(0o022));
             Ok(())
         };
@@ -145,22 +147,6 @@ fn candidates(name: &[u8], env: &[Vec<u8>]) -> Vec<Vec<u8>> {
     path.split(|&b| b == b':')
         .map(|directory| if directory.is_empty() { &b"."[..] } else { directory })
         .map(|directory| [directory, b"/", name].concat())
-        .collect()
-}
-
-/// Processes whose session is the given one.
-pub fn members_of_session(session: i32) -> Vec<i32> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| {
-            let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // The name stands in brackets and may hold anything; session is the fourth behind it.
-            let after = stat.iter().rposition(|&b| b == b')').map_or(&[][..], |at| &stat[at + 1..]);
-            let text = String::from_utf8_lossy(after);
-            text.split_whitespace().nth(3).and_then(|word| word.parse().ok()) == Some(session)
-        })
         .collect()
 }
 

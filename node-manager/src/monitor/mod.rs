@@ -38,7 +38,7 @@ pub fn run() -> u8 {
     }
 }
 
-/// Removes what monitors that were killed have left, and names it.
+/// Removes what monitors that were killed have left, and names it; what stays makes the node dirty.
 pub fn sweep() -> u8 {
     let swept = start::sanitise(2).and_then(|()| start::check_rights()).and_then(|()| {
         start::own_directory()?;
@@ -47,11 +47,15 @@ pub fn sweep() -> u8 {
         privilege::raised(sweep::sweep).map_err(unsettled)
     });
     match swept {
-        Ok(removed) => {
-            for name in removed {
+        Ok(swept) => {
+            for name in swept.removed {
                 let _ = writeln!(std::io::stdout(), "removed {name}");
             }
-            EXIT_CLEAN
+            if swept.left.is_empty() {
+                return EXIT_CLEAN;
+            }
+            complain(format_args!("cannot be removed: {}", swept.left.join(", ")));
+            EXIT_DIRTY
         }
         Err(reason) => refuse(&reason),
     }
@@ -72,7 +76,10 @@ fn serve() -> Result<Option<String>, String> {
     rustix::process::setsid()
         .map_err(|_| "started as the leader of a process group; a Launcher does not do that")?;
     privilege::settle().map_err(unsettled)?;
-    privilege::raised(sweep::sweep).map_err(unsettled)?;
+    let swept = privilege::raised(sweep::sweep).map_err(unsettled)?;
+    for name in swept.removed.iter().chain(&swept.left) {
+        audit::line(uid, format_args!("swept at the start: {name}"));
+    }
     let mut nonce = [0; 16];
     getrandom(&mut nonce, GetRandomFlags::empty()).map_err(|errno| format!("no randomness: {errno}"))?;
     let agent = privilege::raised(|| Agent::start(&directory, invocation, uid)).map_err(unsettled)??;

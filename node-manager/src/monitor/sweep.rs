@@ -26,24 +26,38 @@ pub fn link_name(pid: u32) -> String {
     format!("{LINK_PREFIX}{pid:x}")
 }
 
-/// Removes what has no owner any more and returns its names.
-pub fn sweep() -> Vec<String> {
-    let mut removed = Vec::new();
+/// What a sweep found that has no owner any more, by name.
+#[derive(Default)]
+pub struct Swept {
+    pub removed: Vec<String>,
+    /// It could not be removed: the node is not clean.
+    pub left: Vec<String>,
+}
+
+/// Removes what has no owner any more.
+pub fn sweep() -> Swept {
+    let mut swept = Swept::default();
     for root in cgroup::roots() {
-        sweep_cgroups(&root, 0, &mut removed);
+        sweep_cgroups(&root, 0, &mut swept);
     }
     if let Ok(node) = Netlink::open() {
         for (_, name) in node.links().unwrap_or_default() {
             let pid = name.strip_prefix(LINK_PREFIX).and_then(|tag| i32::from_str_radix(tag, 16).ok());
-            if pid.is_some_and(is_gone) && link::remove(&node, &name).is_ok() {
-                removed.push(format!("link {name}"));
+            if pid.is_some_and(is_gone) {
+                swept.note(link::remove(&node, &name).is_ok(), format!("link {name}"));
             }
         }
     }
-    removed
+    swept
 }
 
-fn sweep_cgroups(directory: &Path, depth: u32, removed: &mut Vec<String>) {
+impl Swept {
+    fn note(&mut self, removed: bool, name: String) {
+        if removed { &mut self.removed } else { &mut self.left }.push(name);
+    }
+}
+
+fn sweep_cgroups(directory: &Path, depth: u32, swept: &mut Swept) {
     let Ok(entries) = fs::read_dir(directory) else {
         return;
     };
@@ -57,11 +71,12 @@ fn sweep_cgroups(directory: &Path, depth: u32, removed: &mut Vec<String>) {
         let tag = name.strip_prefix(cgroup::DIRECTORY_PREFIX);
         match tag.and_then(|tag| tag.rsplit('-').next()?.parse().ok()) {
             // A user may have cgroups of his own, call them as he likes, and keep them busy.
-            Some(pid) if ours && is_gone(pid) && remove_orphan(&entry.path()) => {
-                removed.push(format!("cgroup {}", entry.path().display()));
+            Some(pid) if ours && is_gone(pid) => {
+                let name = format!("cgroup {}", entry.path().display());
+                swept.note(remove_orphan(&entry.path()), name);
             }
             Some(_) => {}
-            None if depth < DEPTH_MAX => sweep_cgroups(&entry.path(), depth + 1, removed),
+            None if depth < DEPTH_MAX => sweep_cgroups(&entry.path(), depth + 1, swept),
             None => {}
         }
     }

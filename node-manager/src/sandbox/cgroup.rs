@@ -3,9 +3,10 @@
 //! v1 controllers where the node has them mounted, else v2. (Killing needs no cgroup:
 //! the sandbox's first process takes all others with it.)
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -72,6 +73,8 @@ impl Cgroups {
         }
         if !self.directories.contains(&directory) {
             fs::create_dir(&directory)?;
+            // The agent reads in it what was hit.
+            fs::set_permissions(&directory, Permissions::from_mode(0o755))?;
             self.directories.push(directory.clone());
             if v1.is_some() {
                 self.enter.push(OpenOptions::new().write(true).open(directory.join("cgroup.procs"))?);
@@ -124,6 +127,16 @@ impl Drop for Cgroups {
     fn drop(&mut self) {
         let _ = self.remove();
     }
+}
+
+/// The directories of the sandbox of a monitor that is in the same cgroup as the caller; for the
+/// agent, which reads there what was hit. Needs no privilege.
+pub fn directories_of(monitor: u32) -> Vec<PathBuf> {
+    let ends = format!("-{monitor}");
+    let ours = |name: &str| name.starts_with(DIRECTORY_PREFIX) && name.ends_with(&ends);
+    let below = |place: PathBuf| fs::read_dir(place).into_iter().flatten().flatten();
+    let entries = hierarchies().into_iter().flat_map(|hierarchy| below(hierarchy.place));
+    entries.filter(|entry| entry.file_name().to_str().is_some_and(ours)).map(|entry| entry.path()).collect()
 }
 
 /// Where the hierarchies are mounted, for the sweep.

@@ -70,6 +70,15 @@ pub fn stop_timers() {
     }
 }
 
+/// The hard limit of a process of the same user on file locks; `None` when it is gone.
+pub fn lock_limit(pid: i32) -> Option<u64> {
+    // SAFETY: all zero is a valid rlimit64.
+    let mut old: libc::rlimit64 = unsafe { std::mem::zeroed() };
+    // SAFETY: nothing is set, and the old limit is written to a value that outlives the call.
+    let result = unsafe { libc::prlimit64(pid, libc::RLIMIT_LOCKS, std::ptr::null(), &raw mut old) };
+    (result == 0).then_some(old.rlim_max)
+}
+
 /// Ends the process at once; nothing is dropped or flushed.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes an integer and does not return.

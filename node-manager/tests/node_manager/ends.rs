@@ -1,12 +1,13 @@
 //! Every way in which a pilot can end.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use grant::{Driver, Grant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use node_manager::operation::{EndReason, Notice};
+use node_manager::operation::{EndReason, Notice, Request};
 
 use crate::world::{self, LIB, World, nothing_left};
 
@@ -113,4 +114,35 @@ pub fn the_sweep_removes_what_a_killed_monitor_left() {
         "{left:?}"
     );
     fs::remove_dir(cgroup(alive)).unwrap();
+}
+
+/// Only a frozen process is as deaf as one that waits in the kernel for a dead disk.
+pub fn a_process_that_cannot_die_is_named_and_a_later_sweep_finds_the_node_clean() {
+    let world = World::new();
+    let mut pilot = world.pilot();
+    let mut inside = pilot.build(&world, &pilot.grant());
+    inside.start("echo up; exec sleep 1000");
+    let freezer = PathBuf::from(format!("/sys/fs/cgroup/freezer/test-{}", std::process::id()));
+    fs::create_dir(&freezer).unwrap();
+    let victim = world::child_of(inside.init, 0);
+    fs::write(freezer.join("cgroup.procs"), victim.to_string()).unwrap();
+    let set = |state: &str| {
+        fs::write(freezer.join("freezer.state"), state).unwrap();
+        while fs::read_to_string(freezer.join("freezer.state")).unwrap().trim() != state {}
+    };
+    set("FROZEN");
+    pilot.ask(&Request::TearDown);
+    let Notice::Dirty { what } = pilot.answer() else { panic!("it cannot be clean") };
+    assert!(what.contains(&inside.init.to_string()) && what.contains("does not die"), "{what}");
+    pilot.launcher_end();
+    assert_eq!(pilot.exit_code(), Some(3));
+    let sweep = || Command::new(format!("{LIB}/node-manager")).arg("sweep").output().unwrap();
+    let dirty = sweep();
+    let text = String::from_utf8(dirty.stderr).unwrap();
+    assert!(dirty.status.code() == Some(3) && text.contains("cannot be removed: cgroup"), "{text}");
+    set("THAWED");
+    let clean = sweep();
+    assert_eq!(clean.status.code(), Some(0), "{clean:?}");
+    nothing_left(&world, &[pilot.monitor, pilot.agent, inside.init], &inside.namespaces);
+    fs::remove_dir(&freezer).unwrap();
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use node_manager::init::record::{self, ExitStatus, FileId, SpawnStage};
 
-use crate::world::{self, World, command};
+use crate::world::{World, command};
 
 pub fn files_appear_whole_at_their_places() {
     let world = World::new();
@@ -62,28 +62,4 @@ pub fn commands_start_once_and_report_how_they_ended() {
     // Orphans are reaped.
     inside.shell("for i in 1 2 3 4 5; do (sleep 0.05 &) ; done");
     assert_eq!(inside.shell("sleep 0.3; ps -e -o stat= | grep -c Z").text, "0\n");
-}
-
-pub fn signals_reach_a_command_or_its_session() {
-    let world = World::new();
-    let pilot = world.pilot();
-    let mut inside = pilot.build(&world, &pilot.grant());
-    let send = |inside: &world::Inside, id, signal, whole_session| {
-        let request = record::Request::Signal { id, signal, whole_session };
-        node_manager::channel::send(&inside.socket, &request.encode(), &[]).unwrap();
-        inside.answer()
-    };
-    let (id, _) = inside.spawn(&command(&["sleep", "1000"]));
-    assert!(matches!(inside.answer(), record::Notice::Spawned { .. }));
-    assert_eq!(send(&inside, id, 15, false), record::Notice::Done);
-    assert_eq!(inside.answer(), record::Notice::Exited { id, status: ExitStatus::Signal(15) });
-    assert_eq!(send(&inside, id, 15, false), record::Notice::Failed { errno: 3 });
-
-    let (id, output) = inside.spawn(&command(&["sh", "-c", "sleep 1000 & sleep 1001 & echo up; wait"]));
-    assert!(matches!(inside.answer(), record::Notice::Spawned { .. }));
-    let mut up = [0; 3];
-    std::io::Read::read_exact(&mut fs::File::from(output), &mut up).unwrap();
-    assert_eq!(send(&inside, id, 9, true), record::Notice::Done);
-    assert_eq!(inside.answer(), record::Notice::Exited { id, status: ExitStatus::Signal(9) });
-    assert_eq!(inside.shell("sleep 0.1; pgrep -c sleep").text, "0\n");
 }

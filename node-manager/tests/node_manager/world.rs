@@ -17,7 +17,7 @@ use grant::{Driver, Grant, Rates, SiteName, UserName};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use node_manager::channel;
-use node_manager::init::record::{self, ExitStatus};
+use node_manager::init::record::{self, ExitStatus, Found, Full, Whom};
 use node_manager::operation::{Notice, RECORD_BYTES_MAX, Request, Welcome};
 
 use rustix::net::{
@@ -257,6 +257,7 @@ pub struct Inside {
 
 pub struct Output {
     pub status: ExitStatus,
+    pub full: Full,
     pub text: String,
 }
 
@@ -287,9 +288,45 @@ impl Inside {
         assert!(matches!(self.answer(), record::Notice::Spawned { .. }));
         let mut text = Vec::new();
         fs::File::from(output).read_to_end(&mut text).unwrap();
-        let record::Notice::Exited { id: exited, status } = self.answer() else { panic!("no exit") };
+        let record::Notice::Exited { id: exited, status, full } = self.answer() else { panic!("no exit") };
         assert_eq!(exited, id);
-        Output { status, text: String::from_utf8_lossy(&text).into_owned() }
+        Output { status, full, text: String::from_utf8_lossy(&text).into_owned() }
+    }
+
+    /// A command that runs on; what it printed first has come.
+    pub fn start(&mut self, script: &str) -> u64 {
+        let (id, output) = self.spawn(&command(&["bash", "-c", script]));
+        assert!(matches!(self.answer(), record::Notice::Spawned { .. }));
+        let mut up = [0; 3];
+        fs::File::from(output).read_exact(&mut up).unwrap();
+        assert_eq!(&up, b"up\n");
+        id
+    }
+
+    /// Sends a signal; what was there before it acted. Ends that come in between are skipped.
+    pub fn signal(&self, id: u64, signal: u8, whom: Whom) -> Found {
+        let request = record::Request::Signal { id, signal, whom };
+        channel::send(&self.socket, &request.encode(), &[]).unwrap();
+        loop {
+            match self.answer() {
+                record::Notice::Found(found) => return found,
+                record::Notice::Exited { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Waits until nothing is left of a command, or of everything, sending this signal meanwhile.
+    pub fn until_gone(&self, id: u64, signal: u8, whom: Whom) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let found = self.signal(id, signal, whom);
+            if found.processes == 0 {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{found:?} of command {id}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub fn shell(&mut self, script: &str) -> Output {
@@ -333,7 +370,7 @@ fn processes() -> Vec<String> {
     names.filter(|name| name.bytes().all(|b| b.is_ascii_digit())).collect()
 }
 
-fn child_of(parent: i32, but: i32) -> i32 {
+pub fn child_of(parent: i32, but: i32) -> i32 {
     let child = |pid: &String| stat_parent(pid) == Some(parent) && *pid != but.to_string();
     processes().into_iter().find(child).expect("an init").parse().unwrap()
 }

@@ -187,7 +187,7 @@ impl Built {
     /// Waits for the good end of a command.
     pub fn finish(&self, id: u64) -> Result<()> {
         match self.next()? {
-            Notice::Exited { id: ended, status: ExitStatus::Code(0) } if ended == id => Ok(()),
+            Notice::Exited { id: ended, status: ExitStatus::Code(0), .. } if ended == id => Ok(()),
             other => bail!("command {id} ended as {other:?}"),
         }
     }

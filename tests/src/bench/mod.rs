@@ -10,6 +10,7 @@ pub mod network;
 pub mod probe;
 pub mod sandbox;
 pub mod search;
+pub mod short;
 pub mod start;
 pub mod thousand;
 

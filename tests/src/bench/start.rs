@@ -31,32 +31,32 @@ struct Times {
     output: Duration,
 }
 
-struct Client {
+pub(super) struct Client {
     connection: Connection<UnixStream>,
     correlation: u64,
     request: u128,
 }
 
 impl Client {
-    async fn connect(grid: &Grid) -> Result<Self> {
+    pub async fn connect(grid: &Grid) -> Result<Self> {
         let stream = UnixStream::connect(grid.state.socket()).await?;
         let connection = connection::greet(stream, Role::Client, &[Role::Grc]).await?;
         let request = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos();
         Ok(Self { connection, correlation: 0, request })
     }
 
-    fn send(&mut self, request: &Request) -> Result<u64> {
+    pub fn send(&mut self, request: &Request) -> Result<u64> {
         self.correlation += 1;
         self.connection.outbox.post(Kind::Request, self.correlation, request)?;
         Ok(self.correlation)
     }
 
-    fn request_id(&mut self) -> RequestId {
+    pub fn request_id(&mut self) -> RequestId {
         self.request += 1;
         RequestId(self.request.to_be_bytes())
     }
 
-    async fn next(&mut self) -> Result<(u64, Message)> {
+    pub async fn next(&mut self) -> Result<(u64, Message)> {
         let frame = tokio::time::timeout(ANSWER_TIME, self.connection.inbox.next()).await??;
         Ok(match frame.kind {
             Kind::Reply => (frame.correlation, Message::Reply(read(&frame)?)),
@@ -65,7 +65,7 @@ impl Client {
         })
     }
 
-    async fn reply(&mut self, request: &Request) -> Result<Reply> {
+    pub async fn reply(&mut self, request: &Request) -> Result<Reply> {
         let correlation = self.send(request)?;
         loop {
             if let (answer, Message::Reply(reply)) = self.next().await?
@@ -77,7 +77,7 @@ impl Client {
     }
 
     /// Until the reservation is over everywhere: rounds must not meet on a node.
-    async fn wait_ended(&mut self, id: ReservationId) -> Result<()> {
+    pub async fn wait_ended(&mut self, id: ReservationId) -> Result<()> {
         let deadline = Instant::now() + ANSWER_TIME;
         while Instant::now() < deadline {
             let reply = self.reply(&Request::ShowReservation(Selector::Id(id))).await?;
@@ -91,12 +91,12 @@ impl Client {
     }
 }
 
-enum Message {
+pub(super) enum Message {
     Reply(Reply),
     Notice(Notice),
 }
 
-fn ask(grid: &Grid) -> Result<Ask> {
+pub(super) fn ask(grid: &Grid) -> Result<Ask> {
     let plan = &grid.state.plan;
     let sites = (0..plan.sites).map(|site| Ok((site_name(site).parse()?, plan.nodes)));
     Ok(Ask {

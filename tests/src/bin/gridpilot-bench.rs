@@ -54,6 +54,14 @@ enum What {
         #[arg(long, default_value_t = 15)]
         rounds: usize,
     },
+    /// Short commands in a standing reservation of 4 members, against xargs.
+    Short {
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Commands of one round.
+        #[arg(long, default_value_t = 1000)]
+        commands: usize,
+    },
     /// The exchange of addresses and keys over many simulated sites and NodeManagers.
     Exchange {
         #[arg(long, default_value_t = 100)]
@@ -107,7 +115,7 @@ enum What {
 }
 
 /// What is measured when nothing is named.
-const ALL: [&str; 7] = ["sandbox", "thousand", "network", "start", "exchange", "search", "durable"];
+const ALL: [&str; 8] = ["sandbox", "thousand", "network", "start", "short", "exchange", "search", "durable"];
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().what {
@@ -159,16 +167,22 @@ fn measure(what: What) -> Result<()> {
         What::Durable { directory, seconds, records, changes } => {
             ("Durable decisions", bench::durable::run(&directory, seconds, records, changes)?)
         }
-        What::Start { rounds } => ("From submit to output", start(rounds)?),
+        What::Start { rounds } => {
+            ("From submit to output", in_a_grid(|grid| bench::start::run(grid, rounds))?)
+        }
+        What::Short { rounds, commands } => {
+            ("Short commands", in_a_grid(|grid| bench::short::run(grid, rounds, commands))?)
+        }
     };
     println!("## {name}\n\n{}\n\n{text}", bench::machine());
     Ok(())
 }
 
-fn start(rounds: usize) -> Result<String> {
+/// In a grid of two sites with two nodes each, taken down again.
+fn in_a_grid(run: impl FnOnce(&Grid) -> Result<String>) -> Result<String> {
     let plan = Plan::new(PathBuf::from(format!("/var/lib/gridpilot-bench-{}", std::process::id())));
     let mut grid = Grid::up(plan, &install::programs()?, &mut |_| ())?;
-    let text = bench::start::run(&grid, rounds);
+    let text = run(&grid);
     grid.down(&mut |_| ())?;
     text
 }

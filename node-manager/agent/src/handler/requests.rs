@@ -7,7 +7,7 @@ use protocol::job::{Command, Stream};
 use protocol::keys::KeyRing;
 use protocol::limits::{ENDED_BYTES_MAX, ENDED_MAX};
 use protocol::node::{Reply, Request, Setup};
-use protocol::refusal::{Failure, Refusal, Step};
+use protocol::refusal::{Failure, Refusal};
 
 use super::Handler;
 use crate::command::{Start, Wishes};
@@ -104,6 +104,9 @@ impl Handler {
         let (Some(sandbox), Some(setup), Some(joined)) = (&self.sandbox, &self.setup, &self.joined) else {
             return Err(not_built());
         };
+        if self.leaving {
+            return Err(Refusal::WrongState { what: "EXEC".into(), state: "going down".into() });
+        }
         command.check()?;
         work::check_job(job)?;
         if !self.started.insert(job) {
@@ -121,6 +124,7 @@ impl Handler {
             environment: variables::of_command(&joined.variables, job, &command.variables),
             home: variables::home(&setup.user),
             wishes: wishes.subscribe(),
+            counters: sandbox.counters.clone(),
             command,
         };
         self.commands.insert(job, wishes);
@@ -185,19 +189,6 @@ impl Handler {
             self.commands.remove(&oldest);
             bytes -= its_bytes;
         }
-    }
-
-    pub(super) fn signal(&mut self, asker: Asker, job: JobId, signal: u8) {
-        let known = self.started.contains(&job);
-        let Some(sandbox) = self.sandbox.as_ref().filter(|_| known) else {
-            return self.reply(asker, &Reply::Done);
-        };
-        let (init, voice) = (sandbox.init.clone(), self.voice.clone());
-        let failure = self.failure(Step::Running, "");
-        self.tasks.spawn(async move {
-            let reply = work::signal(init, job, signal, failure).await;
-            voice.reply_wait(asker, &reply).await;
-        });
     }
 }
 

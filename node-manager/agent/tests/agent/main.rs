@@ -2,6 +2,7 @@
 //! CRM in every state, whatever ends it.
 
 mod back;
+mod ends;
 mod kept;
 mod shaped;
 mod world;
@@ -9,14 +10,14 @@ mod world;
 use node_agent::handler::Ending;
 use node_manager::operation::{self, EndReason, Step as BuildStep};
 use protocol::ids::JobId;
-use protocol::job::{ExitStatus, Hits, Stream};
+use protocol::job::{ExitStatus, Stream};
 use protocol::keys::{MemberKeys, PublicKey};
 use protocol::limits::OUTPUT_AHEAD_BYTES_MAX;
 use protocol::names::AbsolutePath;
 use protocol::node::{Notice, Reply, Request, State};
 use protocol::refusal::{Refusal, Step};
 
-use world::{World, command, ring, setup, shell};
+use world::{HITS, World, command, ring, setup, shell};
 
 pub const LIVE_STATES: [State; 5] =
     [State::Idle, State::Building, State::Ready, State::Joined, State::Running];
@@ -60,7 +61,7 @@ async fn what_the_monitor_ends_by_itself_is_told_with_its_reason() {
         };
         assert_eq!(cause.cause.as_str(), "the Launcher died");
         assert_eq!(cause.node.unwrap().as_str(), "a1");
-        assert_eq!(world.seen().tear_downs, 0, "there is nothing left to take down");
+        assert_eq!(world.seen().tear_downs, 1, "asked once what is left");
         assert!(matches!(world.agent.await.unwrap(), Ending::Confirmed { .. }));
     }
 }
@@ -236,10 +237,7 @@ async fn output_is_never_further_ahead_than_what_was_saved() {
         saved = sent;
         world.send(&Request::OutputSaved { job, stream: Stream::Stdout, upto: saved }).await;
     }
-    assert_eq!(
-        world.notice().await,
-        Notice::Exited { job, status: ExitStatus::Code(0), hits: Hits::default() }
-    );
+    assert_eq!(world.notice().await, Notice::Exited { job, status: ExitStatus::Code(0), hits: HITS });
 }
 
 #[tokio::test]
@@ -267,7 +265,7 @@ async fn a_signal_to_a_job_that_never_was_is_answered() {
             other => break other,
         }
     };
-    assert_eq!(exited, Notice::Exited { job, status: ExitStatus::Signal(15), hits: Hits::default() });
+    assert_eq!(exited, Notice::Exited { job, status: ExitStatus::Signal(15), hits: HITS });
 }
 
 #[tokio::test]

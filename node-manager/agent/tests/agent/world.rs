@@ -14,13 +14,13 @@ use node_agent::handler::{Ending, serve};
 use node_agent::monitor::Monitor;
 use node_agent::render::ssh::public_key;
 use node_agent::seqpacket::{Datagram, SeqPacket};
-use node_manager::init::record::{self, ExitStatus, FileId, SpawnStage};
+use node_manager::init::record::{self, ExitStatus, FileId, Found, Full, SpawnStage, Whom};
 use node_manager::operation::{self, Welcome};
 use protocol::connection::{Connection, greet, read};
 use protocol::frame::Kind;
 use protocol::hello::Role;
 use protocol::ids::{Epoch, JobId, ReservationId};
-use protocol::job::{Command, Stream};
+use protocol::job::{Command, Hits, Stream};
 use protocol::keys::{KeyRing, Member, MemberKeys, PublicKey};
 use protocol::names::{AbsolutePath, EnvironmentName, HostName};
 use protocol::node::{Arrive, First, Notice, Reply, Request, Setup, State, Token};
@@ -36,6 +36,8 @@ pub struct Seen {
     pub builds: u32,
     /// Rates that the monitor was asked for; a test that plays it answers them.
     pub shaped: Vec<[u8; grant::RATES_LEN]>,
+    /// What the monitor says is left when it is asked to tear down.
+    pub left_over: Option<String>,
     pub tear_downs: u32,
     /// How often the monitor was told that the CRM lives.
     pub heard: u32,
@@ -325,7 +327,8 @@ async fn play_monitor(socket: Arc<SeqPacket>, seen: Arc<Mutex<Seen>>, answers: b
                 let mut seen = seen.lock().unwrap();
                 seen.tear_downs += 1;
                 seen.init = None;
-                (operation::Notice::Gone, None)
+                let left = seen.left_over.clone();
+                (left.map_or(operation::Notice::Gone, |what| operation::Notice::Dirty { what }), None)
             }
             operation::Request::Shape { rates, .. } => {
                 seen.lock().unwrap().shaped.push(rates);
@@ -353,9 +356,50 @@ impl Drop for AbortOnDrop {
     }
 }
 
+/// Processes of a group that are not dead.
+fn members_of(group: i32) -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let words: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+        matches!(words[..], [state, _, its, ..] if !"ZX".contains(state) && its == group.to_string())
+    })
+    .collect()
+}
+
+/// What the played init says of the disk.
+pub const FULL: Full = Full { bytes: 4096, files: 0 };
+
+/// What follows from that at every command's end.
+pub const HITS: Hits = Hits {
+    out_of_memory: 0,
+    processes_refused: 0,
+    disk_full: true,
+    files_full: false,
+    memory_bytes: 0,
+    pids: 0,
+    disk_bytes: 4096,
+    files: 0,
+};
+
+/// Process groups by the command's id; they die with the init.
+#[derive(Default)]
+struct Groups(HashMap<u64, i32>);
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        for group in self.0.values() {
+            let group = nix::unistd::Pid::from_raw(*group);
+            let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}
+
 async fn play_init(socket: OwnedFd, seen: Arc<Mutex<Seen>>) {
     let socket = Arc::new(SeqPacket::new(socket).unwrap());
-    let mut processes: HashMap<u64, i32> = HashMap::new();
+    let mut groups = Groups::default();
+    let processes = &mut groups.0;
     while let Ok(Some(Datagram { bytes, mut descriptors })) = socket.receive(record::RECORD_BYTES_MAX).await {
         let notice = match record::Request::decode(&bytes).unwrap() {
             record::Request::PutFile { file } => {
@@ -364,13 +408,19 @@ async fn play_init(socket: OwnedFd, seen: Arc<Mutex<Seen>>) {
                 record::Notice::Done
             }
             record::Request::Listen => record::Notice::Done,
-            record::Request::Signal { id, signal, .. } => {
-                let group = nix::unistd::Pid::from_raw(processes[&id]);
-                let signal = nix::sys::signal::Signal::try_from(i32::from(signal)).unwrap();
-                match nix::sys::signal::killpg(group, signal) {
-                    Ok(()) => record::Notice::Done,
-                    Err(errno) => record::Notice::Failed { errno: errno as i32 },
+            record::Request::Signal { id, signal, whom } => {
+                let groups: Vec<i32> = match whom {
+                    Whom::Command => processes.get(&id).into_iter().copied().collect(),
+                    Whom::Everything => processes.values().copied().collect(),
+                };
+                let members: Vec<i32> = groups.iter().flat_map(|group| members_of(*group)).collect();
+                if let Ok(signal) = nix::sys::signal::Signal::try_from(i32::from(signal)) {
+                    for pid in &members {
+                        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), signal);
+                    }
                 }
+                let pid = members.first().map_or(0, |pid| *pid as u32);
+                record::Notice::Found(Found { processes: members.len() as u32, pid, state: b'S' })
             }
             record::Request::Spawn { id } => {
                 let scanned = seen.lock().unwrap().scanned.clone();
@@ -387,7 +437,9 @@ async fn play_init(socket: OwnedFd, seen: Arc<Mutex<Seen>>) {
                                 (Some(code), _) => ExitStatus::Code(code as u8),
                                 (None, signal) => ExitStatus::Signal(signal.unwrap() as u8),
                             };
-                            let _ = socket.send(&record::Notice::Exited { id, status }.encode(), &[]).await;
+                            let _ = socket
+                                .send(&record::Notice::Exited { id, status, full: FULL }.encode(), &[])
+                                .await;
                         });
                         record::Notice::Spawned { id, pid }
                     }

@@ -1,0 +1,111 @@
+//! How commands are ended: SIGTERM, a grace, SIGKILL, and in the end a look whether anything is left.
+
+use std::time::Duration;
+
+use node_manager::init::record::{Found, Whom};
+use protocol::ids::JobId;
+use protocol::names::Text;
+use protocol::node::{Reply, State};
+use protocol::refusal::{Failure, Step};
+use tokio::time::{Instant, sleep};
+
+use super::Handler;
+use crate::command::Wishes;
+use crate::init::{Init, InitError};
+use crate::voice::Asker;
+use crate::work::Done;
+
+const SIGKILL: u8 = 9;
+const SIGTERM: u8 = 15;
+/// How long a process may take to die of SIGKILL before it is named.
+const KILL_TIME: Duration = Duration::from_secs(8);
+/// Between two looks whether something is left.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
+
+impl Handler {
+    /// A signal for all processes of a command, on this member. One that knows nothing of the
+    /// command may still hold what the command started here by ssh.
+    pub(super) fn signal(&mut self, asker: Asker, job: JobId, signal: u8) {
+        let Some(sandbox) = self.sandbox.as_ref() else { return self.reply(asker, &Reply::Done) };
+        let wishes = self.commands.get(&job).cloned();
+        if let Some(wishes) = wishes.as_ref().filter(|_| matches!(signal, SIGTERM | SIGKILL)) {
+            wishes.stop();
+        }
+        let (init, voice) = (sandbox.init.clone(), self.voice.clone());
+        let failure = self.failure(Step::Running, "");
+        self.tasks.spawn(async move {
+            let sent = match signal {
+                SIGKILL => kill(&init, job, wishes).await,
+                _ => init
+                    .signal(job.0, signal, Whom::Command)
+                    .await
+                    .map(drop)
+                    .map_err(|error| format!("signal {signal} cannot be sent to {job}: {error}").into()),
+            };
+            let hint = "the member is ended; its node takes pilots again when it is found clean";
+            let reply = sent.map_or_else(
+                |cause| Reply::Failed(Failure { cause, hint: hint.into(), ..failure }),
+                |()| Reply::Done,
+            );
+            voice.reply_wait(asker, &reply).await;
+        });
+    }
+
+    /// The end that was asked for, after what runs inside had the time to end by itself.
+    pub(super) async fn end_gently(&mut self, grace: Duration) {
+        if self.leaving {
+            return;
+        }
+        let sandbox = self.sandbox.as_ref().filter(|_| self.state == State::Running && !grace.is_zero());
+        let Some(sandbox) = sandbox else { return self.end(None).await };
+        self.leaving = true;
+        let (init, results) = (sandbox.init.clone(), self.results.clone());
+        self.tasks.spawn(async move {
+            terminate(&init, grace).await;
+            let _ = results.send(Done::Emptied);
+        });
+    }
+}
+
+/// SIGTERM to everything inside, until nothing is left or the grace is over.
+async fn terminate(init: &Init, grace: Duration) {
+    let deadline = Instant::now() + grace;
+    let mut signal = SIGTERM;
+    while let Ok(Found { processes: 1.., .. }) = init.signal(0, signal, Whom::Everything).await {
+        if Instant::now() >= deadline {
+            return;
+        }
+        sleep(LOOK_PAUSE).await;
+        // Once: a program may count how often it is asked.
+        signal = 0;
+    }
+}
+
+/// SIGKILL, again and again, until nothing of the command is left.
+async fn kill(init: &Init, job: JobId, wishes: Option<Wishes>) -> Result<(), Text> {
+    let deadline = Instant::now() + KILL_TIME;
+    loop {
+        let found = match init.signal(job.0, SIGKILL, Whom::Command).await {
+            // With init everything inside is dead.
+            Ok(Found { processes: 0, .. }) | Err(InitError::Gone) => return Ok(()),
+            Ok(found) => found,
+            Err(error) => return Err(format!("{job} cannot be killed: {error}").into()),
+        };
+        if Instant::now() >= deadline {
+            if let Some(wishes) = wishes {
+                wishes.give_up();
+            }
+            return Err(undying(job, found).into());
+        }
+        sleep(LOOK_PAUSE).await;
+    }
+}
+
+fn undying(job: JobId, found: Found) -> String {
+    let Found { processes, pid, state } = found;
+    let why = if state == b'D' { ", which waits in the kernel" } else { "" };
+    let s = KILL_TIME.as_secs();
+    format!(
+        "{processes} processes of {job} did not die of SIGKILL within {s} s: {pid} inside the sandbox{why}"
+    )
+}
