@@ -20,6 +20,7 @@ all: build
 
 help:
 	@echo "make demo     a grid of two sites on this machine runs an MPI program (needs root)"
+	@echo "              BATCH=a=slurm,b=grid-engine: under real batch systems"
 	@echo "make test     all tests (needs root: they make namespaces)"
 	@echo "make bench    measurements, as ratios"
 	@echo "make simulate histories of whole grids; SEED=n shows one, SEEDS=n runs so many"
@@ -37,8 +38,10 @@ needs:
 needs-batch:
 	@./tests/needs.sh batch
 
-demo: needs build
-	./target/debug/local-grid demo
+# BATCH=slurm, or one for each site like a=slurm,b=grid-engine: with the real daemons.
+BATCH ?= embedded
+demo: $(if $(filter-out embedded,$(BATCH)),needs-batch,needs) build
+	./target/debug/local-grid demo --batch $(BATCH)
 
 # The grids of the tests share the machine: one test at a time. The other crates' tests do not.
 test: needs-batch build

@@ -8,11 +8,14 @@
 //! ```
 //! A grid user who is not named has no account here. Without a file every grid user maps to the
 //! account of the same name. Root is nobody's account.
+//!
+//! A CRM that root started submits pilots as whatever account a user is mapped to. One that an
+//! ordinary user started can be nobody else, and serves that account alone.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::User;
+use nix::unistd::{Uid, User, geteuid};
 use protocol::names::{SiteName, UserName};
 use protocol::refusal::Refusal;
 
@@ -83,7 +86,8 @@ impl Mapfile {
 /// owner's task.
 ///
 /// # Errors
-/// `Refusal::UserNotMapped` when there is none, `AgainstPolicy` when it is root's.
+/// `Refusal::UserNotMapped` when there is none, `AgainstPolicy` when it is root's or one that this
+/// CRM cannot be.
 pub fn look_up(mapfile: Option<&Path>, site: &SiteName, user: &UserName) -> Result<Account, Refusal> {
     let not_mapped = || Refusal::UserNotMapped { site: site.clone(), user: user.as_str().into() };
     let map = Mapfile::load(mapfile).map_err(|error| {
@@ -99,7 +103,24 @@ pub fn look_up(mapfile: Option<&Path>, site: &SiteName, user: &UserName) -> Resu
         let what = format!("user {user} is mapped to {name}, whose uid is 0").into();
         return Err(Refusal::AgainstPolicy { site: site.clone(), what });
     }
-    Ok(Account { name, uid: entry.uid.as_raw(), gid: entry.gid.as_raw() })
+    let account = Account { name, uid: entry.uid.as_raw(), gid: entry.gid.as_raw() };
+    match is_served(geteuid(), &account) {
+        true => Ok(account),
+        false => {
+            let own = User::from_uid(geteuid()).ok().flatten().map(|own| own.name);
+            let own = own.unwrap_or_else(|| format!("uid {}", geteuid()));
+            let what = format!(
+                "its CRM runs as {own} and serves that account alone; user {user} has account {} there",
+                account.name
+            );
+            Err(Refusal::AgainstPolicy { site: site.clone(), what: what.into() })
+        }
+    }
+}
+
+/// Whether a CRM of this uid can start pilots as the account.
+fn is_served(own: Uid, account: &Account) -> bool {
+    own.is_root() || own.as_raw() == account.uid
 }
 
 #[cfg(test)]
@@ -139,6 +160,14 @@ mod tests {
         ] {
             let error = parse(&format!("# first\n{bad}\n")).unwrap_err();
             assert!(error.starts_with("map:2:") || error.starts_with("map:3:"), "{bad:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_root_serves_more_than_its_own_account() {
+        let account = Account { name: "alice".parse().unwrap(), uid: 1001, gid: 1001 };
+        for (own, served) in [(0, true), (1001, true), (1002, false)] {
+            assert_eq!(is_served(Uid::from_raw(own), &account), served, "{own}");
         }
     }
 

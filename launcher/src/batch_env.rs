@@ -22,6 +22,8 @@ pub struct Origin {
     pub batch_job: String,
     /// Which of the batch job's nodes this is, from 0, where the system says so.
     pub node_rank: Option<u32>,
+    /// What the batch system calls this node, where it says so.
+    pub node: Option<String>,
 }
 
 impl fmt::Display for Origin {
@@ -32,9 +34,11 @@ impl fmt::Display for Origin {
             BatchSystem::Pbs => "PBS",
         };
         write!(f, "{system} batch job {}", self.batch_job)?;
-        match self.node_rank {
-            Some(rank) => write!(f, ", node {rank}"),
-            None => Ok(()),
+        match (self.node_rank, &self.node) {
+            (Some(rank), Some(node)) => write!(f, ", node {rank} ({node})"),
+            (Some(rank), None) => write!(f, ", node {rank}"),
+            (None, Some(node)) => write!(f, ", node {node}"),
+            (None, None) => Ok(()),
         }
     }
 }
@@ -47,10 +51,16 @@ pub fn origin(get: impl Fn(&str) -> Option<String>) -> Option<Origin> {
     if let Some(batch_job) = word("SLURM_JOB_ID").or_else(|| word("SLURM_JOBID")) {
         // NODEID counts nodes; PROCID counts tasks, one of which runs per node here.
         let node_rank = rank(&["SLURM_NODEID", "SLURM_PROCID"]);
-        return Some(Origin { system: BatchSystem::Slurm, batch_job, node_rank });
+        return Some(Origin {
+            system: BatchSystem::Slurm,
+            batch_job,
+            node_rank,
+            node: word("SLURMD_NODENAME"),
+        });
     }
     if let Some(batch_job) = word("PBS_JOBID") {
-        return Some(Origin { system: BatchSystem::Pbs, batch_job, node_rank: rank(&["PBS_NODENUM"]) });
+        let node_rank = rank(&["PBS_NODENUM"]);
+        return Some(Origin { system: BatchSystem::Pbs, batch_job, node_rank, node: None });
     }
     // JOB_ID alone is too common a name to mean Grid Engine.
     if get("SGE_ROOT").is_some() || get("SGE_TASK_ID").is_some() {
@@ -59,7 +69,9 @@ pub fn origin(get: impl Fn(&str) -> Option<String>) -> Option<Origin> {
             Some(task) => format!("{job}.{task}"),
             None => job,
         };
-        return Some(Origin { system: BatchSystem::GridEngine, batch_job, node_rank: None });
+        // Its shepherd says by this which host of the job it is; a login sets it to the same.
+        let node = word("HOSTNAME");
+        return Some(Origin { system: BatchSystem::GridEngine, batch_job, node_rank: None, node });
     }
     None
 }
@@ -83,10 +95,14 @@ mod tests {
     fn each_batch_system_is_recognised_by_its_own_variables() {
         let slurm = of(&[("SLURM_JOB_ID", "123"), ("SLURM_NODEID", "1"), ("SLURM_PROCID", "7")]);
         assert_eq!(slurm.unwrap(), "Slurm batch job 123, node 1");
+        let named = of(&[("SLURM_JOB_ID", "123"), ("SLURM_NODEID", "1"), ("SLURMD_NODENAME", "a2")]);
+        assert_eq!(named.unwrap(), "Slurm batch job 123, node 1 (a2)");
         let pbs = of(&[("PBS_JOBID", "12.head"), ("PBS_NODENUM", "0")]);
         assert_eq!(pbs.unwrap(), "PBS batch job 12.head, node 0");
         let plain = of(&[("SGE_ROOT", "/opt/sge"), ("JOB_ID", "9"), ("SGE_TASK_ID", "undefined")]);
         assert_eq!(plain.unwrap(), "Grid Engine batch job 9");
+        let host = of(&[("SGE_ROOT", "/opt/sge"), ("JOB_ID", "9"), ("HOSTNAME", "b1")]);
+        assert_eq!(host.unwrap(), "Grid Engine batch job 9, node b1");
         let array = of(&[("SGE_ROOT", "/opt/sge"), ("JOB_ID", "9"), ("SGE_TASK_ID", "4")]);
         assert_eq!(array.unwrap(), "Grid Engine batch job 9.4");
     }

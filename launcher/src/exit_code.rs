@@ -29,16 +29,11 @@ pub enum Ending {
         signal: &'static str,
         swept: bool,
     },
-    /// A signal asked for the end and the NodeManager did not come down in time.
-    Overdue {
-        signal: &'static str,
-        seconds: u64,
-    },
 }
 
 impl Ending {
     /// 0 orderly, 2 usage, 65 invocation unusable, 69 no NodeManager, 70 the NodeManager refused
-    /// or failed, 71 it was killed, 75 it did not come down in time.
+    /// or failed, 71 it was killed.
     pub fn code(&self) -> u8 {
         match self {
             Self::Finished | Self::Asked { .. } => 0,
@@ -47,7 +42,6 @@ impl Ending {
             Self::Start { .. } => 69,
             Self::NodeManagerFailed { .. } => 70,
             Self::NodeManagerKilled { .. } => 71,
-            Self::Overdue { .. } => 75,
         }
     }
 }
@@ -69,11 +63,6 @@ impl fmt::Display for Ending {
                 let sweep = if *swept { "the sweep has run" } else { "the sweep failed too" };
                 write!(f, "the NodeManager was killed by {signal}; {sweep}")
             }
-            Self::Overdue { signal, seconds } => write!(
-                f,
-                "asked to end by {signal}, but the NodeManager is not down after {seconds} s; \
-                 it ends when this process is gone, else look for `node-manager` on this node"
-            ),
         }
     }
 }
@@ -92,7 +81,6 @@ mod tests {
             (Ending::Start { cause: "gone".into() }, 69),
             (Ending::NodeManagerFailed { code: 3 }, 70),
             (Ending::NodeManagerKilled { signal: "SIGKILL", swept: true }, 71),
-            (Ending::Overdue { signal: "SIGTERM", seconds: 10 }, 75),
         ];
         for (ending, code) in endings {
             assert_eq!(ending.code(), code, "{ending:?}");

@@ -5,6 +5,7 @@
 
 mod batch_env;
 mod exit_code;
+mod guardian;
 mod invocation;
 mod tether;
 
@@ -20,9 +21,10 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use exit_code::Ending;
+use guardian::Guardian;
 use tether::{Exit, Tether};
 
-/// How long the NodeManager may take to come down once asked.
+/// How long the NodeManager may take to come down once asked, before that is said.
 const END_TIME: Duration = Duration::from_secs(10);
 /// How long a sweep may take.
 const SWEEP_TIME: Duration = Duration::from_secs(10);
@@ -69,7 +71,7 @@ fn run(source: &OsString) -> Ending {
         Ok(tether) => tether,
         Err(error) => return Ending::Start { cause: format!("{}: {error}", node_manager.display()) },
     };
-    match watch(&tether, &signals) {
+    match watch(&tether, &signals, Guardian::find().as_ref()) {
         Ending::NodeManagerKilled { signal, .. } => {
             let swept = tether::sweep(&node_manager, SWEEP_TIME);
             Ending::NodeManagerKilled { signal, swept }
@@ -90,10 +92,12 @@ fn block_signals() -> Result<SignalFd, Errno> {
     SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
-/// Waits until the NodeManager is down; a signal asks it to come down.
-fn watch(tether: &Tether, signals: &SignalFd) -> Ending {
+/// Waits until the NodeManager is down; a signal asks it to come down, and so does the death of the
+/// batch system's process above us.
+fn watch(tether: &Tether, signals: &SignalFd, guardian: Option<&Guardian>) -> Ending {
     let mut asked: Option<(&'static str, Instant)> = None;
     let mut tethered = true;
+    let mut complained = false;
     loop {
         if let Some(exit) = tether.ended() {
             return match (exit, asked) {
@@ -103,13 +107,24 @@ fn watch(tether: &Tether, signals: &SignalFd) -> Ending {
                 (_, None) => Ending::Finished,
             };
         }
-        let left = asked.map(|(_, since)| END_TIME.saturating_sub(since.elapsed()));
-        if let (Some((signal, _)), Some(Duration::ZERO)) = (asked, left) {
-            return Ending::Overdue { signal, seconds: END_TIME.as_secs() };
+        let left = asked.map(|(_, since)| END_TIME.saturating_sub(since.elapsed())).filter(|_| !complained);
+        if left == Some(Duration::ZERO) {
+            // Whoever ended now would have the batch system kill or lose the rest.
+            complained = true;
+            let seconds = END_TIME.as_secs();
+            eprintln!("gridpilot launcher: the NodeManager is not down after {seconds} s; still waiting");
+            continue;
         }
         // A closed tether stays readable, so it is watched once; SIGCHLD may have been lost.
         let reap = (!tethered).then_some(REAP_INTERVAL);
-        tethered &= !wait(signals, tethered.then_some(tether), left.into_iter().chain(reap).min());
+        let guardian = guardian.filter(|_| asked.is_none());
+        let news = wait(signals, tethered.then_some(tether), guardian, left.into_iter().chain(reap).min());
+        tethered &= !news.tether_closed;
+        if let Some(guardian) = guardian.filter(|_| news.guardian_died) {
+            eprintln!("gridpilot launcher: {}, ending the NodeManager", guardian.death);
+            tether.ask_to_end();
+            asked = Some((guardian.death, Instant::now()));
+        }
         while let Ok(Some(information)) = signals.read_signal() {
             let signal = END_SIGNALS.into_iter().find(|known| *known as u32 == information.ssi_signo);
             if let (Some(signal), None) = (signal, asked) {
@@ -121,17 +136,35 @@ fn watch(tether: &Tether, signals: &SignalFd) -> Ending {
     }
 }
 
-/// Sleeps until a signal came, the tether closed or the time is over; true for the tether.
-fn wait(signals: &SignalFd, tether: Option<&Tether>, time: Option<Duration>) -> bool {
+/// What happened besides signals.
+#[derive(Default)]
+struct News {
+    tether_closed: bool,
+    guardian_died: bool,
+}
+
+/// Sleeps until anything happened or the time is over.
+fn wait(
+    signals: &SignalFd,
+    tether: Option<&Tether>,
+    guardian: Option<&Guardian>,
+    time: Option<Duration>,
+) -> News {
     let timeout = match time {
         // Rounded up: a wait that ends a moment too early would only be repeated.
         Some(time) => PollTimeout::try_from(time.as_millis() + 1).unwrap_or(PollTimeout::MAX),
         None => PollTimeout::NONE,
     };
-    let mut watched = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-    watched.extend(tether.map(|tether| PollFd::new(tether.as_fd(), PollFlags::POLLIN)));
+    let own = || PollFd::new(signals.as_fd(), PollFlags::POLLIN);
+    // Whoever is not there is never asked for: the place is taken by what is asked for anyway.
+    let mut watched = [
+        own(),
+        tether.map_or_else(own, |tether| PollFd::new(tether.as_fd(), PollFlags::POLLIN)),
+        guardian.map_or_else(own, |guardian| PollFd::new(guardian.as_fd(), PollFlags::POLLIN)),
+    ];
     if poll(&mut watched, timeout).is_err() {
-        return false;
+        return News::default();
     }
-    watched.get(1).and_then(PollFd::any).unwrap_or(false)
+    let happened = |place: usize| watched[place].any().unwrap_or(false);
+    News { tether_closed: tether.is_some() && happened(1), guardian_died: guardian.is_some() && happened(2) }
 }

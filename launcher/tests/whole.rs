@@ -95,6 +95,34 @@ fn every_signal_asks_once_and_the_launcher_stays_until_the_node_manager_is_down(
 }
 
 #[test]
+fn the_death_of_the_batch_systems_process_above_ends_the_pilot() {
+    let installed = Installed::new("echo up; dd bs=64 count=1 <&3 >asked 2>/dev/null; echo down");
+    // Two generations up, as with Grid Engine: its shepherd, a shell of the job, the Launcher.
+    let place = installed.directory.path().display().to_string();
+    let shell = format!("/bin/sh -c '{place}/launcher --invocation - 2>{place}/said; echo $? >{place}/code'");
+    let install = "printf %s \"$1\" >\"$2/sge_shepherd\" && chmod 0755 \"$2/sge_shepherd\"";
+    let mut shepherd = Command::new("/bin/sh");
+    shepherd.args(["-c", install, "install", &format!("#!/bin/sh\n{shell}\nexit 0\n"), &place]);
+    assert!(shepherd.status().unwrap().success());
+    let shepherd =
+        Command::new(installed.path("sge_shepherd")).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut shepherd = shepherd.unwrap();
+    shepherd.stdin.take().unwrap().write_all(b"x").unwrap();
+    until_up(&mut shepherd);
+    shepherd.kill().unwrap();
+    shepherd.wait().unwrap();
+    // Its own children live on, and end now: the last of them closes this.
+    let mut rest = String::new();
+    shepherd.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "down\n");
+    assert_eq!(fs::read(installed.path("asked")).unwrap(), b"end");
+    assert_eq!(fs::read_to_string(installed.path("code")).unwrap(), "0\n");
+    let said = fs::read_to_string(installed.path("said")).unwrap();
+    let reason = "gridpilot launcher: ended on the death of sge_shepherd: the NodeManager is down";
+    assert_eq!(said.lines().last(), Some(reason));
+}
+
+#[test]
 fn a_killed_launcher_closes_the_tether() {
     let installed = Installed::new("echo up; cat <&3; mv launcher closed; echo gone");
     let mut child = installed.start(b"x");

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use gridpilot_tests::account::Account;
+use gridpilot_tests::batch::Systems;
 use gridpilot_tests::demo::Workplace;
 use gridpilot_tests::install;
 use gridpilot_tests::process::{Identity, wait_until};
@@ -42,6 +43,25 @@ pub fn fresh_directory() -> PathBuf {
 /// The plan of a grid in a directory of its own.
 pub fn plan(sites: u32, nodes: u32) -> Plan {
     Plan { sites, nodes, ..Plan::new(fresh_directory()) }
+}
+
+/// Says something that is seen although the test passes: what it could not try, what it counted.
+pub fn announce(text: &str) {
+    use std::io::Write as _;
+    // Not by the macro, whose output of passed tests is thrown away.
+    let _ = writeln!(std::io::stderr(), "\n{text}");
+}
+
+/// The plan with real batch systems at its sites; `None`, and said aloud, where this machine has
+/// them not.
+pub fn plan_with(batch: Systems, plan: Plan) -> Option<Plan> {
+    let missing = batch.missing(plan.sites);
+    if missing.is_empty() {
+        return Some(Plan { batch, ..plan });
+    }
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    announce(&format!("NOT TRIED: {test}: this machine has not {}", missing.join(", ")));
+    None
 }
 
 /// What a command printed and how it ended.

@@ -12,7 +12,7 @@ use gridpilot_tests::state::Driver;
 use crate::common::{TestGrid, finish_child, plan};
 
 /// Hosts of a ring's output with the number of ranks on each; the whole must have been right.
-fn ring_hosts(output: &str) -> BTreeMap<String, usize> {
+pub fn ring_hosts(output: &str) -> BTreeMap<String, usize> {
     assert!(output.contains("right\n"), "{output}");
     let mut hosts = BTreeMap::new();
     for line in output.lines().filter(|line| line.starts_with("rank ")) {
@@ -22,16 +22,20 @@ fn ring_hosts(output: &str) -> BTreeMap<String, usize> {
     hosts
 }
 
-fn each(hosts: &[&str], count: usize) -> BTreeMap<String, usize> {
+pub fn each(hosts: &[&str], count: usize) -> BTreeMap<String, usize> {
     hosts.iter().map(|host| ((*host).to_owned(), count)).collect()
 }
 
-const FOUR: [&str; 4] = ["a-0", "a-1", "b-0", "b-1"];
+pub const FOUR: [&str; 4] = ["a-0", "a-1", "b-0", "b-1"];
 
 /// The whole point: not one option of MPI's own is given.
 #[test]
 fn unmodified_mpi_programs_of_both_families_run_over_two_sites() {
-    let mut world = TestGrid::two_by_two();
+    run_both_rings(TestGrid::two_by_two());
+}
+
+/// Both families' ring over both sites, and nothing left.
+pub fn run_both_rings(mut world: TestGrid) {
     let account = world.account();
     let place = world.workplace();
     for family in FAMILIES {

@@ -2,15 +2,16 @@
 
 use gridpilot_tests::batch::{self, Proctrack, System, Systems};
 use gridpilot_tests::process::{run, wait_until};
-use gridpilot_tests::state::Plan;
 
-use crate::common::{TestGrid, plan};
+use crate::common::{TestGrid, plan, plan_with};
+use crate::grid::run_both_rings;
 
 /// The batch system alone, before anything of ours uses it: real daemons, a real batch job on every
 /// node, nothing left.
 fn run_a_batch_job_on_every_node(proctrack: Proctrack) {
     let batch = Systems { proctrack, ..Systems::all(System::Slurm) };
-    let mut world = TestGrid::machines(Plan { batch, ..plan(1, 2) });
+    let Some(plan) = plan_with(batch, plan(1, 2)) else { return };
+    let mut world = TestGrid::machines(plan);
     let slurm = batch::queue(System::Slurm).unwrap();
     slurm.start(&mut world.grid, 0).unwrap();
     let account = world.account();
@@ -41,4 +42,11 @@ fn slurm_of_a_site_runs_the_accounts_batch_job_on_every_node_and_goes() {
 #[test]
 fn slurm_of_a_site_that_tracks_by_cgroups_does_the_same() {
     run_a_batch_job_on_every_node(Proctrack::Cgroup);
+}
+
+#[test]
+fn unmodified_mpi_programs_run_over_two_slurm_sites() {
+    if let Some(plan) = plan_with(Systems::all(System::Slurm), plan(2, 2)) {
+        run_both_rings(TestGrid::up(plan));
+    }
 }

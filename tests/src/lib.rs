@@ -7,6 +7,7 @@ pub mod account;
 pub mod batch;
 pub mod bench;
 pub mod demo;
+pub mod endings;
 pub mod flow;
 pub mod install;
 pub mod links;

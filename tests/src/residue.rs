@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::node::Machine;
 use crate::process::{self, Identity, run, wait_until};
 use crate::world::Grid;
 
@@ -21,7 +22,7 @@ pub const GONE_TIME: Duration = Duration::from_secs(10);
 
 /// Things that outlive a process if they are forgotten.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-struct Ground {
+pub struct Ground {
     /// `machine: link` of every machine of the grid.
     links: BTreeSet<String>,
     /// `machine: mount point and root` of every machine of the grid.
@@ -29,6 +30,20 @@ struct Ground {
     cgroups: BTreeSet<PathBuf>,
     /// Hidden files in the account's home, and the grid's directory, logs and job output aside.
     files: BTreeSet<PathBuf>,
+}
+
+impl Ground {
+    /// What is here and was not before, or the other way round, one line each.
+    pub fn beyond(&self, before: &Self) -> Vec<String> {
+        let mut left = Vec::new();
+        left.extend(self.links.difference(&before.links).map(|link| format!("link {link}")));
+        left.extend(before.links.difference(&self.links).map(|link| format!("lost link {link}")));
+        left.extend(self.mounts.difference(&before.mounts).map(|mount| format!("mount {mount}")));
+        left.extend(before.mounts.difference(&self.mounts).map(|mount| format!("lost mount {mount}")));
+        left.extend(self.cgroups.difference(&before.cgroups).map(|dir| format!("cgroup {}", dir.display())));
+        left.extend(self.files.difference(&before.files).map(|file| format!("file {}", file.display())));
+        left
+    }
 }
 
 /// Before and meanwhile.
@@ -56,7 +71,8 @@ impl Residue {
     /// Notes processes and namespaces of all pilots and of everything below them. Returns how
     /// many processes are known by now.
     pub fn observe(&mut self, grid: &Grid) -> usize {
-        let roots: Vec<Identity> = grid.pilot_processes().iter().map(|stat| stat.identity).collect();
+        let mut roots: Vec<Identity> = grid.pilot_processes().iter().map(|stat| stat.identity).collect();
+        roots.extend(grid.batch_processes());
         for identity in process::with_descendants(&roots) {
             let theirs = namespaces_of(identity.pid);
             self.namespaces.extend(theirs.difference(&self.standing).cloned());
@@ -75,16 +91,10 @@ impl Residue {
         let mut left = Vec::new();
         let mut alive: BTreeSet<Identity> = grid.pilot_processes().iter().map(|s| s.identity).collect();
         alive.extend(self.processes.iter().copied().filter(|process| process.alive()));
+        alive.extend(grid.batch_processes());
         left.extend(alive.iter().map(|process| format!("process {}", process.describe())));
         left.extend(self.held_namespaces(grid));
-        let now = ground(grid)?;
-        let before = &self.before;
-        left.extend(now.links.difference(&before.links).map(|link| format!("link {link}")));
-        left.extend(before.links.difference(&now.links).map(|link| format!("lost link {link}")));
-        left.extend(now.mounts.difference(&before.mounts).map(|mount| format!("mount {mount}")));
-        left.extend(before.mounts.difference(&now.mounts).map(|mount| format!("lost mount {mount}")));
-        left.extend(now.cgroups.difference(&before.cgroups).map(|dir| format!("cgroup {}", dir.display())));
-        left.extend(now.files.difference(&before.files).map(|file| format!("file {}", file.display())));
+        left.extend(ground(grid)?.beyond(&self.before));
         Ok(left)
     }
 
@@ -146,25 +156,34 @@ fn mounted_namespaces(pid: i32) -> BTreeSet<String> {
         .collect()
 }
 
+/// Links and mounts of one machine.
+pub fn machine_ground(machine: &Machine) -> Result<Ground> {
+    let mut ground = Ground::default();
+    let enter = machine.enter();
+    let text = run(Command::new(&enter[0]).args(&enter[1..]).args(["ip", "-d", "-o", "link"]))?;
+    for line in text.lines() {
+        // "4: eth0@if3: <... promiscuity 0 ...": number and name are its identity. A macvlan
+        // whose namespace nobody can see any more still shows as promiscuity of its parent.
+        let link: String = line.splitn(3, ' ').take(2).collect::<Vec<_>>().join(" ");
+        let promiscuity = line.split("promiscuity ").nth(1).and_then(|rest| rest.split(' ').next());
+        ground.links.insert(format!("{}: {link} {}", machine.name, promiscuity.unwrap_or("?")));
+    }
+    let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", machine.holder.pid))?;
+    for line in mounts.lines() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        if let [_, _, device, root, point, ..] = fields[..] {
+            ground.mounts.insert(format!("{}: {point} ({device} {root})", machine.name));
+        }
+    }
+    Ok(ground)
+}
+
 fn ground(grid: &Grid) -> Result<Ground> {
     let mut ground = Ground::default();
     for machine in &grid.state.machines {
-        let enter = machine.enter();
-        let text = run(Command::new(&enter[0]).args(&enter[1..]).args(["ip", "-d", "-o", "link"]))?;
-        for line in text.lines() {
-            // "4: eth0@if3: <... promiscuity 0 ...": number and name are its identity. A macvlan
-            // whose namespace nobody can see any more still shows as promiscuity of its parent.
-            let link: String = line.splitn(3, ' ').take(2).collect::<Vec<_>>().join(" ");
-            let promiscuity = line.split("promiscuity ").nth(1).and_then(|rest| rest.split(' ').next());
-            ground.links.insert(format!("{}: {link} {}", machine.name, promiscuity.unwrap_or("?")));
-        }
-        let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", machine.holder.pid))?;
-        for line in mounts.lines() {
-            let fields: Vec<&str> = line.split(' ').collect();
-            if let [_, _, device, root, point, ..] = fields[..] {
-                ground.mounts.insert(format!("{}: {point} ({device} {root})", machine.name));
-            }
-        }
+        let of_machine = machine_ground(machine)?;
+        ground.links.extend(of_machine.links);
+        ground.mounts.extend(of_machine.mounts);
     }
     find_cgroups(Path::new("/sys/fs/cgroup"), 0, &mut ground.cgroups);
     // Another grid on this machine may have pilots of its own.

@@ -86,7 +86,12 @@ fn embedded_table(state: &State, site: u32) -> String {
         let mut start = node.enter();
         let drop = ["setpriv", "--reuid={uid}", "--regid={gid}", "--init-groups", "--inh-caps=-all", "--"];
         start.extend(drop.map(String::from));
-        let _ = write!(text, "\n[[batch.node]]\nname = \"{}\"\nslots = 4\nstart = {start:?}\n", node.name);
+        let members = if state.plan.batch.alone { 1 } else { 4 };
+        let _ = write!(
+            text,
+            "\n[[batch.node]]\nname = \"{}\"\nslots = 4\nmembers = {members}\nstart = {start:?}\n",
+            node.name
+        );
     }
     text
 }

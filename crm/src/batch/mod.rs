@@ -4,9 +4,16 @@
 //! and turns what the system says into [`Event`]s of the owner. [`start`] knows which file a
 //! configuration means; nothing else does.
 
+mod commands;
 pub mod embedded;
+mod ending;
+mod grid_engine;
+mod ledger;
+mod names;
+mod notes;
 mod process;
 mod run;
+mod slurm;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -94,7 +101,14 @@ pub fn start(
             let embedded = embedded::Embedded::new(&config.batch.node, &config.launcher, &config.state)?;
             tokio::spawn(run(Arc::new(embedded), commands, events));
         }
-        system @ (System::Slurm | System::GridEngine | System::Pbs) => {
+        System::Slurm => {
+            tokio::spawn(run(Arc::new(slurm::Slurm::new(config)?), commands, events));
+        }
+        System::GridEngine => {
+            let grid_engine = grid_engine::GridEngine::new(config)?;
+            tokio::spawn(run(Arc::new(grid_engine), commands, events));
+        }
+        system @ System::Pbs => {
             bail!("batch system {} is not in this build", system.name())
         }
     }

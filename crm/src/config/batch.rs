@@ -49,6 +49,9 @@ pub struct Batch {
     pub parallel_environment: Option<String>,
     pub qmaster_port: Option<u16>,
     pub execd_port: Option<u16>,
+    /// A directory of the account's own that head and nodes share; `{home}` and `{user}` are
+    /// replaced. Grid Engine has no other way to hand a secret to a batch job.
+    pub invocations: Option<String>,
     /// The directory of the batch system's commands.
     #[serde(default = "commands")]
     pub commands: PathBuf,
@@ -147,7 +150,7 @@ impl Batch {
     fn check_keys(&self) -> Result<(), String> {
         use System::{Embedded, GridEngine, Pbs, Slurm};
         let queues: &[System] = &[Slurm, GridEngine, Pbs];
-        let keys: [(&str, bool, &[System]); 18] = [
+        let keys: [(&str, bool, &[System]); 19] = [
             ("node", !self.node.is_empty(), &[Embedded]),
             ("nodes", self.nodes.is_some(), queues),
             ("node_memory", self.node_memory > 0, queues),
@@ -164,6 +167,7 @@ impl Batch {
             ("parallel_environment", self.parallel_environment.is_some(), &[GridEngine]),
             ("qmaster_port", self.qmaster_port.is_some(), &[GridEngine]),
             ("execd_port", self.execd_port.is_some(), &[GridEngine]),
+            ("invocations", self.invocations.is_some(), &[GridEngine]),
             ("sweep", !self.sweep.is_empty(), queues),
             ("poll_s", self.poll_s != poll(), queues),
         ];

@@ -21,7 +21,10 @@ impl Site {
             pilot.nonce = Some(nonce);
             pilot.boot_id = Some(boot_id);
             // A node that is configured by name keeps that, whatever its machine calls itself.
-            pilot.at = anonymous.then_some(node);
+            if anonymous {
+                // What the batch system calls it comes from there, and is what that understands.
+                pilot.at.get_or_insert(node);
+            }
         }
         let granted = self.bookings.get(&id.reservation).and_then(|booking| booking.grant.as_ref());
         let environment = granted.map(|grant| grant.part.environment.clone());
@@ -145,7 +148,7 @@ impl Site {
                 if let Standing::Running { node: Some(node) } = standing
                     && anonymous
                 {
-                    pilot.at.get_or_insert(node);
+                    pilot.at = Some(node);
                 }
             }
             News::Capabilities(capabilities) => {

@@ -2,6 +2,7 @@
 //! directory a site, nothing of the machine's own installation touched. Which site has which is in
 //! [`Systems`]; each system is one file with one [`Queue`].
 
+pub mod grid_engine;
 pub mod slurm;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,10 @@ use crate::world::Grid;
 /// How long a batch system may take until all its nodes take jobs. It takes one to two seconds,
 /// and now and then a controller tries again after ten.
 pub const READY_TIME: Duration = Duration::from_secs(20);
+/// The limit of a batch job that shall run into it, seconds: enough to set the scene.
+pub const LIMIT_S: u32 = 40;
+/// How long a system may take to notice that a batch job's time is over.
+pub const EXPIRE_TIME: Duration = Duration::from_secs(75);
 /// Where the packages put programs.
 pub const SEARCHED: [&str; 3] = ["/usr/sbin", "/usr/bin", "/usr/lib/gridengine"];
 
@@ -70,6 +75,9 @@ pub struct Systems {
     pub by_site: BTreeMap<String, System>,
     #[serde(default)]
     pub proctrack: Proctrack,
+    /// One pilot a node at a time, so that what is on a node is of one pilot.
+    #[serde(default)]
+    pub alone: bool,
 }
 
 impl Systems {
@@ -93,8 +101,12 @@ impl Systems {
 
     /// What the sites of a plan need and this machine has not; empty = all is there.
     pub fn missing(&self, sites: u32) -> Vec<String> {
-        let mut missing: Vec<String> =
-            (0..sites).filter_map(|site| queue(self.of(site))?.missing(self)).collect();
+        let of_site = |site| match (self.of(site), queue(self.of(site))) {
+            (System::Embedded, _) => None,
+            (_, Some(queue)) => queue.missing(self),
+            (system, None) => Some(system.name().to_owned()),
+        };
+        let mut missing: Vec<String> = (0..sites).filter_map(of_site).collect();
         missing.dedup();
         missing
     }
@@ -132,6 +144,16 @@ impl fmt::Display for Systems {
     }
 }
 
+/// A batch job in a queue.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Job {
+    pub id: String,
+    /// In full, as the CRM gave it.
+    pub name: String,
+    /// It was started and was not told to end.
+    pub running: bool,
+}
+
 /// A batch system of a site of a local grid.
 ///
 /// Its daemons are started with [`Grid::start_daemon`], in the foreground and without a service
@@ -160,10 +182,31 @@ pub trait Queue {
     fn command(&self, state: &State, site: u32, words: &[&str]) -> Result<Command>;
 
     /// The batch jobs that it still has, in the queue or running or just ending.
-    fn jobs(&self, state: &State, site: u32) -> Result<Vec<String>>;
+    fn jobs(&self, state: &State, site: u32) -> Result<Vec<Job>>;
 
     /// What its own users type to end one: `scancel`, `qdel`.
     fn cancel(&self, state: &State, site: u32, job: &str) -> Result<()>;
+
+    /// Lets the time of a running batch job be over: the system itself ends it then, in up to
+    /// [`EXPIRE_TIME`]. Nothing to do where the limit was set by [`Self::submit_limited`].
+    fn expire(&self, _state: &State, _site: u32, _job: &str) -> Result<()> {
+        Ok(())
+    }
+
+    /// Calls `submit`, which has gridpilot submit a job and says how the name of its batch job begins,
+    /// and sees to it that this batch job gets a limit of [`LIMIT_S`], where that must be done before
+    /// it is started.
+    fn submit_limited(
+        &self,
+        _state: &State,
+        _site: u32,
+        submit: &mut dyn FnMut() -> Result<String>,
+    ) -> Result<()> {
+        submit().map(drop)
+    }
+
+    /// The name of the process that it puts above a Launcher: `slurmstepd`, `sge_shepherd`.
+    fn supervisor(&self) -> &'static str;
 
     /// Removes what its daemons leave outside the grid's directory, now that they have ended.
     /// Repeatable.
@@ -175,7 +218,7 @@ pub fn queue(system: System) -> Option<&'static dyn Queue> {
     match system {
         System::Embedded => None,
         System::Slurm => Some(&slurm::Slurm),
-        System::GridEngine => None,
+        System::GridEngine => Some(&grid_engine::GridEngine),
     }
 }
 

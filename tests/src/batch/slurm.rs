@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Proctrack, Queue, READY_TIME, Systems, directory, find, first_missing, give_names};
+use super::{Job, Proctrack, Queue, READY_TIME, Systems, directory, find, first_missing, give_names};
 use crate::netns::{self, machine_address, site_name};
 use crate::process::{run, wait_until};
 use crate::site::{nodes_of, write_public};
@@ -99,9 +99,10 @@ impl Queue for Slurm {
         let config = config_path(&directory(state, site));
         format!(
             "[batch]\nsystem = \"slurm\"\nnodes = {}\nnode_memory = \"{NODE_MEMORY_MIB}MiB\"\nconfig = {:?}\n\
-             commands = \"/usr/bin\"\npartition = \"grid\"\n",
+             commands = \"/usr/bin\"\npartition = \"grid\"\n{}",
             state.plan.nodes,
             config.display().to_string(),
+            if state.plan.batch.alone { "extra = [\"--exclusive\"]\n" } else { "" },
         )
     }
 
@@ -114,13 +115,27 @@ impl Queue for Slurm {
         Ok(command)
     }
 
-    fn jobs(&self, state: &State, site: u32) -> Result<Vec<String>> {
-        let listed = run(&mut self.command(state, site, &["squeue", "-h", "-o", "%i"])?)?;
-        Ok(listed.split_whitespace().map(String::from).collect())
+    fn jobs(&self, state: &State, site: u32) -> Result<Vec<Job>> {
+        let listed = run(&mut self.command(state, site, &["squeue", "-h", "-o", "%i %t %j"])?)?;
+        let job = |line: &str| {
+            let mut words = line.splitn(3, ' ');
+            let (id, state, name) = (words.next()?, words.next()?, words.next()?);
+            Some(Job { id: id.to_owned(), name: name.to_owned(), running: state == "R" })
+        };
+        Ok(listed.lines().filter_map(job).collect())
     }
 
     fn cancel(&self, state: &State, site: u32, job: &str) -> Result<()> {
         run(&mut self.command(state, site, &["scancel", job])?).map(drop)
+    }
+
+    fn expire(&self, state: &State, site: u32, job: &str) -> Result<()> {
+        let job = format!("JobId={job}");
+        run(&mut self.command(state, site, &["scontrol", "update", &job, "EndTime=now"])?).map(drop)
+    }
+
+    fn supervisor(&self) -> &'static str {
+        "slurmstepd"
     }
 
     fn clean(&self, state: &State, site: u32) {

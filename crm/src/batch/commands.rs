@@ -1,0 +1,248 @@
+//! Runs the batch system's own commands: as the account whose pilots they are for, with nothing of
+//! our environment, no shell, a deadline and a bounded answer.
+//!
+//! A CRM that root started becomes the account by `setpriv` before the command is executed: user,
+//! group and the account's other groups. One of an ordinary user runs everything as that user.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+
+use crate::site::Account;
+use crate::standing::BatchError;
+
+/// How long a command may take. Slurm's own give up after 9 s when their daemon is down.
+pub const COMMAND_TIME: Duration = Duration::from_secs(20);
+/// An answer that is longer is none.
+const OUT_BYTES_MAX: u64 = 64 << 20;
+const ERR_BYTES_MAX: u64 = 64 << 10;
+/// Behind the batch system's own directory.
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
+/// Becomes an account, and has no other use here.
+const SETPRIV: &str = "setpriv";
+
+/// Why a command gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    #[error("cannot start {program}: {source}")]
+    Start { program: String, source: io::Error },
+    /// It was ended; what it asked for may have been done.
+    #[error("{program} gave no answer within {} s", .after.as_secs())]
+    Late { program: String, after: Duration },
+    #[error("{program} gave an answer of more than {OUT_BYTES_MAX} bytes")]
+    TooLong { program: String },
+    #[error("{program} cannot be listened to: {source}")]
+    Lost { program: String, source: io::Error },
+}
+
+impl CommandError {
+    /// As an error of something that was only asked, or that may be asked again at will.
+    pub fn of_question(self) -> BatchError {
+        BatchError::unavailable(self.to_string())
+    }
+
+    /// As an error of something that must not be done twice.
+    pub fn of_submission(self) -> BatchError {
+        match self {
+            Self::Start { .. } => BatchError::unavailable(self.to_string()),
+            _ => BatchError::unknown(self.to_string()),
+        }
+    }
+}
+
+/// What a command said. Bytes that are no text are replaced.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: ExitStatus,
+    pub out: String,
+    pub err: String,
+}
+
+impl Answer {
+    /// What it complained of, in one line: its last words.
+    pub fn complaint(&self) -> String {
+        let mut lines = self.err.lines().rev().chain(self.out.lines().rev()).map(str::trim);
+        let last = lines.find(|line| !line.is_empty()).map(str::to_owned);
+        last.unwrap_or_else(|| format!("{}, without a word", self.status))
+    }
+}
+
+/// One batch system's commands.
+#[derive(Clone, Debug)]
+pub struct Commands {
+    directory: PathBuf,
+    environment: Vec<(String, OsString)>,
+    is_root: bool,
+}
+
+impl Commands {
+    /// Commands of this directory, with these variables besides `PATH`.
+    pub fn new(directory: &Path, environment: Vec<(String, OsString)>) -> Self {
+        Self { directory: directory.to_owned(), environment, is_root: nix::unistd::geteuid().is_root() }
+    }
+
+    /// Runs a command of the directory with `stdin` as its standard input; `account` = as whom,
+    /// `None` = as the CRM itself. An exit code of its own is an answer, too.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn run(
+        &self,
+        account: Option<&Account>,
+        program: &str,
+        arguments: &[String],
+        stdin: &[u8],
+    ) -> Result<Answer, CommandError> {
+        let path = self.path(program);
+        self.execute(account, &path.to_string_lossy(), arguments, stdin, COMMAND_TIME).await
+    }
+
+    /// A command of the directory; programs of the system that are not there are found by `PATH`.
+    pub fn path(&self, program: &str) -> PathBuf {
+        let path = self.directory.join(program);
+        if path.exists() { path } else { program.into() }
+    }
+
+    /// Runs any program, found by `PATH`, within a time.
+    ///
+    /// # Errors
+    /// As for [`Self::run`].
+    pub async fn execute(
+        &self,
+        account: Option<&Account>,
+        program: &str,
+        arguments: &[String],
+        stdin: &[u8],
+        time: Duration,
+    ) -> Result<Answer, CommandError> {
+        let mut command = self.command(account, program, arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Out of our terminal's reach, and not left behind when nobody waits any more.
+        command.process_group(0).kill_on_drop(true);
+        let program = program.rsplit('/').next().unwrap_or(program).to_owned();
+        let child =
+            command.spawn().map_err(|source| CommandError::Start { program: program.clone(), source })?;
+        match tokio::time::timeout(time, converse(child, stdin)).await {
+            Err(_) => Err(CommandError::Late { program, after: time }),
+            Ok(Err(source)) if source.kind() == io::ErrorKind::FileTooLarge => {
+                Err(CommandError::TooLong { program })
+            }
+            Ok(Err(source)) => Err(CommandError::Lost { program, source }),
+            Ok(Ok(answer)) => Ok(answer),
+        }
+    }
+
+    fn command(&self, account: Option<&Account>, program: &str, arguments: &[String]) -> Command {
+        let mut command = match account.filter(|_| self.is_root) {
+            Some(account) => {
+                let mut command = Command::new(SETPRIV);
+                command.arg(format!("--reuid={}", account.uid)).arg(format!("--regid={}", account.gid));
+                command.args(["--init-groups", "--inh-caps=-all", "--", program]);
+                command
+            }
+            None => Command::new(program),
+        };
+        let mut path = self.directory.clone().into_os_string();
+        path.push(":");
+        path.push(PATH);
+        command.args(arguments).env_clear().env("PATH", path).current_dir("/");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+}
+
+/// All three streams at once: whichever fills up cannot hold the others up.
+async fn converse(mut child: Child, stdin: &[u8]) -> io::Result<Answer> {
+    let (to, out, err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let write = async {
+        if let Some(mut to) = to {
+            // One that does not want to hear it all says why by its end.
+            let _ = to.write_all(stdin).await;
+        }
+    };
+    let ((), out, err) = tokio::join!(write, read(out, OUT_BYTES_MAX), read(err, ERR_BYTES_MAX));
+    let (out, err) = (out?, err?);
+    if out.len() as u64 > OUT_BYTES_MAX {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(Answer { status: child.wait().await?, out: text(out), err: text(err) })
+}
+
+/// Up to one byte more than the maximum; with the pipe closed, the writer of more ends.
+async fn read(from: Option<impl AsyncRead + Unpin>, max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(from) = from {
+        from.take(max + 1).read_to_end(&mut bytes).await?;
+    }
+    Ok(bytes)
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    match String::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commands() -> Commands {
+        let environment = vec![("SLURM_CONF".into(), "/etc/x.conf".into())];
+        Commands { is_root: false, ..Commands::new(Path::new("/usr/bin"), environment) }
+    }
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_command_has_its_input_its_variables_and_nothing_of_ours() {
+        let answer = commands().run(None, "env", &[], b"").await.unwrap();
+        assert_eq!(answer.out, format!("PATH=/usr/bin:{PATH}\nSLURM_CONF=/etc/x.conf\n"));
+        let answer = commands().run(None, "cat", &[], b"\xffsecret").await.unwrap();
+        assert_eq!((answer.out.as_str(), answer.status.success()), ("\u{fffd}secret", true));
+        let answer = commands().run(None, "pwd", &[], &[7; 1 << 20]).await.unwrap();
+        assert_eq!(answer.out, "/\n");
+    }
+
+    #[tokio::test]
+    async fn words_of_a_command_are_no_shells() {
+        let answer = commands().run(None, "echo", &words(&["$(id)", ";", "a b"]), b"").await.unwrap();
+        assert_eq!(answer.out, "$(id) ; a b\n");
+    }
+
+    #[tokio::test]
+    async fn no_answer_is_told_apart_from_a_bad_one() {
+        let failed = commands().run(None, "false", &[], b"").await.unwrap();
+        assert!(!failed.status.success() && failed.complaint().contains("exit status: 1"));
+        let missing = commands().run(None, "no-such-command", &[], b"").await.unwrap_err();
+        assert!(matches!(missing.of_submission(), BatchError::Unavailable(_)));
+        let time = Duration::from_millis(50);
+        let late = commands().execute(None, "sleep", &words(&["1000"]), b"", time).await.unwrap_err();
+        assert!(late.to_string().starts_with("sleep gave no answer"), "{late}");
+        assert!(matches!(late.of_submission(), BatchError::Unknown(_)));
+        let long = commands().run(None, "yes", &[], b"").await.unwrap_err();
+        assert!(matches!(long, CommandError::TooLong { .. }), "{long}");
+    }
+
+    #[test]
+    fn root_becomes_the_account_before_anything_is_executed() {
+        let root = Commands { is_root: true, ..commands() };
+        let account = Account { name: "alice".parse().unwrap(), uid: 1001, gid: 1002 };
+        let command = root.command(Some(&account), "/usr/bin/sbatch", &words(&["--parsable"]));
+        let command = command.as_std();
+        let arguments: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
+        assert_eq!(command.get_program(), "setpriv");
+        let expected =
+            "--reuid=1001 --regid=1002 --init-groups --inh-caps=-all -- /usr/bin/sbatch --parsable";
+        assert_eq!(arguments.join(" "), expected);
+        assert_eq!(root.command(None, "/usr/bin/squeue", &[]).as_std().get_program(), "/usr/bin/squeue");
+    }
+}

@@ -1,0 +1,286 @@
+//! Grid Engine: Sun's and its descendants, as `qsub(1)`, `qstat(1)`, `qdel(1)`, `qrsub(1)` and
+//! `qconf(1)` describe it.
+//!
+//! The pilots of one round are one parallel job with one slot a host. Its script starts the first
+//! pilot, and the others by `qrsh -inherit`, so that all of them are Grid Engine's to limit and to
+//! kill. It knows jobs and no pilots: which are in a job stands in a note, and a job is deleted when
+//! all of its pilots are cancelled.
+//!
+//! Whoever has an account on a host may read the scripts of jobs that run there, so a script holds
+//! no secret. The invocations are in a file of the account's own, below a directory that head and
+//! hosts share; the script removes it when it has opened it.
+
+mod ending;
+mod limits;
+mod script;
+mod status;
+mod submit;
+mod xml;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use protocol::names::{NodeName, SiteName, Text};
+use tokio::time::Instant;
+
+use self::status::{Listed, Number, Stage};
+use super::commands::{Answer, Commands};
+use super::ledger::{Found, Job, Ledger};
+use super::names::{Group, job_name, member};
+use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
+use crate::config::Config;
+use crate::pilot::PilotId;
+use crate::site::Account;
+
+/// Between two questions why jobs wait, which cost the qmaster more than the list of them.
+const REASONS_INTERVAL: Duration = Duration::from_secs(15);
+/// The end of the accounting file in which a job that has just ended is looked for.
+const ACCOUNTING_BYTES: u64 = 256 << 10;
+const DEFAULT_ROOT: &str = "/var/lib/gridengine";
+const DEFAULT_CELL: &str = "default";
+const DEFAULT_ENVIRONMENT: &str = "gridpilot";
+/// Of the account's own, shared by head and hosts.
+const DEFAULT_DIRECTORY: &str = "{home}/.gridpilot";
+
+/// One cell of Grid Engine.
+#[derive(Debug)]
+pub struct GridEngine {
+    site: SiteName,
+    launcher: PathBuf,
+    queue: Option<String>,
+    environment: String,
+    project: Option<String>,
+    reserve_ahead: bool,
+    extra: Vec<String>,
+    directory: String,
+    sweep: Vec<String>,
+    poll: Duration,
+    accounting: PathBuf,
+    commands: Commands,
+    ledger: Ledger,
+    /// When it was asked last why jobs wait.
+    reasons_at: Mutex<Option<Instant>>,
+}
+
+impl GridEngine {
+    /// Takes up the notes of a CRM before.
+    ///
+    /// # Errors
+    /// They cannot be read: what is in the queue is not known.
+    pub fn new(config: &Config) -> Result<Self> {
+        let batch = &config.batch;
+        let root = batch.root.clone().unwrap_or_else(|| DEFAULT_ROOT.into());
+        let cell = batch.cell.clone().unwrap_or_else(|| DEFAULT_CELL.into());
+        let accounting = root.join(&cell).join("common/accounting");
+        let ports = [("SGE_QMASTER_PORT", batch.qmaster_port), ("SGE_EXECD_PORT", batch.execd_port)];
+        let mut variables: Vec<(String, OsString)> =
+            vec![("SGE_ROOT".into(), root.into()), ("SGE_CELL".into(), cell.into())];
+        let ports =
+            ports.into_iter().filter_map(|(name, port)| Some((name.into(), port?.to_string().into())));
+        variables.extend(ports);
+        let poll = Duration::from_secs(batch.poll_s.into());
+        Ok(Self {
+            site: config.site.clone(),
+            launcher: config.launcher.clone(),
+            queue: batch.queue.clone(),
+            environment: batch.parallel_environment.clone().unwrap_or_else(|| DEFAULT_ENVIRONMENT.into()),
+            project: batch.account.clone(),
+            reserve_ahead: batch.reserve_ahead,
+            extra: batch.extra.clone(),
+            directory: batch.invocations.clone().unwrap_or_else(|| DEFAULT_DIRECTORY.into()),
+            sweep: batch.sweep.clone(),
+            poll,
+            accounting,
+            commands: Commands::new(&batch.commands, variables),
+            ledger: Ledger::open(&config.state, poll)?,
+            reasons_at: Mutex::default(),
+        })
+    }
+
+    /// Asks one of Grid Engine's commands, as the CRM itself.
+    async fn ask(&self, program: &str, words: &[&str]) -> Result<String, BatchError> {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let answer = self.commands.run(None, program, &words, b"").await.map_err(|e| e.of_question())?;
+        match answer.status.success() {
+            true => Ok(answer.out),
+            false => Err(submit::refusal(&answer)),
+        }
+    }
+
+    async fn act(&self, account: &Account, program: &str, words: Vec<String>) -> Result<Answer, BatchError> {
+        self.commands.run(Some(account), program, &words, b"").await.map_err(|e| e.of_question())
+    }
+
+    /// Deletes all batch jobs of this name, and what was reserved for them.
+    async fn delete(&self, group: Group, account: &Account) -> Result<(), BatchError> {
+        let name = job_name(&self.site, group);
+        if self.reserve_ahead {
+            // Without one by that name it says so, and nothing is lost.
+            self.act(account, "qrdel", vec![name.clone()]).await?;
+        }
+        let answer = self.act(account, "qdel", vec![name]).await?;
+        let is_gone = answer.out.contains("do not exist") || answer.err.contains("do not exist");
+        match answer.status.success() || is_gone {
+            true => Ok(()),
+            false => Err(submit::refusal(&answer)),
+        }
+    }
+
+    /// Why jobs wait, when it is time to ask again.
+    async fn ask_reasons(&self, listed: &BTreeMap<Number, Listed>) {
+        let waiting: Vec<String> = listed
+            .values()
+            .filter(|job| job.stage != Stage::Running)
+            .map(|job| job.number.to_string())
+            .collect();
+        let is_new = |job: &Listed| self.ledger.of(job.group, |job| job.why.is_none()) == Some(true);
+        let is_new = listed.values().any(|job| job.stage != Stage::Running && is_new(job));
+        let interval = if is_new { self.poll } else { REASONS_INTERVAL };
+        let asked_at = *self.reasons_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = asked_at.is_none_or(|at| at.elapsed() >= interval);
+        if waiting.is_empty() || !due {
+            return;
+        }
+        // Without an answer the old reasons stay.
+        let Ok(said) = self.ask("qstat", &["-j", &waiting.join(",")]).await else { return };
+        let mut reasons = status::reasons(&said);
+        *self.reasons_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        for (number, listed) in listed {
+            if let Some(why) = reasons.remove(number) {
+                self.ledger.set_why(listed.group, why);
+            }
+        }
+    }
+
+    /// What is in the list and must not be: second jobs of one round, after a submission without an
+    /// answer was repeated, and jobs that will never start.
+    async fn clear(&self, listed: &mut BTreeMap<Number, Listed>) {
+        let mut older: BTreeSet<Group> = BTreeSet::new();
+        let mut unwanted = Vec::new();
+        for job in listed.values().filter(|job| !job.deleted) {
+            let is_second = !older.insert(job.group);
+            if is_second || job.stage == Stage::Broken {
+                unwanted.push((job.number, job.group, is_second));
+            }
+        }
+        for (number, group, is_second) in unwanted {
+            let Some(account) = self.ledger.account(group) else { continue };
+            tracing::info!("batch job {number} ({}) is deleted", job_name(&self.site, group));
+            if let Err(error) = self.act(&account, "qdel", vec![number.to_string()]).await {
+                tracing::warn!("batch job {number} cannot be deleted: {error}");
+            }
+            if is_second {
+                listed.remove(&number);
+            }
+        }
+    }
+
+    /// Why a job ended, with the last words of its Launchers; its files are removed.
+    async fn post_mortem(&self, group: Group, job: &Job) -> Text {
+        let name = job_name(&self.site, group);
+        let number: Option<Number> = job.note.id.as_ref().and_then(|id| id.parse().ok());
+        let accounted = number.and_then(|number| ending::accounted(&self.accounting_tail(), number, &name));
+        let seen = job.seen();
+        let reason = ending::reason(&seen, accounted);
+        let words = self.take_words(group, &job.note.account).await;
+        match words {
+            Some(words) if !seen.cancelled => format!("{words} ({reason})").into(),
+            _ => match &job.why {
+                // It never ran, and what held it up may be why somebody gave up.
+                Some(why) if !seen.ran && !seen.cancelled => format!("{reason}; it waited: {why}").into(),
+                _ => reason,
+            },
+        }
+    }
+
+    /// Nothing, where it cannot be read: the reason is poorer then.
+    fn accounting_tail(&self) -> String {
+        let Ok(file) = File::open(&self.accounting) else { return String::new() };
+        let length = file.metadata().map_or(0, |metadata| metadata.len());
+        let from = length.saturating_sub(ACCOUNTING_BYTES);
+        let mut bytes = vec![0; usize::try_from(length - from).unwrap_or(0)];
+        match file.read_exact_at(&mut bytes, from) {
+            Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(_) => String::new(),
+        }
+    }
+}
+
+impl Batch for GridEngine {
+    async fn capabilities(&self) -> Result<Capabilities, BatchError> {
+        let mut words = vec!["-f", "-xml", "-pe", &self.environment];
+        words.extend(self.queue.as_deref().map(|queue| ["-q", queue]).into_iter().flatten());
+        let listed = self.ask("qstat", &words).await?;
+        let no_list = || BatchError::unavailable("qstat answered with something else than a list of queues");
+        let hosts = limits::hosts(&listed).ok_or_else(no_list)?;
+        let environment = self.ask("qconf", &["-sp", &self.environment]).await?;
+        if let Some(why) = limits::unfit(&environment) {
+            return Err(BatchError::Refused(why));
+        }
+        let slots = limits::value(&environment, "slots").and_then(|slots| slots.parse().ok());
+        let queues: Vec<&str> = hosts.queues.iter().map(String::as_str).collect();
+        let walltime_max = match queues.is_empty() {
+            true => None,
+            false => limits::walltime_max(&self.ask("qconf", &["-sq", &queues.join(",")]).await?),
+        };
+        Ok(Capabilities {
+            places_on_named_nodes: false,
+            reserves_ahead: self.reserve_ahead,
+            enforces_limits: false,
+            lead: Duration::ZERO,
+            nodes_max: Some(slots.unwrap_or(u32::MAX).min(hosts.count)),
+            walltime_max,
+        })
+    }
+
+    async fn submit(&self, job: &BatchJob) -> Result<(), BatchError> {
+        self.hand_over(job).await
+    }
+
+    async fn status(&self) -> Result<Vec<(PilotId, Standing)>, BatchError> {
+        let listed = self.ask("qstat", &["-xml", "-g", "t", "-u", "*"]).await?;
+        let mut listed = status::read(&listed, &self.site)?;
+        listed.retain(|_, job| self.ledger.is_ours(job.group, &job.owner));
+        self.ask_reasons(&listed).await;
+        self.clear(&mut listed).await;
+        let found: Vec<Found> = listed.values().map(Listed::found).collect();
+        let mut standings = Vec::new();
+        for (group, job) in self.ledger.see(&found) {
+            let gone = Standing::Gone(self.post_mortem(group, &job).await);
+            standings.extend(job.all(group, &gone));
+            self.ledger.forget(group);
+        }
+        for found in listed.values() {
+            let stand = |job: &Job| {
+                let stands = |(place, number): (usize, &u32)| {
+                    (member(found.group, *number), found.standing(place, job.why.as_ref()))
+                };
+                job.note.members.iter().enumerate().map(stands).collect::<Vec<_>>()
+            };
+            standings.extend(self.ledger.of(found.group, stand).into_iter().flatten());
+        }
+        Ok(standings)
+    }
+
+    async fn changed(&self) {
+        self.ledger.changed().await;
+    }
+
+    async fn cancel(&self, pilots: &[PilotId]) -> Result<(), BatchError> {
+        let mut outcome = Ok(());
+        for (group, account) in self.ledger.cancel(pilots) {
+            outcome = outcome.and(self.delete(group, &account).await);
+        }
+        outcome
+    }
+
+    async fn sweep(&self, node: &NodeName, account: &Account) -> Result<(), BatchError> {
+        self.sweep_node(node, account).await
+    }
+}

@@ -1,0 +1,194 @@
+//! The script of a batch job: one Launcher on each of its hosts.
+
+use std::path::Path;
+
+use protocol::names::NodeName;
+
+/// What the script is made of.
+#[derive(Clone, Debug)]
+pub struct Script<'a> {
+    pub launcher: &'a Path,
+    /// A file of mode 0600 where head and hosts see it, with what [`invocations`] made.
+    pub invocations: &'a Path,
+    /// What Launchers say is written here.
+    pub words: &'a Path,
+}
+
+/// The invocations as lines, in the order of the pilots.
+pub fn invocations<'a>(all: impl Iterator<Item = &'a [u8]>) -> String {
+    all.map(|invocation| base64(invocation) + "\n").collect()
+}
+
+impl Script<'_> {
+    /// For `/bin/sh`. The first Launcher runs beside the script, the others are started by Grid
+    /// Engine on the other hosts; no host gets two. The script ends when all have ended, with the
+    /// first code that is not 0: signals are the Launchers' to act on, and Grid Engine sends them
+    /// to everybody.
+    ///
+    /// No secret is in it, for Grid Engine lets everybody on a host read the scripts that run
+    /// there. Builtins of the shell pass the secrets on: no process has one as an argument.
+    pub fn text(&self) -> String {
+        let Self { launcher, invocations, words } = self;
+        let (launcher, invocations, words) = (quoted(launcher), quoted(invocations), quoted(words));
+        format!(
+            r#"trap : HUP INT TERM USR1 USR2
+umask 077
+[ -r {invocations} ] || exit 65
+exec 4<{invocations} >>{words} 2>&1
+rm -f {invocations}
+pids=
+while read -r host rest && IFS= read -r invocation <&4; do
+    if [ -z "$pids" ]; then
+        printf %s "$invocation" | base64 -d | {launcher} --invocation - 4<&- &
+    else
+        printf %s "$invocation" | base64 -d | qrsh -inherit "$host" {launcher} --invocation - 4<&- &
+    fi
+    pids="$pids $!"
+done <"$PE_HOSTFILE"
+invocation=
+if read -r rest <&4; then echo "gridpilot: this batch job has fewer hosts than pilots"; fi
+exec 4<&-
+code=0
+for pid in $pids; do
+    while :; do
+        wait "$pid"
+        last=$?
+        # Above 128 a signal may have ended the waiting and not the pilot.
+        [ $last -gt 128 ] && kill -0 "$pid" 2>/dev/null || break
+    done
+    [ $code -ne 0 ] || code=$last
+done
+exit $code
+"#
+        )
+    }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let group = three.iter().fold(0_u32, |group, byte| group << 8 | u32::from(*byte));
+        let group = group << (8 * (3 - three.len()));
+        for place in 0..4 {
+            let letter = LETTERS[(group >> (18 - 6 * place) & 63) as usize];
+            text.push(if place <= three.len() { char::from(letter) } else { '=' });
+        }
+    }
+    text
+}
+
+/// As one word of a shell, whatever it holds.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
+/// The request for hosts: none of those that are not clean. `None` = any host.
+pub fn without(hosts: &[NodeName]) -> Option<String> {
+    let all: Vec<String> = hosts.iter().map(|host| format!("!{host}")).collect();
+    (!all.is_empty()).then(|| format!("h={}", all.join("&")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A directory with stand-ins for Launcher and qrsh, which say how they were called.
+    struct Bed(tempfile::TempDir);
+
+    impl Bed {
+        fn new(launcher: &str, hosts: &str) -> Self {
+            let bed = Self(tempfile::tempdir().unwrap());
+            bed.put("the launcher", &format!("#!/bin/sh\n{launcher}\n"));
+            // Runs here what Grid Engine runs there.
+            bed.put("qrsh", "#!/bin/sh\n[ $1 = -inherit ] && echo \"to $2\"\nshift 2\nexec \"$@\"\n");
+            bed.put("hosts", hosts);
+            bed
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        fn put(&self, name: &str, text: &str) {
+            fs::write(self.path(name), text).unwrap();
+            fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o700)).unwrap();
+        }
+
+        /// Runs a script for two pilots: what was said, in the order of the alphabet, and the code.
+        fn run(&self) -> (Vec<String>, Option<i32>) {
+            let all: [&[u8]; 2] = [b"secret 0", b"secret 1"];
+            self.put("it's invocations", &invocations(all.into_iter()));
+            let (launcher, invocations) = (self.path("the launcher"), self.path("it's invocations"));
+            let words = self.path("words");
+            let script = Script { launcher: &launcher, invocations: &invocations, words: &words };
+            let path = format!("{}:/usr/bin:/bin", self.0.path().display());
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", &script.text()]).env("PATH", path).env("PE_HOSTFILE", self.path("hosts"));
+            let code = command.status().unwrap().code();
+            assert!(!invocations.exists(), "secrets stay no longer than needed");
+            let said = fs::read_to_string(words).unwrap();
+            let mut said: Vec<String> = said.lines().map(String::from).collect();
+            said.sort();
+            (said, code)
+        }
+    }
+
+    const SAYS: &str = "echo \"$* $(cat)\"";
+    const HOSTS: &str = "a1 1 all.q@a1 UNDEFINED\na2 1 all.q@a2 UNDEFINED\n";
+
+    #[test]
+    fn the_first_pilot_runs_here_and_the_others_on_the_other_hosts() {
+        let (said, code) = Bed::new(SAYS, &format!("{HOSTS}a3 1 x y\n")).run();
+        assert_eq!(said, ["--invocation - secret 0", "--invocation - secret 1", "to a2"]);
+        assert_eq!(code, Some(0));
+    }
+
+    #[test]
+    fn a_batch_job_with_too_few_hosts_says_so() {
+        let (said, _) = Bed::new(SAYS, "a1 1 all.q@a1 UNDEFINED\n").run();
+        assert_eq!(
+            said,
+            ["--invocation - secret 0", "gridpilot: this batch job has fewer hosts than pilots"]
+        );
+    }
+
+    #[test]
+    fn the_first_code_that_says_something_is_that_of_the_job() {
+        assert_eq!(Bed::new("grep -q 1 && exit 70\nexit 0", HOSTS).run().1, Some(70));
+    }
+
+    #[test]
+    fn signals_are_the_launchers_to_act_on() {
+        // The stand-in signals the script and ends in its own time.
+        let bed = Bed::new("grep -q 1 && exit 0\nkill -USR2 $PPID\nkill -TERM $PPID\nexit 5", HOSTS);
+        assert_eq!(bed.run().1, Some(5));
+    }
+
+    #[test]
+    fn hosts_that_are_not_clean_are_excluded_together() {
+        let hosts = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<_>>();
+        assert_eq!(without(&[]), None);
+        assert_eq!(without(&hosts(&["a1"])).unwrap(), "h=!a1");
+        assert_eq!(without(&hosts(&["a1", "b.c"])).unwrap(), "h=!a1&!b.c");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn base64_is_what_its_program_undoes(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            use std::io::Write;
+            let mut undo = Command::new("base64").arg("-d").stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped()).spawn().unwrap();
+            undo.stdin.take().unwrap().write_all(base64(&bytes).as_bytes()).unwrap();
+            prop_assert_eq!(undo.wait_with_output().unwrap().stdout, bytes);
+        }
+    }
+}

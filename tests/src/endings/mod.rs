@@ -1,0 +1,208 @@
+//! Every way in which a pilot under a batch system can end, tried for real, with what is left
+//! afterwards counted by identity.
+//!
+//! ```text
+//! a job for each ending, each on nodes of its own -> all of them run
+//!   -> all are struck, each in its way -> watched until over, or their time is
+//!   -> the whole grid is asked what is left -> every node takes a job again
+//! ```
+//! All endings of a round go on at once: what they wait for is the batch system, not this machine.
+
+pub mod round;
+pub mod scene;
+pub mod table;
+
+use std::fmt;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::batch::{Proctrack, System, Systems};
+
+/// The promise: so long after a pilot was struck nothing of it is left.
+pub const GONE_TIME: Duration = Duration::from_secs(10);
+
+/// What the pilots run under.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub enum Bed {
+    Embedded,
+    SlurmLinuxproc,
+    SlurmCgroup,
+    GridEngine,
+}
+
+impl Bed {
+    pub const ALL: [Self; 4] = [Self::Embedded, Self::SlurmLinuxproc, Self::SlurmCgroup, Self::GridEngine];
+
+    pub fn system(self) -> System {
+        match self {
+            Self::Embedded => System::Embedded,
+            Self::SlurmLinuxproc | Self::SlurmCgroup => System::Slurm,
+            Self::GridEngine => System::GridEngine,
+        }
+    }
+
+    /// For the plan of a grid whose pilots are alone on their nodes.
+    pub fn systems(self) -> Systems {
+        let proctrack = match self {
+            Self::SlurmCgroup => Proctrack::Cgroup,
+            _ => Proctrack::Linuxproc,
+        };
+        Systems { proctrack, alone: true, ..Systems::all(self.system()) }
+    }
+
+    /// Those endings that there are under it.
+    pub fn endings(self) -> Vec<Ending> {
+        use {Blow::*, Ending::*, Process::*};
+        // The one with a limit of its own first, while nothing else waits in the queue.
+        let mut endings = if self == Self::Embedded { Vec::new() } else { vec![TimeOver] };
+        endings.push(CancelledByUser);
+        for process in [Launcher, Monitor, Agent, Init] {
+            endings.extend([One(process, Term), One(process, Kill)]);
+        }
+        endings.extend([All(Term), All(Kill)]);
+        if self != Self::Embedded {
+            endings.extend([CancelledInQueue, NodeDaemon]);
+            endings.extend([One(Supervisor, Term), One(Supervisor, Kill)]);
+        }
+        endings
+    }
+}
+
+impl fmt::Display for Bed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Embedded => "embedded",
+            Self::SlurmLinuxproc => "slurm, linuxproc",
+            Self::SlurmCgroup => "slurm, cgroup",
+            Self::GridEngine => "grid-engine",
+        })
+    }
+}
+
+/// A process of a pilot, or above it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
+pub enum Process {
+    /// What the batch system puts above the Launcher: slurmstepd, sge_shepherd.
+    Supervisor,
+    Launcher,
+    Monitor,
+    Agent,
+    /// The first process of the sandbox.
+    Init,
+}
+
+/// A signal as a blow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
+pub enum Blow {
+    Term,
+    Kill,
+}
+
+impl Blow {
+    pub fn signal(self) -> Signal {
+        match self {
+            Self::Term => Signal::SIGTERM,
+            Self::Kill => Signal::SIGKILL,
+        }
+    }
+}
+
+/// How a running job's pilots are struck.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
+pub enum Ending {
+    /// `gridpilot cancel`.
+    CancelledByUser,
+    /// `scancel`, `qdel`.
+    CancelledInQueue,
+    /// The batch job's own limit of time.
+    TimeOver,
+    One(Process, Blow),
+    /// Every process of the batch job on its nodes, at once.
+    All(Blow),
+    /// slurmd, execd: killed, and started again when its jobs are over.
+    NodeDaemon,
+}
+
+impl Ending {
+    /// On how many nodes its job runs.
+    pub fn members(self) -> u32 {
+        if matches!(self, Self::One(..)) { 1 } else { 2 }
+    }
+
+    /// Whether the job must end of it. The others may leave it alone: processes that do not die of
+    /// SIGTERM, or a batch system that does not give up a node for its daemon.
+    pub fn is_deadly(self, bed: Bed) -> bool {
+        match self {
+            Self::One(process, Blow::Term) => matches!(process, Process::Launcher | Process::Agent),
+            Self::NodeDaemon => bed.system() == System::Slurm,
+            _ => true,
+        }
+    }
+
+    /// How long the batch system may take until it strikes by itself; zero where it is we who do.
+    pub fn patience(self, bed: Bed) -> Duration {
+        match self {
+            Self::TimeOver => crate::batch::EXPIRE_TIME,
+            Self::NodeDaemon if self.is_deadly(bed) => {
+                Duration::from_secs(3 * u64::from(crate::batch::slurm::NODE_SILENT_S))
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// A word that the user must read as the reason, if he did not cause it.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::CancelledInQueue => "cancel",
+            Self::TimeOver => "time",
+            Self::One(Process::Launcher, _) => "Launcher",
+            Self::NodeDaemon => "node",
+            _ => "",
+        }
+    }
+
+    /// Whether the user asked for it: then no failure is shown.
+    pub fn is_wanted(self) -> bool {
+        self == Self::CancelledByUser
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Self::CancelledByUser => "gridpilot cancel".to_owned(),
+            Self::CancelledInQueue => "scancel, qdel".to_owned(),
+            Self::TimeOver => "time limit".to_owned(),
+            Self::One(process, blow) => {
+                let process = format!("{process:?}").to_lowercase();
+                format!("{} {process}", blow.signal())
+            }
+            Self::All(blow) => format!("{} all of it", blow.signal()),
+            Self::NodeDaemon => "SIGKILL node daemon".to_owned(),
+        };
+        f.pad(&text)
+    }
+}
+
+/// Nodes that a round of these endings takes.
+pub fn nodes_for(endings: &[Ending]) -> u32 {
+    endings.iter().map(|ending| ending.members()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_process_is_struck_by_both_blows_under_every_batch_system() {
+        for bed in Bed::ALL {
+            let mut endings = bed.endings();
+            let count = endings.len();
+            assert_eq!(count, if bed == Bed::Embedded { 11 } else { 16 });
+            endings.sort();
+            endings.dedup();
+            assert_eq!(endings.len(), count, "{bed}");
+        }
+    }
+}
