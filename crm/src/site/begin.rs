@@ -297,9 +297,14 @@ impl Site {
         match incarnation.phase {
             Phase::Starting if incarnation.roster.all_ready() => {
                 let Some(members) = incarnation.roster.ready_members() else { return };
-                incarnation.phase = Phase::Ready;
+                // Of before a restart they may all be joined already.
+                let joined = incarnation.roster.all_running();
+                incarnation.phase = if joined { Phase::Joined } else { Phase::Ready };
                 self.tell_progress(reservation);
                 self.tell(FromSite::SiteReady { reservation, epoch, round, members });
+                if joined {
+                    self.tell(FromSite::Joined { reservation, epoch });
+                }
                 // How long it waits for others is told with the next report.
                 self.progressed.insert(reservation);
             }
@@ -344,10 +349,13 @@ impl Site {
         // Pilots that failed since are not asked; their incarnation has failed already.
         let ready = incarnation.roster.pilots().iter().filter(|pilot| pilot.state == State::Ready);
         let pilots: Vec<PilotId> = ready.map(|pilot| pilot.id).collect();
+        incarnation.ring = Some(ring.clone());
         self.actions.push(Action::Join { pilots: pilots.clone(), ring });
         for id in pilots {
             self.advance(id, pilot::Event::JoinAsked);
         }
+        // Those of before a restart may have it all.
+        self.check_barriers(reservation);
     }
 
     /// Seconds until the node ends a sandbox by itself, margin included; at least 1.

@@ -23,6 +23,8 @@
 //! teardown is confirmed, never before.
 
 mod agents;
+mod ahead;
+mod away;
 mod begin;
 mod booking;
 mod end;
@@ -34,6 +36,7 @@ mod queue;
 mod restore;
 mod rounds;
 mod shaping;
+mod verdict;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +44,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
+use protocol::identity::Pin;
 use protocol::ids::{Epoch, MemberNumber, ReservationId, Version};
 use protocol::names::{NodeName, SiteName, Text};
 use protocol::refusal::Refusal;
@@ -52,11 +56,12 @@ use crate::nodes::{Node, Nodes};
 use crate::offer::offer;
 use crate::pilot::{Pilot, PilotId, State, Times};
 use crate::queue::Queue;
-use crate::record::{Record, Terms};
+use crate::record::{Arrived, Record, Terms};
 use crate::trouble::Troubles;
+pub use ahead::Ahead;
 use booking::{Booking, Incarnation};
 pub use queue::{lasts_max, walltime};
-pub use words::{Account, Action, Asked, Event, News, Submit};
+pub use words::{Account, Action, Asked, Back, Event, News, Submit};
 
 /// What a grant's lifetime has beyond the window, so that the node never ends a sandbox before its
 /// site would.
@@ -117,7 +122,14 @@ pub struct Site {
     leftovers: BTreeMap<PilotId, (Pilot, Account)>,
     /// Highest version of a reservation that is over here.
     fences: BTreeMap<ReservationId, Version>,
+    /// By which certificate the agents of pilots are known.
+    pins: BTreeMap<Pin, PilotId>,
     deadlines: BTreeSet<(Duration, PilotId)>,
+    verdicts: verdict::Verdicts,
+    /// The batch system keeps nodes free for windows in the future.
+    reserves_ahead: bool,
+    /// What was asked of it: nodes, begin and end.
+    ahead: BTreeMap<ReservationId, (u32, Duration, Duration)>,
     connected: bool,
     closing: bool,
     published: Option<Offer>,
@@ -147,7 +159,11 @@ impl Site {
             freed: false,
             leftovers: BTreeMap::new(),
             fences: BTreeMap::new(),
+            pins: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            verdicts: verdict::Verdicts::default(),
+            reserves_ahead: false,
+            ahead: BTreeMap::new(),
             connected: false,
             closing: false,
             published: None,
@@ -171,10 +187,13 @@ impl Site {
                 self.hold(reservation, version, part, account);
             }
             Event::Grc(message) => self.on_grc(message),
-            Event::Arrived { pilot, nonce, node, boot_id } => self.on_arrived(pilot, nonce, node, boot_id),
+            Event::Arrived { pilot, pin, nonce, node, boot_id } => {
+                self.on_arrived(pilot, nonce, Arrived { pin, at: Some(node), boot_id });
+            }
+            Event::Returned { pilot, back } => self.on_returned(pilot, *back),
             Event::Answered { pilot, asked, reply } => self.on_answer(pilot, asked, reply),
             Event::Noticed { pilot, notice } => self.on_notice(pilot, notice),
-            Event::AgentLost { pilot, cause } => self.on_agent_lost(pilot, &cause),
+            Event::AgentLost { pilot, cause, silent } => self.on_agent_lost(pilot, &cause, silent),
             Event::BatchGone { pilot, reason } => self.on_batch_gone(pilot, &reason),
             Event::Batch(news) => self.on_batch_news(news),
             Event::Swept { pilot, outcome } => self.on_swept(pilot, outcome),
@@ -192,7 +211,8 @@ impl Site {
         let queue = self.next_look_at_queue();
         let reports = (self.connected && (self.offer_changed || !self.progressed.is_empty()))
             .then(|| self.published_at + REPORT_INTERVAL);
-        [pilots, bookings, queue, reports].into_iter().flatten().min()
+        let verdicts = self.verdicts.next_deadline();
+        [pilots, bookings, queue, reports, verdicts].into_iter().flatten().min()
     }
 
     /// Whether this pilot may arrive: it was submitted, did not arrive yet, and runs as the
@@ -210,6 +230,23 @@ impl Site {
                 }
                 let why = format!("it was made for uid {}, this pilot runs as {uid}", account.uid);
                 Err(Refusal::BadToken { why: why.into() })
+            }
+            _ => Err(Refusal::BadToken { why: "its pilot is not awaited any more".into() }),
+        }
+    }
+
+    /// Which pilot has this certificate and may come back.
+    ///
+    /// # Errors
+    /// `Refusal::BadToken`, for the agent.
+    pub fn returns(&self, pin: &Pin, uid: u32) -> Result<PilotId, Refusal> {
+        let known = self.pins.get(pin).and_then(|id| Some((self.incarnation(*id)?, self.pilot(*id)?)));
+        match known {
+            Some((incarnation, pilot))
+                if incarnation.account.uid == uid
+                    && (pilot.state.has_agent() || pilot.state == State::Away) =>
+            {
+                Ok(pilot.id)
             }
             _ => Err(Refusal::BadToken { why: "its pilot is not awaited any more".into() }),
         }
@@ -347,5 +384,6 @@ impl Site {
             self.on_wake(reservation);
         }
         self.look_at_queue();
+        self.pass_old_verdicts();
     }
 }

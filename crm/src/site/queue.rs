@@ -39,6 +39,7 @@ impl Site {
             News::Stands { pilot, standing } => self.on_stands(pilot, standing),
             News::Capabilities(capabilities) => {
                 self.lead_of_batch = capabilities.lead;
+                self.set_reserves_ahead(capabilities.reserves_ahead);
                 let state = QueueState {
                     closed: capabilities.closed,
                     nodes_max: capabilities.nodes_max,

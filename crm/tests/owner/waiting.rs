@@ -38,7 +38,7 @@ fn elsewhere(members: u32) -> Part {
 
 fn arrives(world: &mut World, id: PilotId) {
     world.mute = false;
-    world.say(Event::Arrived { pilot: id, nonce: [1; 16], node: "n".parse().unwrap(), boot_id: [0; 16] });
+    world.say(crate::world::arrived(id, [1; 16]));
 }
 
 fn of_round(round: u32, member: u32) -> PilotId {
