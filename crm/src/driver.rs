@@ -330,12 +330,12 @@ impl Driver {
                 self.tokens.revoke(pilot);
                 let _ = self.batch.send(batch::Command::Cancel { pilot });
             }
-            Action::Probe => {
-                let _ = self.batch.send(batch::Command::Probe);
-            }
             Action::Reserve(ahead) => drop(self.batch.send(batch::Command::Reserve(ahead))),
             Action::Unreserve { reservation } => {
                 let _ = self.batch.send(batch::Command::Unreserve { reservation });
+            }
+            Action::Probe => {
+                let _ = self.batch.send(batch::Command::Probe);
             }
             Action::Sweep { pilot, node, account } => {
                 let _ = self.batch.send(batch::Command::Sweep { pilot, node, account });

@@ -30,12 +30,12 @@ pub enum Command {
     Cancel {
         pilot: PilotId,
     },
-    /// Asks how the queue is, now: answered by [`News::Capabilities`] or [`News::Answers`].
-    Probe,
     /// A pilot that was submitted before a restart: its end is to be said.
     Watch {
         pilot: PilotId,
     },
+    /// Asks how the queue is, now: answered by [`News::Capabilities`] or [`News::Answers`].
+    Probe,
     Sweep {
         pilot: PilotId,
         node: NodeName,
@@ -116,10 +116,6 @@ impl<B: Batch> Task<B> {
                 self.cancel(pilots).await;
                 return next;
             }
-            Command::Probe => {
-                self.capabilities = None;
-                self.ask_capabilities().await;
-            }
             Command::Watch { pilot } => {
                 let mut pilots = vec![pilot];
                 let next = loop {
@@ -154,6 +150,10 @@ impl<B: Batch> Task<B> {
                     }
                     tracing::warn!("nodes stay kept for {reservation} until its window is over");
                 });
+            }
+            Command::Probe => {
+                self.capabilities = None;
+                self.ask_capabilities().await;
             }
             Command::Sweep { pilot, node, account } => {
                 let (batch, events) = (self.batch.clone(), self.events.clone());

@@ -211,8 +211,7 @@ impl Site {
         let queue = self.next_look_at_queue();
         let reports = (self.connected && (self.offer_changed || !self.progressed.is_empty()))
             .then(|| self.published_at + REPORT_INTERVAL);
-        let verdicts = self.verdicts.next_deadline();
-        [pilots, bookings, queue, reports, verdicts].into_iter().flatten().min()
+        [pilots, bookings, queue, reports, self.verdicts.next_deadline()].into_iter().flatten().min()
     }
 
     /// Whether this pilot may arrive: it was submitted, did not arrive yet, and runs as the
@@ -383,7 +382,7 @@ impl Site {
             self.wakes.pop_first();
             self.on_wake(reservation);
         }
-        self.look_at_queue();
         self.pass_old_verdicts();
+        self.look_at_queue();
     }
 }

@@ -116,12 +116,12 @@ pub enum Action {
     /// Void the pilot's token and have the batch system take it away; answered by
     /// [`Event::BatchGone`], also when it does not know the pilot. Repeatable.
     Cancel { pilot: PilotId },
-    /// Ask the batch system how the queue is; answered by [`News::Capabilities`] if it answers.
-    Probe,
     /// Have the batch system keep nodes free for a window, or keep them otherwise than before.
     Reserve(Ahead),
     /// It need not any more. Repeatable, also of what was never kept.
     Unreserve { reservation: ReservationId },
+    /// Ask the batch system how the queue is; answered by [`News::Capabilities`] if it answers.
+    Probe,
     /// Remove what dead pilots left on the node; answered by [`Event::Swept`].
     Sweep { pilot: PilotId, node: NodeName, account: Account },
     /// Sign grant and rates, then send SETUP and GET_KEYS back to back.

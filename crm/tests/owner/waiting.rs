@@ -12,7 +12,7 @@ use protocol::reservation::AddressBlock;
 use protocol::site::{FromSite, Part, Remaining, ToSite, Waits};
 
 use crate::said::pilot;
-use crate::world::{E, Fault, HOUR, R, V, World, account, commit, hold, hold_of, part, start};
+use crate::world::{E, Fault, HOUR, R, V, World, account, arrived, commit, hold, hold_of, part, start};
 
 const HOLD: Duration = Duration::from_secs(600);
 
@@ -38,7 +38,7 @@ fn elsewhere(members: u32) -> Part {
 
 fn arrives(world: &mut World, id: PilotId) {
     world.mute = false;
-    world.say(crate::world::arrived(id, [1; 16]));
+    world.say(arrived(id, [1; 16]));
 }
 
 fn of_round(round: u32, member: u32) -> PilotId {

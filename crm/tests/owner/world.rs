@@ -71,16 +71,16 @@ pub struct World {
     /// Rates that agents were told, with SETUP or later; for the later ones the test answers.
     pub shaped: Vec<(PilotId, grant::Rates)>,
     pub passed: Vec<(PilotId, Request)>,
-    /// How often the batch system was asked how its queue is.
-    pub probed: usize,
-    /// Machines that the last submission must not come to.
-    pub excluded: Vec<String>,
     /// Commands whose end is not saved: their agents tell it again.
     pub kept: BTreeSet<(PilotId, JobId)>,
     /// How agents stand that were let in.
     pub stand: BTreeMap<PilotId, node::State>,
     /// Agents come back to a CRM that was started anew; else their nodes are cut off from it.
     pub come_back: bool,
+    /// How often the batch system was asked how its queue is.
+    pub probed: usize,
+    /// Machines that the last submission must not come to.
+    pub excluded: Vec<String>,
 }
 
 /// A pilot on the node that it was meant for dials in.
@@ -228,11 +228,11 @@ impl World {
             running: vec![],
             shaped: vec![],
             passed: vec![],
-            probed: 0,
-            excluded: vec![],
             kept: BTreeSet::new(),
             stand: BTreeMap::new(),
             come_back: true,
+            probed: 0,
+            excluded: vec![],
         };
         world.say(Event::GrcConnected);
         world
@@ -369,7 +369,6 @@ impl World {
                 self.told.push(message);
             }
             Action::Dismiss { .. } => {}
-            Action::Probe => self.probed += 1,
             Action::Pass { pilot, request } => {
                 match request {
                     Request::Resend { job } if self.kept.contains(&(pilot, job)) => {
@@ -383,6 +382,7 @@ impl World {
                 self.passed.push((pilot, request));
             }
             Action::Reserve(_) | Action::Unreserve { .. } => {}
+            Action::Probe => self.probed += 1,
             Action::Shape { pilot, rates } => {
                 rates.check().unwrap();
                 self.shaped.push((pilot, *rates));
