@@ -259,7 +259,7 @@ pub enum Reply {
 pub enum Notice {
     /// Every change of state; the cause where it was not asked for.
     StateChanged { state: State, cause: Option<Failure> },
-    /// Bytes of a command's stream, in order; never more than
+    /// Bytes of a command's stream, in order; none at all say where it ended, in front of `Exited`; never more than
     /// [`limits::OUTPUT_AHEAD_BYTES_MAX`] ahead of `OutputSaved`. After `Resend` they begin anew at
     /// what was saved.
     Output { job: JobId, stream: Stream, offset: u64, bytes: Bytes },

@@ -320,7 +320,9 @@ pub enum FromSite {
         epoch: Epoch,
         failure: Failure,
     },
-    /// Bytes of one stream of one member's command, in order; `offset` counts from 0.
+    /// Bytes of one stream of one member's command, in order; `offset` counts from 0. Without bytes it
+    /// says where the stream ended: in front of every `Exited` come those of both streams, so that an
+    /// end is not taken for the whole while something before it was lost with a connection.
     Output {
         reservation: ReservationId,
         epoch: Epoch,

@@ -13,6 +13,7 @@ mod hostile;
 mod house;
 mod inside;
 mod kills;
+mod leases;
 mod limits;
 mod links;
 mod local_grid;

@@ -8,6 +8,7 @@ pub mod batch;
 pub mod bench;
 pub mod demo;
 pub mod endings;
+pub mod exec_storm;
 pub mod flow;
 pub mod install;
 pub mod links;

@@ -46,6 +46,9 @@ pub fn grc_config(state: &State, account: &Account) -> String {
     text
 }
 
+/// Short, so that a test of silence does not take long.
+pub const LEASE_S: u32 = 5;
+
 /// `crm.toml` of one site with its nodes behind the site's batch system.
 pub fn crm_config(state: &State, site: u32) -> String {
     let name = site_name(site);
@@ -61,6 +64,9 @@ prefix_len = 16
 gateway = "{gateway}"
 mtu = 1500
 driver = "{driver}"
+
+[times]
+lease_s = {LEASE_S}
 
 "#,
         state_directory = quoted(&state.path(&format!("state/crm-{name}"))),

@@ -27,10 +27,22 @@ const UNRESERVE_TRIES: u32 = 6;
 #[derive(Debug)]
 pub enum Command {
     Submit(BatchJob),
-    Cancel { pilot: PilotId },
-    Sweep { pilot: PilotId, node: NodeName, account: Account },
+    Cancel {
+        pilot: PilotId,
+    },
+    /// A pilot that was submitted before a restart: its end is to be said.
+    Watch {
+        pilot: PilotId,
+    },
+    Sweep {
+        pilot: PilotId,
+        node: NodeName,
+        account: Account,
+    },
     Reserve(Ahead),
-    Unreserve { reservation: ReservationId },
+    Unreserve {
+        reservation: ReservationId,
+    },
 }
 
 /// A pilot that the system has, as far as we know.
@@ -123,6 +135,19 @@ impl<B: Batch> Task<B> {
                     }
                     tracing::warn!("nodes stay kept for {reservation} until its window is over");
                 });
+            }
+            Command::Watch { pilot } => {
+                let mut pilots = vec![pilot];
+                let next = loop {
+                    match commands.try_recv() {
+                        Ok(Command::Watch { pilot }) => pilots.push(pilot),
+                        Ok(other) => break Some(other),
+                        Err(_) => break None,
+                    }
+                };
+                self.known.extend(pilots.into_iter().map(|pilot| (pilot, Known::default())));
+                self.look().await;
+                return next;
             }
             Command::Sweep { pilot, node, account } => {
                 let (batch, events) = (self.batch.clone(), self.events.clone());

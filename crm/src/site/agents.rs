@@ -2,29 +2,39 @@
 
 use std::time::Duration;
 
-use protocol::names::{NodeName, Text};
+use protocol::names::Text;
 use protocol::node::{self, Notice, Reply};
 use protocol::refusal::{Failure, Step};
-use protocol::site::FromSite;
 
 use super::{Action, Asked, News, Site};
 use crate::pilot::{Event, PilotId, State};
+use crate::record::{Arrived, Key, Record, Value};
 use crate::standing::{BatchError, Standing};
 
 impl Site {
-    pub(super) fn on_arrived(&mut self, id: PilotId, nonce: [u8; 16], node: NodeName, boot_id: [u8; 16]) {
+    pub(super) fn on_arrived(&mut self, id: PilotId, nonce: [u8; 16], mut arrived: Arrived) {
         if !self.advance(id, Event::Arrived) {
             return;
         }
-        let anonymous = self.settings.anonymous;
+        // A node that is configured by name keeps that, whatever its machine calls itself.
+        // One of a queue is called what the batch system calls it, for that is what it understands.
+        let called = self.pilot(id).and_then(|pilot| pilot.at.clone());
+        arrived.at = called.or(arrived.at).filter(|_| self.settings.anonymous);
+        self.pins.insert(arrived.pin, id);
+        if let Some(pilot) = self.pilot_mut(id) {
+            pilot.pin = Some(arrived.pin);
+            pilot.boot_id = Some(arrived.boot_id);
+            pilot.at.clone_from(&arrived.at);
+        }
+        // Before it has anything that could be left of it.
+        self.record(Record::Put(Key::Pilot(id), Value::Pilot(Some(arrived))));
+        self.set_up_pilot(id, nonce);
+    }
+
+    /// SETUP for a pilot that has arrived, or has come back as if it had.
+    pub(super) fn set_up_pilot(&mut self, id: PilotId, nonce: [u8; 16]) {
         if let Some(pilot) = self.pilot_mut(id) {
             pilot.nonce = Some(nonce);
-            pilot.boot_id = Some(boot_id);
-            // A node that is configured by name keeps that, whatever its machine calls itself.
-            if anonymous {
-                // What the batch system calls it comes from there, and is what that understands.
-                pilot.at.get_or_insert(node);
-            }
         }
         let granted = self.bookings.get(&id.reservation).and_then(|booking| booking.grant.as_ref());
         let environment = granted.map(|grant| grant.part.environment.clone());
@@ -57,7 +67,8 @@ impl Site {
             Asked::Run => Step::Run,
             Asked::Shape(serial) => return self.on_shaped(id, serial, &reply),
             // The job is over meanwhile, or the notice `Gone` follows: nothing hangs on these.
-            Asked::Signal(_) | Asked::Shutdown | Asked::Exec(_) => return,
+            Asked::Signal(job) => return self.on_signalled(id, job),
+            Asked::Shutdown | Asked::Exec(_) => return,
         };
         match (asked, reply) {
             (Asked::Setup, Reply::Done) => {
@@ -67,6 +78,12 @@ impl Site {
                 moved
             }
             (Asked::GetKeys, Reply::Keys(keys)) => {
+                if self.pilot(id).is_some_and(|pilot| pilot.state == State::Building) {
+                    // The answer to SETUP went to a connection that broke.
+                    self.set_up(id);
+                    self.advance(id, Event::SandboxBuilt);
+                    self.renew(id);
+                }
                 if let Some(pilot) = self.pilot_mut(id).filter(|pilot| pilot.state == State::Built) {
                     pilot.keys = Some(keys);
                 }
@@ -87,7 +104,6 @@ impl Site {
     }
 
     pub(super) fn on_notice(&mut self, id: PilotId, notice: Notice) {
-        let PilotId { reservation, member, .. } = id;
         match notice {
             Notice::StateChanged { state: node::State::TearingDown | node::State::Gone, cause } => {
                 // Asked for by us it changes nothing; else the pilot is lost, and this says why.
@@ -96,10 +112,7 @@ impl Site {
             }
             Notice::StateChanged { .. } | Notice::Beat => {}
             Notice::Output { job, stream, offset, bytes } => {
-                if let Some(epoch) = self.epoch_of(id).filter(|_| self.is_told_of(id, job)) {
-                    let output = FromSite::Output { reservation, epoch, job, member, stream, offset, bytes };
-                    self.tell(output);
-                }
+                self.on_output(id, job, stream, offset, bytes);
             }
             Notice::Exited { job, status, hits } => self.on_exited(id, job, status, hits),
             Notice::Used { at_ms, classes } => self.on_used(id, at_ms, &classes),
@@ -114,11 +127,6 @@ impl Site {
                 };
             }
         }
-    }
-
-    pub(super) fn on_agent_lost(&mut self, id: PilotId, cause: &Text) {
-        self.lost(id, None, format!("the connection to the node's agent was lost: {cause}").into());
-        self.advance(id, Event::AgentLost);
     }
 
     pub(super) fn on_batch_gone(&mut self, id: PilotId, reason: &Text) {
@@ -187,6 +195,7 @@ impl Site {
                 let cause = format!("{step} was not answered within {time} s");
                 self.fail_at(id, Failure::new(step, cause, "the node is overloaded or hangs; see its log"));
             }
+            State::Away => self.stays_away(id),
             State::Sweeping => self.set_dirt(id, "the sweep of the node does not end".into()),
             State::Cancelling => {
                 self.set_dirt(id, format!("the batch system does not end pilot {id}").into())
@@ -200,7 +209,7 @@ impl Site {
     /// there is: the agent's own if it gave one.
     fn lost(&mut self, id: PilotId, cause: Option<Failure>, otherwise: Text) {
         let Some(state) = self.pilot(id).map(|pilot| pilot.state) else { return };
-        if state != State::Submitted && !state.has_agent() {
+        if !matches!(state, State::Submitted | State::Away) && !state.has_agent() {
             return;
         }
         let hint = "the reservation cannot go on; see the CRM's log and the node's system log";
@@ -216,7 +225,7 @@ impl Site {
         self.advance(id, Event::EndAsked)
     }
 
-    fn fail_at(&mut self, id: PilotId, failure: Failure) {
+    pub(super) fn fail_at(&mut self, id: PilotId, failure: Failure) {
         if let Some(epoch) = self.epoch_of(id) {
             let failure = self.placed(id, failure);
             self.fail(id.reservation, epoch, failure);

@@ -268,9 +268,14 @@ impl Site {
         match incarnation.phase {
             Phase::Starting if incarnation.roster.all_ready() => {
                 let Some(members) = incarnation.roster.ready_members() else { return };
-                incarnation.phase = Phase::Ready;
+                // Of before a restart they may all be joined already.
+                let joined = incarnation.roster.all_running();
+                incarnation.phase = if joined { Phase::Joined } else { Phase::Ready };
                 self.tell_progress(reservation);
                 self.tell(FromSite::SiteReady { reservation, epoch, members });
+                if joined {
+                    self.tell(FromSite::Joined { reservation, epoch });
+                }
             }
             Phase::Joining if incarnation.roster.all_running() => {
                 incarnation.phase = Phase::Joined;
@@ -313,10 +318,13 @@ impl Site {
         // Pilots that failed since are not asked; their incarnation has failed already.
         let ready = incarnation.roster.pilots().iter().filter(|pilot| pilot.state == State::Ready);
         let pilots: Vec<PilotId> = ready.map(|pilot| pilot.id).collect();
+        incarnation.ring = Some(ring.clone());
         self.actions.push(Action::Join { pilots: pilots.clone(), ring });
         for id in pilots {
             self.advance(id, pilot::Event::JoinAsked);
         }
+        // Those of before a restart may have it all.
+        self.check_barriers(reservation);
     }
 
     /// Seconds until the node ends a sandbox by itself, margin included; at least 1.
@@ -327,10 +335,14 @@ impl Site {
         left as u32
     }
 
+    /// How long a pilot that is submitted, or awaited anew, may take to arrive.
+    pub(super) fn token_s(&self) -> u32 {
+        u32::try_from(self.settings.times.pilots.as_secs().saturating_add(1)).unwrap_or(u32::MAX)
+    }
+
     pub(super) fn submit(&mut self, pilot: &Pilot) {
         let Some(booking) = self.bookings.get(&pilot.id.reservation) else { return };
         let Some(grant) = &booking.grant else { return };
-        let token_s = self.settings.times.pilots.as_secs().saturating_add(1);
         let submit = Submit {
             pilot: pilot.id,
             node: pilot.node.clone(),
@@ -339,7 +351,7 @@ impl Site {
             limits: grant.part.limits,
             begin_in_s: 0,
             lifetime_s: self.lifetime_s(pilot.id.reservation),
-            token_s: u32::try_from(token_s).unwrap_or(u32::MAX),
+            token_s: self.token_s(),
         };
         self.actions.push(Action::Submit(submit));
     }

@@ -21,6 +21,7 @@ impl Site {
         }
         let failure = failure.at_site(&self.settings.name);
         booking.failed = Some(failure.clone());
+        self.record_booking(reservation);
         self.tell(FromSite::Failed { reservation, epoch, failure });
     }
 
@@ -101,6 +102,7 @@ impl Site {
         let Some(incarnation) = booking.incarnation.take() else { return };
         let ending = booking.ending;
         self.progressed.remove(&reservation);
+        let pilots = incarnation.pilot_ids();
         let account = incarnation.account;
         for pilot in incarnation.roster.into_pilots() {
             if pilot.state != State::Gone {
@@ -109,12 +111,19 @@ impl Site {
             }
         }
         if ending {
-            return self.finish(reservation, true);
+            self.finish(reservation, true);
+            return self.forget_arrivals(pilots);
         }
         self.record_booking(reservation);
         self.record(Record::Forget(Key::Incarnation(reservation)));
+        self.forget_arrivals(pilots);
         self.try_begin(reservation);
         self.schedule(reservation);
+    }
+
+    /// Behind their incarnation: without these records its pilots would be awaited.
+    pub(super) fn forget_arrivals(&mut self, pilots: Vec<PilotId>) {
+        pilots.into_iter().for_each(|pilot| self.record(Record::Forget(Key::Pilot(pilot))));
     }
 
     fn finish(&mut self, reservation: ReservationId, had_pilots: bool) {
@@ -159,6 +168,7 @@ pub(super) fn leftover(pilot: &Pilot, account: &Account) -> Record {
     let placed = Placed {
         member: pilot.id.member,
         node: pilot.node.clone(),
+        at: pilot.at.clone(),
         layer: pilot.layer,
         address: pilot.address,
     };

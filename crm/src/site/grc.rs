@@ -5,7 +5,7 @@ use protocol::node::Request;
 use protocol::site::{FromSite, ToSite};
 
 use super::booking::Outcome;
-use super::{Action, Asked, Site};
+use super::{Action, Site};
 use crate::pilot::PilotId;
 
 impl Site {
@@ -44,8 +44,8 @@ impl Site {
         let booking = self.bookings.get(&reservation);
         let Some(incarnation) = booking.and_then(|booking| booking.incarnation.as_ref()) else { return };
         let (epoch, round) = (incarnation.epoch, incarnation.round);
-        let unsaved = incarnation.jobs.iter().flat_map(|(job, members)| {
-            let members = members.0.iter().filter(|(_, ran)| !ran.saved);
+        let unsaved = incarnation.jobs.iter().flat_map(|(job, of)| {
+            let members = of.members.iter().filter(|(_, ran)| !ran.saved);
             members.map(|(member, ran)| (*job, *member, ran.outcome.clone()))
         });
         for (job, member, outcome) in unsaved.collect::<Vec<_>>() {
@@ -78,10 +78,7 @@ impl Site {
                 self.exec(reservation, epoch, job, target, &command);
             }
             ToSite::Signal { reservation, epoch, job, signal } => {
-                for pilot in self.signalled(reservation, epoch) {
-                    let request = Request::Signal { job, signal };
-                    self.actions.push(Action::Ask { pilot, asked: Asked::Signal(job), request });
-                }
+                self.signal(reservation, epoch, job, signal);
             }
             ToSite::OutputSaved { reservation, epoch, job, member, stream, upto } => {
                 let pilot = self.pilot_of(reservation, epoch, member);

@@ -24,6 +24,7 @@
 
 mod agents;
 mod ahead;
+mod away;
 mod begin;
 mod booking;
 mod end;
@@ -40,6 +41,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
+use protocol::identity::Pin;
 use protocol::ids::{Epoch, MemberNumber, ReservationId, Version};
 use protocol::names::{SiteName, Text};
 use protocol::refusal::Refusal;
@@ -50,10 +52,10 @@ use crate::addresses::Addresses;
 use crate::nodes::{Node, Nodes};
 use crate::offer::offer;
 use crate::pilot::{Pilot, PilotId, State, Times};
-use crate::record::{Record, Terms};
+use crate::record::{Arrived, Record, Terms};
 pub use ahead::Ahead;
 use booking::{Booking, Incarnation};
-pub use words::{Account, Action, Asked, Event, News, Submit};
+pub use words::{Account, Action, Asked, Back, Event, News, Submit};
 
 /// What a grant's lifetime has beyond the window, so that the node never ends a sandbox before its
 /// site would.
@@ -104,6 +106,8 @@ pub struct Site {
     leftovers: BTreeMap<PilotId, (Pilot, Account)>,
     /// Highest version of a reservation that is over here.
     fences: BTreeMap<ReservationId, Version>,
+    /// By which certificate the agents of pilots are known.
+    pins: BTreeMap<Pin, PilotId>,
     deadlines: BTreeSet<(Duration, PilotId)>,
     /// The batch system keeps nodes free for windows in the future.
     reserves_ahead: bool,
@@ -134,6 +138,7 @@ impl Site {
             freed: false,
             leftovers: BTreeMap::new(),
             fences: BTreeMap::new(),
+            pins: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             reserves_ahead: false,
             ahead: BTreeMap::new(),
@@ -160,10 +165,13 @@ impl Site {
                 self.hold(reservation, version, part, account);
             }
             Event::Grc(message) => self.on_grc(message),
-            Event::Arrived { pilot, nonce, node, boot_id } => self.on_arrived(pilot, nonce, node, boot_id),
+            Event::Arrived { pilot, pin, nonce, node, boot_id } => {
+                self.on_arrived(pilot, nonce, Arrived { pin, at: Some(node), boot_id });
+            }
+            Event::Returned { pilot, back } => self.on_returned(pilot, *back),
             Event::Answered { pilot, asked, reply } => self.on_answer(pilot, asked, reply),
             Event::Noticed { pilot, notice } => self.on_notice(pilot, notice),
-            Event::AgentLost { pilot, cause } => self.on_agent_lost(pilot, &cause),
+            Event::AgentLost { pilot, cause, silent } => self.on_agent_lost(pilot, &cause, silent),
             Event::BatchGone { pilot, reason } => self.on_batch_gone(pilot, &reason),
             Event::Batch(news) => self.on_batch_news(news),
             Event::Swept { pilot, outcome } => self.on_swept(pilot, outcome),
@@ -198,6 +206,23 @@ impl Site {
                 }
                 let why = format!("it was made for uid {}, this pilot runs as {uid}", account.uid);
                 Err(Refusal::BadToken { why: why.into() })
+            }
+            _ => Err(Refusal::BadToken { why: "its pilot is not awaited any more".into() }),
+        }
+    }
+
+    /// Which pilot has this certificate and may come back.
+    ///
+    /// # Errors
+    /// `Refusal::BadToken`, for the agent.
+    pub fn returns(&self, pin: &Pin, uid: u32) -> Result<PilotId, Refusal> {
+        let known = self.pins.get(pin).and_then(|id| Some((self.incarnation(*id)?, self.pilot(*id)?)));
+        match known {
+            Some((incarnation, pilot))
+                if incarnation.account.uid == uid
+                    && (pilot.state.has_agent() || pilot.state == State::Away) =>
+            {
+                Ok(pilot.id)
             }
             _ => Err(Refusal::BadToken { why: "its pilot is not awaited any more".into() }),
         }

@@ -12,7 +12,9 @@ use protocol::reservation::AddressBlock;
 use protocol::site::{FromSite, ToSite};
 
 use crate::said::*;
-use crate::world::{E, Fault, J, R, V, World, arrived, exec, exec_in, hold, hold_of, part, ring, start};
+use crate::world::{
+    E, Fault, J, R, V, World, arrived, exec, exec_in, hold, hold_of, lost, part, ring, start,
+};
 
 /// Hold to End as a GRC would drive it; stops driving when the part fails.
 fn whole_life(world: &mut World, members: u32) {
@@ -222,7 +224,10 @@ fn busy_nodes_are_said_to_be_busy_and_addresses_are_never_shared() {
 #[test]
 fn a_lost_agent_fails_the_part_by_name_and_its_node_comes_back_after_a_sweep() {
     let mut world = joined(2);
-    world.say(Event::AgentLost { pilot: pilot(1), cause: "reset".into() });
+    world.say(lost(pilot(1)));
+    world.pass(Duration::from_secs(12));
+    assert_eq!(world.heard(is_failed), 0, "it may come back");
+    world.pass(Duration::from_secs(1));
     let told = failure(&world);
     assert_eq!((told.step, told.node.as_ref().unwrap().as_str()), (Step::Running, "a2"));
     assert_eq!(world.swept, 1);
@@ -307,7 +312,8 @@ fn commands_go_to_their_members_and_agents_speak_for_their_own_only() {
             _ => None,
         })
         .collect();
-    assert_eq!(relayed, ["0 true", "0 exited"]);
+    // In front of the end, where both streams end.
+    assert_eq!(relayed, ["0 true", "0 ", "0 ", "0 exited"]);
 }
 
 #[test]

@@ -168,6 +168,8 @@ pub enum Fault {
     AgentCut {
         site: usize,
         node: usize,
+        /// So long it cannot dial again.
+        time: Micros,
     },
 }
 
@@ -368,7 +370,7 @@ fn faults(random: &mut Random, sites: &[SiteSpec], calm_at: Micros) -> Vec<(Micr
                 Fault::Cut { site, up, down, time: long }
             }
             12 if random.chance(500) => Fault::Break { site },
-            12 => Fault::AgentCut { site, node },
+            12 => Fault::AgentCut { site, node, time: short },
             _ => Fault::NodeDies { site, node, leaves: random.chance(500) },
         };
         faults.push((at, fault));

@@ -14,6 +14,7 @@ use grc::coordinator::{self, ClientId, ConnectionId, Coordinator};
 use protocol::client;
 use protocol::codec;
 use protocol::frame::{self, Frame, Kind};
+use protocol::identity::Pin;
 use protocol::keys::{MemberKeys, PublicKey};
 use protocol::limits::HEADER_BYTES;
 use protocol::names::SiteName;
@@ -257,7 +258,10 @@ impl World {
                 self.charge(Share::CrmSeals, Some(number), begin);
                 self.sites[number].owner.expects(pilot, arrive.uid)?;
                 let Arrive { nonce, node, boot_id, .. } = arrive;
-                self.tell_site(number, site::Event::Arrived { pilot, nonce, node, boot_id })
+                let mut pin = Pin([0; 32]);
+                pin.0[..16].copy_from_slice(&u128::from(pilot.member).to_be_bytes());
+                pin.0[16..24].copy_from_slice(&pilot.reservation.0.to_be_bytes());
+                self.tell_site(number, site::Event::Arrived { pilot, pin, nonce, node, boot_id })
             }
             Wire::Reply(number, pilot, asked, bytes) => {
                 let reply = unpack(bytes)?;
@@ -421,6 +425,7 @@ impl World {
                 site::Action::Dismiss { .. } => (),
                 site::Action::Reserve(_) | site::Action::Unreserve { .. } => (),
                 // Void its token; the batch system takes it away, and says so.
+                site::Action::Adopt { .. } => bail!("nothing is restored here"),
                 site::Action::Cancel { pilot } => {
                     self.sites[number].tokens.revoke(pilot);
                     self.charge(Share::CrmSeals, Some(number), begin);
