@@ -69,14 +69,17 @@ impl Files {
         Ok(())
     }
 
-    /// The last line of what a job's Launchers said, if anything; then its files go.
+    /// The last line of what a job's Launchers said, else of what those said who could not start one;
+    /// then its files go.
     pub async fn take_words(&self, commands: &Commands, account: &Account) -> Option<String> {
         let words = ["-c".to_owned(), WORDS_BYTES.to_owned(), shown(&self.words)];
         let said = commands.run(Some(account), "tail", &words, b"").await;
         self.remove(commands, account).await;
         let said = said.ok().filter(|answer| answer.status.success())?.out;
-        let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty() && !is_log(line));
-        lines.next_back().map(str::to_owned)
+        let lines = said.lines().rev().map(str::trim).filter(|line| !line.is_empty() && !is_log(line));
+        let lines: Vec<&str> = lines.collect();
+        let of_launcher = lines.iter().find_map(|line| line.strip_prefix("gridpilot launcher: "));
+        of_launcher.or(lines.first().copied()).map(str::to_owned)
     }
 
     /// Repeatable. What cannot be removed stays: it holds nothing that is of use any more.
@@ -133,10 +136,16 @@ mod tests {
         assert_eq!(fs::read_to_string(&files.invocations).unwrap(), "secret\n");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&files.invocations), mode(&files.directory)), (0o600, 0o700));
-        fs::write(&files.words, "started\ngridpilot launcher: ended\n\n").unwrap();
-        let words = files.take_words(&commands, &account).await;
-        assert_eq!(words.as_deref(), Some("gridpilot launcher: ended"));
-        assert!(!files.directory.exists());
+        for (said, words) in [
+            ("gridpilot launcher: started\ngridpilot launcher: ended\nqrsh_starter: gone\n\n", Some("ended")),
+            ("qrsh: no such host\n\n", Some("qrsh: no such host")),
+            ("gridpilot node-manager[7]: built\n", None),
+        ] {
+            files.write(&commands, &account, "secret\n").await.unwrap();
+            fs::write(&files.words, said).unwrap();
+            assert_eq!(files.take_words(&commands, &account).await.as_deref(), words);
+            assert!(!files.directory.exists());
+        }
         assert_eq!(files.take_words(&commands, &account).await, None);
     }
 

@@ -10,6 +10,7 @@
 //! no secret. The invocations are in a file of the account's own, below a directory that head and
 //! hosts share; the script removes it when it has opened it.
 
+mod ahead;
 mod ending;
 mod limits;
 mod status;
@@ -25,6 +26,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
+use protocol::ids::ReservationId;
 use protocol::names::{NodeName, SiteName, Text};
 use tokio::time::Instant;
 
@@ -35,7 +37,7 @@ use super::names::{Group, job_name, member};
 use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
 use crate::config::Config;
 use crate::pilot::PilotId;
-use crate::site::Account;
+use crate::site::{Account, Ahead};
 
 /// Between two questions why jobs wait, which cost the qmaster more than the list of them.
 const REASONS_INTERVAL: Duration = Duration::from_secs(15);
@@ -114,13 +116,9 @@ impl GridEngine {
         self.commands.run(Some(account), program, &words, b"").await.map_err(|e| e.of_question())
     }
 
-    /// Deletes all batch jobs of this name, and what was reserved for them.
+    /// Deletes all batch jobs of this name.
     async fn delete(&self, group: Group, account: &Account) -> Result<(), BatchError> {
         let name = job_name(&self.site, group);
-        if self.reserve_ahead {
-            // Without one by that name it says so, and nothing is lost.
-            self.act(account, "qrdel", vec![name.clone()]).await?;
-        }
         let answer = self.act(account, "qdel", vec![name]).await?;
         let is_gone = answer.out.contains("do not exist") || answer.err.contains("do not exist");
         match answer.status.success() || is_gone {
@@ -279,6 +277,14 @@ impl Batch for GridEngine {
             outcome = outcome.and(self.delete(group, &account).await);
         }
         outcome
+    }
+
+    async fn reserve(&self, ahead: &Ahead) -> Result<(), BatchError> {
+        self.keep(ahead).await
+    }
+
+    async fn unreserve(&self, reservation: ReservationId) -> Result<(), BatchError> {
+        if self.reserve_ahead { self.keep_no_more(reservation).await } else { Ok(()) }
     }
 
     async fn sweep(&self, node: &NodeName, account: &Account) -> Result<(), BatchError> {

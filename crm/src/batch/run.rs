@@ -114,6 +114,19 @@ impl<B: Batch> Task<B> {
                 self.cancel(pilots).await;
                 return next;
             }
+            Command::Watch { pilot } => {
+                let mut pilots = vec![pilot];
+                let next = loop {
+                    match commands.try_recv() {
+                        Ok(Command::Watch { pilot }) => pilots.push(pilot),
+                        Ok(other) => break Some(other),
+                        Err(_) => break None,
+                    }
+                };
+                self.known.extend(pilots.into_iter().map(|pilot| (pilot, Known::default())));
+                self.look().await;
+                return next;
+            }
             Command::Reserve(ahead) => {
                 if let Err(error) = self.batch.reserve(&ahead).await {
                     let reservation = ahead.reservation;
@@ -135,19 +148,6 @@ impl<B: Batch> Task<B> {
                     }
                     tracing::warn!("nodes stay kept for {reservation} until its window is over");
                 });
-            }
-            Command::Watch { pilot } => {
-                let mut pilots = vec![pilot];
-                let next = loop {
-                    match commands.try_recv() {
-                        Ok(Command::Watch { pilot }) => pilots.push(pilot),
-                        Ok(other) => break Some(other),
-                        Err(_) => break None,
-                    }
-                };
-                self.known.extend(pilots.into_iter().map(|pilot| (pilot, Known::default())));
-                self.look().await;
-                return next;
             }
             Command::Sweep { pilot, node, account } => {
                 let (batch, events) = (self.batch.clone(), self.events.clone());

@@ -136,6 +136,7 @@ impl Site {
             State::Submitted => format!("the pilot ended before it dialled in: {reason}"),
             _ => format!("the pilot's Launcher is gone: {reason}"),
         };
+        self.pass_verdict(id, reason);
         self.lost(id, None, cause.into());
         self.advance(id, Event::BatchGone);
     }
@@ -214,6 +215,9 @@ impl Site {
         }
         let hint = "the reservation cannot go on; see the CRM's log and the node's system log";
         let failure = cause.unwrap_or_else(|| Failure::new(state.step_under_way(), otherwise, hint));
+        if failure.cause.as_str() == node::ENDED_BY_BATCH_SYSTEM {
+            return self.await_word(id, failure);
+        }
         self.fail_at(id, failure);
     }
 

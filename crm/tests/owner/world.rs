@@ -361,7 +361,6 @@ impl World {
                 self.told.push(message);
             }
             Action::Dismiss { .. } => {}
-            Action::Reserve(_) | Action::Unreserve { .. } => {}
             Action::Pass { pilot, request } => {
                 match request {
                     Request::Resend { job } if self.kept.contains(&(pilot, job)) => {
@@ -374,6 +373,7 @@ impl World {
                 }
                 self.passed.push((pilot, request));
             }
+            Action::Reserve(_) | Action::Unreserve { .. } => {}
             Action::Shape { pilot, rates } => {
                 rates.check().unwrap();
                 self.shaped.push((pilot, *rates));

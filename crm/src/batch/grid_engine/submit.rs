@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use nix::unistd::User;
 use protocol::names::NodeName;
 
 use super::GridEngine;
@@ -55,7 +56,10 @@ impl GridEngine {
         files.write(&self.commands, &first.account, &secrets).await?;
         let mut words = self.request(first, group, job.pilots.len());
         if first.begin_in_s > 0 {
-            words.extend(self.begin(first, group, job.pilots.len()).await?);
+            words.extend(["-a".to_owned(), self.date(&first.account, first.begin_in_s).await?]);
+        }
+        if let Some(number) = self.place(group.0, &first.account).await {
+            words.extend(["-ar".to_owned(), number]);
         }
         words.extend(self.extra.iter().cloned());
         let script = Script {
@@ -89,28 +93,14 @@ impl GridEngine {
         words
     }
 
-    /// The words that let it begin later: in a reservation of Grid Engine's own, where the site
-    /// permits them, else not before.
-    async fn begin(&self, submit: &Submit, group: Group, hosts: usize) -> Result<Vec<String>, BatchError> {
-        // Grid Engine reads local times, which only the system's own program should write.
-        let words = vec![format!("--date=+{} seconds", submit.begin_in_s), "+%Y%m%d%H%M.%S".to_owned()];
-        let begin = self.act(&submit.account, "date", words).await?;
-        let begin = begin.out.trim().to_owned();
-        if !self.reserve_ahead {
-            return Ok(vec!["-a".to_owned(), begin]);
-        }
-        let duration = walltime_s(submit);
-        let duration = format!("{}:{}:{}", duration / 3600, duration / 60 % 60, duration % 60);
-        let mut words = vec!["-a".to_owned(), begin, "-d".to_owned(), duration];
-        words.extend(["-N".to_owned(), job_name(&self.site, group)]);
-        words.extend(["-pe".to_owned(), self.environment.clone(), hosts.to_string()]);
-        let without = without(&submit.exclude).map(|hosts| ["-l".to_owned(), hosts]);
-        let queue = self.queue.clone().map(|queue| ["-q".to_owned(), queue]);
-        words.extend([without, queue].into_iter().flatten().flatten());
-        let answer = self.act(&submit.account, "qrsub", words).await?;
-        match reservation_number(&answer.out).filter(|_| answer.status.success()) {
-            Some(number) => Ok(vec!["-ar".to_owned(), number.to_string()]),
-            None => Err(refusal(&answer)),
+    /// A time from now as Grid Engine reads it: a local one, which only the system's own program
+    /// should write.
+    pub(super) async fn date(&self, account: &Account, in_s: u32) -> Result<String, BatchError> {
+        let words = vec![format!("--date=+{in_s} seconds"), "+%Y%m%d%H%M.%S".to_owned()];
+        let answer = self.act(account, "date", words).await?;
+        match answer.status.success() {
+            true => Ok(answer.out.trim().to_owned()),
+            false => Err(refusal(&answer)),
         }
     }
 
@@ -171,10 +161,15 @@ pub fn without(hosts: &[NodeName]) -> Option<String> {
     (!all.is_empty()).then(|| format!("h={}", all.join("&")))
 }
 
-/// Of `Your advance reservation 1 has been granted`.
-fn reservation_number(said: &str) -> Option<u32> {
-    let (_, rest) = said.split_once("advance reservation ")?;
-    rest.split_once(" has been granted")?.0.trim().parse().ok()
+/// As Grid Engine writes a length of time.
+pub(super) fn clock(seconds: u32) -> String {
+    format!("{}:{}:{}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+/// The account of this name, where the grid can carry the name.
+pub(super) fn account_of(name: &str) -> Option<Account> {
+    let user = User::from_name(name).ok()??;
+    Some(Account { name: name.parse().ok()?, uid: user.uid.as_raw(), gid: user.gid.as_raw() })
 }
 
 /// What a command that failed means.
@@ -242,7 +237,5 @@ mod tests {
         let many =
             "Unable to run job: job rejected: Only 2 jobs are allowed per user (current job count: 2).\n";
         assert!(matches!(kind(many), BatchError::Unavailable(_)));
-        assert_eq!(reservation_number("Your advance reservation 17 has been granted\n"), Some(17));
-        assert_eq!(reservation_number("advance_reservation: no suitable queues"), None);
     }
 }
