@@ -52,9 +52,12 @@ pub fn accounted(tail: &str, number: Number, name: &str) -> Option<Accounted> {
 pub fn reason(seen: &Seen, accounted: Option<Accounted>) -> Text {
     let at_limit = seen.limit.filter(|limit| seen.ran && seen.ran_for + LIMIT_SLACK >= *limit);
     match (seen, accounted) {
+        // It had struck before anybody cancelled what was left.
+        (_, Some(Accounted { failed: 37, .. })) => {
+            "its batch job reached its time limit, or another of the queue".into()
+        }
         (Seen { cancelled: true, .. }, _) => "its batch job was cancelled by this site".into(),
         (Seen { ran: false, .. }, None) => "its batch job was deleted from the queue before it ran".into(),
-        (_, Some(Accounted { failed: 37, .. })) => "its batch job reached a limit of the queue (h_rt)".into(),
         (Seen { deleted: true, .. }, _) => match at_limit {
             Some(limit) => format!("its batch job reached its time limit of {} s", limit.as_secs()).into(),
             None => "its batch job was deleted by qdel".into(),
