@@ -2,6 +2,7 @@
 //! when they are missing: nothing is skipped.
 #![forbid(unsafe_code)]
 
+mod attacks;
 mod common;
 mod counters;
 mod death;
@@ -22,3 +23,4 @@ mod mixed;
 mod refusals;
 mod reservations;
 mod slurm;
+mod users;

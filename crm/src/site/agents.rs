@@ -164,6 +164,7 @@ impl Site {
                 let lead = self.settings.lead.max(capabilities.lead);
                 self.offer_changed |= lead != self.settings.lead;
                 self.settings.lead = lead;
+                self.set_reserves_ahead(capabilities.reserves_ahead);
             }
             News::Answers(_) => {}
         }
@@ -238,8 +239,11 @@ impl Site {
     /// The failure with site and node as this site knows them.
     pub(super) fn placed(&self, id: PilotId, failure: Failure) -> Failure {
         match self.pilot(id) {
-            Some(pilot) => failure.at_site(&self.settings.name).at_node(pilot.node_name()),
-            None => failure.at_site(&self.settings.name),
+            // A place of a queue that no machine has taken is nothing that people know.
+            Some(pilot) if !self.settings.anonymous || pilot.at.is_some() => {
+                failure.at_site(&self.settings.name).at_node(pilot.node_name())
+            }
+            _ => failure.at_site(&self.settings.name),
         }
     }
 

@@ -23,6 +23,7 @@
 //! teardown is confirmed, never before.
 
 mod agents;
+mod ahead;
 mod away;
 mod begin;
 mod booking;
@@ -53,6 +54,7 @@ use crate::nodes::{Node, Nodes};
 use crate::offer::offer;
 use crate::pilot::{Pilot, PilotId, State, Times};
 use crate::record::{Arrived, Record, Terms};
+pub use ahead::Ahead;
 use booking::{Booking, Incarnation};
 pub use words::{Account, Action, Asked, Back, Event, News, Submit};
 
@@ -109,6 +111,10 @@ pub struct Site {
     pins: BTreeMap<Pin, PilotId>,
     deadlines: BTreeSet<(Duration, PilotId)>,
     verdicts: verdict::Verdicts,
+    /// The batch system keeps nodes free for windows in the future.
+    reserves_ahead: bool,
+    /// What was asked of it: nodes, begin and end.
+    ahead: BTreeMap<ReservationId, (u32, Duration, Duration)>,
     connected: bool,
     closing: bool,
     published: Option<Offer>,
@@ -137,6 +143,8 @@ impl Site {
             pins: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             verdicts: verdict::Verdicts::default(),
+            reserves_ahead: false,
+            ahead: BTreeMap::new(),
             connected: false,
             closing: false,
             published: None,

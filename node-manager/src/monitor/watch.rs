@@ -335,8 +335,9 @@ impl Monitor {
     fn tell(&mut self, notice: &Notice, descriptors: &[BorrowedFd<'_>]) -> Turn {
         match channel::send(&self.agent.socket, &notice.encode(), descriptors) {
             Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => Turn::Stay,
-            Err(_) => {
+            Err(errno) => {
                 self.tear_down(EndReason::AgentBroke.sentence());
+                super::complain(format_args!("the agent takes nothing any more: {errno}"));
                 Turn::Over
             }
         }
