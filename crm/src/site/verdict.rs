@@ -10,8 +10,9 @@ use protocol::refusal::Failure;
 use super::Site;
 use crate::pilot::PilotId;
 
-/// How long the batch system may take to say why: more than one look at its queue.
-const WORD_TIME: Duration = Duration::from_secs(3);
+/// How long the batch system may take to say why: Slurm does at the next look at its queue, Grid
+/// Engine when all of the batch job has ended and is accounted for.
+const WORD_TIME: Duration = Duration::from_secs(10);
 
 /// Failures that wait, each with the time until which it does.
 #[derive(Debug, Default)]
