@@ -28,6 +28,10 @@ need openmpi-bin mpirun.openmpi
 need libopenmpi-dev mpicc.openmpi
 need mpich mpirun.mpich
 need libmpich-dev mpicc.mpich
+# What attacks are made with.
+need strace strace
+need libcap2-bin setcap getcap
+need perl perl
 basic=$missing
 
 missing=

@@ -13,9 +13,8 @@ use journal::Report;
 use protocol::codec;
 use protocol::connection::Outbox;
 use protocol::frame::{Frame, Kind};
-use protocol::names::{SiteName, Text};
-use protocol::node::{Arrive, Invocation, Notice, Reply, Request};
-use rand::TryRng;
+use protocol::names::{NodeName, SiteName, Text};
+use protocol::node::{self, Arrive, First, Invocation, Notice, Reply, Request, Return, Token};
 use tokio::sync::{Notify, mpsc};
 
 use crate::batch::{self, BatchJob};
@@ -25,7 +24,7 @@ use crate::grc_client::Uplink;
 use crate::pilot::PilotId;
 use crate::pilots::{self, Knock};
 use crate::serve::{Input, log_event, log_message};
-use crate::site::{Action, Asked, Event, Site, Submit};
+use crate::site::{Action, Asked, Back, Event, Site, Submit};
 use crate::store::Kept;
 use crate::tokens::Tokens;
 
@@ -35,6 +34,8 @@ const WAITING_MAX: usize = 4096;
 /// One connected agent.
 #[derive(Debug)]
 struct Agent {
+    /// The number of its connection.
+    connection: u64,
     outbox: Outbox,
     dismissed: Arc<Notify>,
     next: u64,
@@ -151,45 +152,88 @@ impl Driver {
             }
             Input::Event(event) => self.step(event),
             Input::Knock(knock) => self.on_knock(*knock),
-            Input::Frame { pilot, frame } => self.on_frame(pilot, &frame),
-            Input::Lost { pilot, cause } => {
-                if self.agents.remove(&pilot).is_some() {
-                    self.step(Event::AgentLost { pilot, cause });
+            Input::Frame { pilot, connection, frame } => {
+                if self.agents.get(&pilot).is_some_and(|agent| agent.connection == connection) {
+                    self.on_frame(pilot, &frame);
+                }
+            }
+            Input::Lost { pilot, connection, cause, silent } => {
+                if self.agents.get(&pilot).is_some_and(|agent| agent.connection == connection) {
+                    self.agents.remove(&pilot);
+                    self.step(Event::AgentLost { pilot, cause, silent });
                 }
             }
         }
     }
 
+    /// An agent asks to be let in: known by its certificate if it was here before, else by its token.
     fn on_knock(&mut self, knock: Knock) {
-        let redeemed = self.tokens.redeem(&knock.arrive.token, self.kept.now());
-        let verdict = redeemed.and_then(|pilot| self.site.expects(pilot, knock.arrive.uid).map(|()| pilot));
-        let Arrive { nonce, node, boot_id, .. } = knock.arrive.clone();
-        match &verdict {
-            Ok(pilot) => {
-                tracing::debug!("pilot {pilot} arrived from node {node} ({})", knock.from);
-                let wanted = self.site.names_nodes().then(|| self.site.pilot(*pilot)).flatten();
-                let wanted = wanted.map(|p| p.node.clone());
-                if let Some(wanted) = wanted.filter(|wanted| *wanted != node) {
-                    // Names of machines differ in domains and case; the start command decides.
-                    tracing::info!("pilot {pilot} was started for node {wanted}, which calls itself {node}");
-                }
-                let agent = Agent {
-                    outbox: knock.outbox.clone(),
-                    dismissed: knock.dismissed.clone(),
-                    next: 1,
-                    asked: BTreeMap::new(),
-                };
-                self.agents.insert(*pilot, agent);
+        let (node, uid) = match &knock.first {
+            First::Arrive(Arrive { node, uid, .. }) | First::Return(Return { node, uid, .. }) => {
+                (node.clone(), *uid)
             }
+        };
+        if let Ok(pilot) = self.site.returns(&knock.pin, uid) {
+            // It dialled again before the end of its old connection was noticed.
+            self.drop_agent(pilot, "it has dialled again".into());
+        }
+        let back = self.site.returns(&knock.pin, uid);
+        let (verdict, event) = match (back, &knock.first) {
+            (Ok(pilot), first) => {
+                let back = Box::new(self.back(first));
+                (Ok(pilot), Some(Event::Returned { pilot, back }))
+            }
+            (Err(_), First::Arrive(arrive)) => {
+                let redeemed = self.tokens.redeem(&arrive.token, self.kept.now());
+                let verdict = redeemed.and_then(|pilot| self.site.expects(pilot, uid).map(|()| pilot));
+                let Arrive { nonce, node, boot_id, .. } = arrive.clone();
+                let arrived = |pilot| Event::Arrived { pilot, pin: knock.pin, nonce, node, boot_id };
+                (verdict.clone(), verdict.ok().map(arrived))
+            }
+            (Err(refusal), First::Return(_)) => (Err(refusal), None),
+        };
+        match &verdict {
+            Ok(pilot) => self.let_in(*pilot, &node, &knock),
             Err(refusal) => {
                 tracing::warn!("a pilot at {} on node {node} is turned away: {refusal}", knock.from);
             }
         }
-        let pilot = verdict.as_ref().ok().copied();
         pilots::answer(knock, verdict);
-        if let Some(pilot) = pilot {
-            self.step(Event::Arrived { pilot, nonce, node, boot_id });
+        if let Some(event) = event {
+            self.step(event);
         }
+    }
+
+    /// How one stands that was here before. One that did not hear that it was let in arrives anew.
+    fn back(&self, first: &First) -> Back {
+        match first {
+            First::Arrive(arrive) => {
+                Back { nonce: arrive.nonce, state: node::State::Idle, keys: None, rates: None }
+            }
+            First::Return(one) => Back {
+                nonce: one.nonce,
+                state: one.state,
+                keys: one.keys,
+                rates: one.rates.as_ref().and_then(|rates| self.key.own_rates(rates)),
+            },
+        }
+    }
+
+    fn let_in(&mut self, pilot: PilotId, node: &NodeName, knock: &Knock) {
+        tracing::debug!("pilot {pilot} is let in from node {node} ({})", knock.from);
+        let wanted = self.site.names_nodes().then(|| self.site.pilot(pilot)).flatten();
+        if let Some(wanted) = wanted.map(|p| &p.node).filter(|wanted| *wanted != node) {
+            // Names of machines differ in domains and case; the start command decides.
+            tracing::info!("pilot {pilot} was started for node {wanted}, which calls itself {node}");
+        }
+        let agent = Agent {
+            connection: knock.connection,
+            outbox: knock.outbox.clone(),
+            dismissed: knock.dismissed.clone(),
+            next: 1,
+            asked: BTreeMap::new(),
+        };
+        self.agents.insert(pilot, agent);
     }
 
     fn on_frame(&mut self, pilot: PilotId, frame: &Frame) {
@@ -221,7 +265,7 @@ impl Driver {
     fn drop_agent(&mut self, pilot: PilotId, cause: Text) {
         if let Some(agent) = self.agents.remove(&pilot) {
             agent.dismissed.notify_one();
-            self.step(Event::AgentLost { pilot, cause });
+            self.step(Event::AgentLost { pilot, cause, silent: Duration::ZERO });
         }
     }
 
@@ -276,9 +320,22 @@ impl Driver {
                 }
             }
             Action::Submit(submit) => self.submit(submit),
+            Action::Adopt { pilot, token_s } => {
+                if let Some(token_s) = token_s {
+                    self.issue(pilot, token_s);
+                }
+                let _ = self.batch.send(batch::Command::Watch { pilot });
+            }
             Action::Cancel { pilot } => {
                 self.tokens.revoke(pilot);
                 let _ = self.batch.send(batch::Command::Cancel { pilot });
+            }
+            Action::Reserve(ahead) => drop(self.batch.send(batch::Command::Reserve(ahead))),
+            Action::Unreserve { reservation } => {
+                let _ = self.batch.send(batch::Command::Unreserve { reservation });
+            }
+            Action::Probe => {
+                let _ = self.batch.send(batch::Command::Probe);
             }
             Action::Sweep { pilot, node, account } => {
                 let _ = self.batch.send(batch::Command::Sweep { pilot, node, account });
@@ -336,20 +393,19 @@ impl Driver {
             // Not from here: an action of the same step may still be outstanding.
             agent.dismissed.notify_one();
             self.agents.remove(&pilot);
-            self.more.push(Event::AgentLost { pilot, cause: error.to_string().into() });
+            let (cause, silent) = (error.to_string().into(), Duration::ZERO);
+            self.more.push(Event::AgentLost { pilot, cause, silent });
         }
+    }
+
+    fn issue(&mut self, pilot: PilotId, token_s: u32) -> Token {
+        let expires = self.kept.now() + Duration::from_secs(token_s.into());
+        self.tokens.issue(self.key.token(pilot), pilot, expires)
     }
 
     fn submit(&mut self, submit: Submit) {
         let pilot = submit.pilot;
-        let mut random = [0; 32];
-        if let Err(error) = rand::rngs::SysRng.try_fill_bytes(&mut random) {
-            let reason = format!("the system gives no random bytes for its token: {error}").into();
-            self.more.push(Event::BatchGone { pilot, reason });
-            return;
-        }
-        let expires = self.kept.now() + Duration::from_secs(submit.token_s.into());
-        let token = self.tokens.issue(random, pilot, expires);
+        let token = self.issue(pilot, submit.token_s);
         match codec::encode(&Invocation { crm: self.listen, token }) {
             Ok(invocation) => match &mut self.gathered {
                 Some(job) if job.takes(&submit) => job.pilots.push((submit, invocation)),

@@ -1,19 +1,25 @@
-//! The site's grant key: what its nodes' monitors believe. It signs grants and nothing else.
+//! The site's grant key: what its nodes' monitors believe. It signs grants and rates, and
+//! makes the tokens of pilots.
 
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use grant::{Grant, Rates};
+use grant::{Grant, RATES_LEN, Rates};
 use protocol::identity::{IdentityError, write_private};
 use protocol::ids::{Epoch, ReservationId};
 use protocol::names::{EnvironmentName, HostName, SiteName};
 use protocol::node::{Setup, SignedRates};
 use ring::rand::SystemRandom;
-use ring::signature::{Ed25519KeyPair, KeyPair};
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use sha2::{Digest, Sha256};
+
+use crate::pilot::PilotId;
 
 const FILE: &str = "grant-key.der";
+/// In front of what is signed to make a token, so that the signature means nothing elsewhere.
+const TOKEN_CONTEXT: &[u8] = b"gridpilot pilot token v1\0";
 
 /// An ed25519 key pair.
 pub struct GrantKey(Ed25519KeyPair);
@@ -77,6 +83,23 @@ impl GrantKey {
         }
     }
 
+    /// The token of one pilot, for nobody else to make and the same in every life of this CRM: one
+    /// that waits in a queue is known again without anything having been kept. An ed25519 signature
+    /// has no randomness in it; hashed, it is good for nothing else.
+    pub fn token(&self, pilot: PilotId) -> [u8; 32] {
+        let PilotId { reservation, round, member } = pilot;
+        let id = [&reservation.0.to_be_bytes()[..], &round.0.to_be_bytes(), &member.to_be_bytes()].concat();
+        Sha256::digest(self.0.sign(&[TOKEN_CONTEXT, &id].concat())).into()
+    }
+
+    /// Rates that a node says hold there; `None` unless this key has signed them.
+    pub fn own_rates(&self, rates: &SignedRates) -> Option<Rates> {
+        let record: [u8; RATES_LEN] = rates.record.as_slice().try_into().ok()?;
+        let public = UnparsedPublicKey::new(&ED25519, self.0.public_key().as_ref());
+        public.verify(&Rates::signed_message(&record), &rates.signature).ok()?;
+        Rates::decode(&record).ok()
+    }
+
     /// The rates of one sandbox, signed; `None` for what no monitor would take.
     pub fn rates(&self, rates: &Rates) -> Option<SignedRates> {
         let record = rates.encode()?;
@@ -87,9 +110,9 @@ impl GrantKey {
 
 #[cfg(test)]
 mod tests {
-    use ring::signature::{ED25519, UnparsedPublicKey};
-
     use super::*;
+    use crate::pilot::Round;
+    use protocol::ids::ReservationId;
 
     fn grant() -> Grant {
         Grant {
@@ -138,6 +161,31 @@ mod tests {
         assert_eq!(Rates::decode(&record), Ok(rates.clone()));
         public.verify(&Rates::signed_message(&record), &signed.signature).unwrap();
         assert_eq!(key.rates(&Rates { serial: 0, ..rates }), None);
+    }
+
+    #[test]
+    fn a_pilot_has_one_token_in_every_life_and_no_other_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let pilot = |round, member| PilotId { reservation: ReservationId(1), round: Round(round), member };
+        let key = GrantKey::open_or_make(dir.path()).unwrap();
+        let again = GrantKey::open_or_make(dir.path()).unwrap();
+        assert_eq!(key.token(pilot(1, 2)), again.token(pilot(1, 2)));
+        let others = [pilot(2, 1), pilot(1, 1), pilot(2, 2)].map(|pilot| key.token(pilot));
+        assert!(!others.contains(&key.token(pilot(1, 2))));
+        assert_ne!(GrantKey::ephemeral().unwrap().token(pilot(1, 2)), key.token(pilot(1, 2)));
+    }
+
+    #[test]
+    fn only_rates_of_its_own_are_believed() {
+        let key = GrantKey::ephemeral().unwrap();
+        let rates_kbit = [1000; grant::CLASSES_MAX];
+        let rates = Rates { nonce: [7; 16], serial: 3, lifetime_s: 9, rates_kbit, destinations: vec![] };
+        let signed = key.rates(&rates).unwrap();
+        assert_eq!(key.own_rates(&signed), Some(rates));
+        assert_eq!(GrantKey::ephemeral().unwrap().own_rates(&signed), None);
+        let mut changed = signed.clone();
+        changed.record[30] ^= 1;
+        assert_eq!(key.own_rates(&changed), None);
     }
 
     #[test]

@@ -3,11 +3,13 @@
 //! ```text
 //! Held -> Submitted -> Building -> Built -> Ready -> Joining -> Joined -> Running
 //!   |         |            \_________\________\________\__________\_________/
-//!   |         |                                  |
-//!   |         |          asked to end, too late, |  agent lost, dirty
-//!   |         |          or its Launcher is gone v       |
-//!   |         |                              Stopping    |
-//!   |         |        sandbox confirmed gone /  | too late, agent lost, dirty
+//!   |         |                                  |       |       ^
+//!   |         |          asked to end, too late, |       | agent | back: Building, Ready or
+//!   |         |          or its Launcher is gone |       | lost  | Running, as it says
+//!   |         |                                  |       v       |
+//!   |         |                                  v      Away ----'
+//!   |         |                              Stopping    | asked to end, too late, Launcher gone
+//!   |         |        sandbox confirmed gone /  | too late, agent lost; dirty (from anywhere)
 //!   |         |                              /   v       v
 //!   |         |---- asked to end, too late -/-> Cancelling -- too late --> Stuck (cancelled again)
 //!   |         |                            /        | batch: gone            | batch: gone
@@ -17,9 +19,12 @@
 //!  Gone <-----+-------------------------+-----------'            Dirty (swept again)
 //! ```
 //! No I/O and no clock here: [`State::step`] says what follows, [`crate::site`] does it. Every
-//! arrow of the picture is one arm below; news that fits no arrow is late or repeated and
-//! changes nothing. The node and the address are given back exactly once, on the way into `Gone`.
-//! After a restart of the CRM the pilots of before begin at `Cancelling`.
+//! arrow of the picture is one arm below, beside one from `Submitted` back to `Held` (the batch
+//! system did not take it, and may later); news that fits no arrow is late or repeated and changes
+//! nothing. The node and the address are given back exactly once, on the way into `Gone`.
+//! After a restart of the CRM the pilots of before begin at `Submitted` if they never arrived, at
+//! `Away` if they did, and at `Cancelling` if they do not go. One that is away with its end asked is
+//! ended by the batch system; one that was asked to end and returns is asked again.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,11 +32,15 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use grant::Rates;
+use protocol::identity::Pin;
 use protocol::ids::{MemberNumber, ReservationId};
 use protocol::keys::MemberKeys;
-use protocol::names::NodeName;
+use protocol::names::{NodeName, Text};
+use protocol::node;
 use protocol::refusal::Step;
 use serde::{Deserialize, Serialize};
+
+use crate::record::Placed;
 
 /// Counts what this site submitted for a reservation: every time its pilots are handed to the
 /// batch system anew, the number grows, and it is never used again. It is durable before they are.
@@ -80,6 +89,8 @@ pub enum State {
     Joined,
     /// Its sshd answers: it counts for the second barrier and takes commands.
     Running,
+    /// Its agent is not connected, and may come back as long as its lease lasts.
+    Away,
     /// SHUTDOWN is with it.
     Stopping,
     /// The batch system was asked to take it away.
@@ -111,8 +122,12 @@ pub enum Event {
     SandboxDirty,
     /// The connection to the agent ended.
     AgentLost,
+    /// The agent is connected again and tells how it stands.
+    Returned(node::State),
     /// The batch system says that the pilot's process is gone.
     BatchGone,
+    /// The batch system did not take it, and may later.
+    TurnedBack,
     /// The deadline of the present state passed.
     TimeOver,
     Swept,
@@ -125,6 +140,10 @@ pub enum Do {
     Submit,
     /// Send SETUP and GET_KEYS back to back.
     SetUp,
+    /// Ask for the keys again: they come when the sandbox stands.
+    AskKeys,
+    /// Ask for what commands are about.
+    Resume,
     /// Send SHUTDOWN.
     ShutDown,
     /// Close the connection to the agent.
@@ -141,10 +160,10 @@ pub enum Do {
 
 impl State {
     /// Every state, in the order of life.
-    pub const ALL: [State; 14] = {
+    pub const ALL: [State; 15] = {
         use State::*;
         [
-            Held, Submitted, Building, Built, Ready, Joining, Joined, Running, Stopping, Cancelling,
+            Held, Submitted, Building, Built, Ready, Joining, Joined, Running, Away, Stopping, Cancelling,
             Sweeping, Stuck, Dirty, Gone,
         ]
     };
@@ -154,6 +173,7 @@ impl State {
         use {Do::*, Event::*, State::*};
         match (self, event) {
             (Held, Committed) => (Submitted, &[Submit]),
+            (Submitted, TurnedBack) => (Held, &[]),
             (Submitted, Arrived) => (Building, &[SetUp]),
             (Building, SandboxBuilt) => (Built, &[]),
             (Built, KeysGiven) => (Ready, &[]),
@@ -171,7 +191,17 @@ impl State {
             (s, EndAsked | TimeOver | BatchGone) if s.has_agent() => (Stopping, &[ShutDown]),
             (s, SandboxGone) if s.has_agent() || s == Stopping => (Gone, &[Dismiss, Cancel, Release]),
             (s, SandboxDirty) if s.has_agent() || s == Stopping => (Cancelling, &[Dismiss, Cancel]),
-            (s, AgentLost) if s.has_agent() || s == Stopping => (Cancelling, &[Cancel]),
+            (Stopping, AgentLost) => (Cancelling, &[Cancel]),
+
+            (s, AgentLost) if s.has_agent() => (Away, &[]),
+            (Away, Returned(node::State::Idle)) => (Building, &[SetUp]),
+            (Away, Returned(node::State::Building)) => (Building, &[AskKeys]),
+            (Away, Returned(node::State::Ready | node::State::Joined)) => (Ready, &[Resume]),
+            (Away, Returned(node::State::Running)) => (Running, &[Resume]),
+            (Away, Returned(node::State::TearingDown | node::State::Gone)) => (Stopping, &[ShutDown]),
+            // Nobody can tell it anything: the batch system must.
+            (Away, EndAsked | TimeOver | BatchGone) => (Cancelling, &[Cancel]),
+
             (Stopping, TimeOver) => (Cancelling, &[Dismiss, Cancel]),
 
             (Cancelling | Stuck, BatchGone) => (Sweeping, &[Sweep]),
@@ -205,7 +235,7 @@ impl State {
             State::Built => Step::GetKeys,
             State::Joining => Step::SetKeys,
             State::Joined => Step::Run,
-            State::Ready | State::Running => Step::Running,
+            State::Ready | State::Running | State::Away => Step::Running,
             _ => Step::End,
         }
     }
@@ -236,6 +266,8 @@ impl Default for Times {
     }
 }
 
+/// How much longer than its lease a node is waited for: it has ended by itself by then.
+const AWAY_MARGIN: Duration = Duration::from_secs(3);
 /// How long the batch system may take, beyond the end time, to take a pilot away.
 const CANCEL_MARGIN: Duration = Duration::from_secs(5);
 /// How long a sweep may take; the edge that runs it gives up before.
@@ -251,6 +283,7 @@ impl Times {
             State::Building => Some(self.setup),
             State::Built | State::Joining => Some(self.keys),
             State::Joined => Some(self.run),
+            State::Away => Some(self.lease + AWAY_MARGIN),
             State::Stopping => Some(self.grace + self.end),
             State::Cancelling => Some(self.end + CANCEL_MARGIN),
             State::Sweeping => Some(SWEEP_TIME),
@@ -279,6 +312,10 @@ pub struct Pilot {
     /// The batch system said that its process is gone.
     pub batch_gone: bool,
     pub keys: Option<MemberKeys>,
+    /// The certificate of its agent, once it arrived: by it, it is known again.
+    pub pin: Option<Pin>,
+    /// Why it is away, while it is.
+    pub away: Option<Text>,
     /// The challenge of its monitor, once it arrived.
     pub nonce: Option<[u8; 16]>,
     /// What its node was told last of rates and lifetime.
@@ -287,8 +324,13 @@ pub struct Pilot {
     pub orders: BTreeMap<u32, u32>,
     /// When its node ends it by itself, margin included.
     pub lease_end: Duration,
+    /// Why it waits in the queue, and until when, as the batch system says.
+    pub queued: Option<protocol::names::Text>,
+    pub expected: Option<Duration>,
+    /// Why its submission had no answer: it may be with the batch system or not.
+    pub unanswered: Option<protocol::names::Text>,
     /// Why it is not clean, while it is not.
-    pub dirt: Option<protocol::names::Text>,
+    pub dirt: Option<Text>,
 }
 
 impl Pilot {
@@ -304,10 +346,15 @@ impl Pilot {
             deadline: None,
             batch_gone: false,
             keys: None,
+            pin: None,
+            away: None,
             nonce: None,
             told: None,
             orders: BTreeMap::new(),
             lease_end: Duration::ZERO,
+            queued: None,
+            expected: None,
+            unanswered: None,
             dirt: None,
         }
     }
@@ -317,10 +364,10 @@ impl Pilot {
         self.at.as_ref().unwrap_or(&self.node)
     }
 
-    /// One that a CRM of before may have submitted. Whatever became of it, it lost that CRM: the
-    /// batch system is to take it away, if it still has it.
-    pub fn of_before(id: PilotId, node: NodeName, layer: u32, address: Ipv4Addr) -> Self {
-        Self { state: State::Cancelling, ..Self::new(id, node, layer, address) }
+    /// One that a CRM of before has submitted, where it was or may be.
+    pub fn of_before(id: PilotId, placed: Placed, state: State) -> Self {
+        let Placed { node, at, layer, address, .. } = placed;
+        Self { state, at, ..Self::new(id, node, layer, address) }
     }
 }
 
@@ -330,7 +377,7 @@ mod tests {
 
     use super::*;
 
-    const EVENTS: [Event; 15] = {
+    const EVENTS: [Event; 16] = {
         use Event::*;
         [
             Committed,
@@ -345,6 +392,7 @@ mod tests {
             SandboxDirty,
             AgentLost,
             BatchGone,
+            TurnedBack,
             TimeOver,
             Swept,
             NotSwept,

@@ -1,6 +1,6 @@
-//! The listener for agents: TLS, greeting, and the one request that a stranger may make, `Arrive`.
+//! The listener for agents: TLS, greeting, and the one request that a stranger may make, `First`.
 //!
-//! Until its token was redeemed a peer is nobody: it has [`ARRIVE_TIME`] in all, may send small
+//! Until its token was redeemed, or its certificate found, a peer is nobody: it has [`ARRIVE_TIME`] in all, may send small
 //! frames only, and there is a bounded number of such peers at once.
 
 use std::net::SocketAddr;
@@ -13,8 +13,9 @@ use protocol::codec::{self, CodecError};
 use protocol::connection::{Connection, ConnectionError, Outbox, greet, read};
 use protocol::frame::{Frame, Kind};
 use protocol::hello::Role;
+use protocol::identity::Pin;
 use protocol::limits::{FRAME_BYTES_MAX, SMALL_BODY_BYTES};
-use protocol::node::{Arrive, First, Notice, Reply, Request};
+use protocol::node::{First, Notice, Reply, Request};
 use protocol::refusal::Refusal;
 use protocol::tls::{TlsError, accept};
 use tokio::net::{TcpListener, TcpStream};
@@ -36,7 +37,11 @@ const GOODBYE_TIME: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Knock {
     pub from: SocketAddr,
-    pub arrive: Arrive,
+    pub first: First,
+    /// Its certificate.
+    pub pin: Pin,
+    /// The number of its connection.
+    pub connection: u64,
     pub outbox: Outbox,
     /// Correlation id of its request, for the answer.
     pub correlation: u64,
@@ -67,6 +72,7 @@ pub async fn listen(
     lease: Duration,
 ) {
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+    let mut number = 0;
     while !inputs.is_closed() {
         let Ok(permit) = strangers.clone().acquire_owned().await else { return };
         let (stream, from) = match listener.accept().await {
@@ -79,14 +85,15 @@ pub async fn listen(
             }
         };
         let (acceptor, inputs) = (acceptor.clone(), inputs.clone());
+        number += 1;
         tokio::spawn(async move {
             let arrived = tokio::time::timeout(ARRIVE_TIME, arrive(stream, &acceptor)).await;
             match arrived.unwrap_or(Err(NotLetIn::TooSlow)) {
-                Ok((connection, arrive, correlation)) => {
-                    let knocked = knock(connection, arrive, correlation, from, &inputs).await;
+                Ok(arrived) => {
+                    let knocked = knock(arrived, number, from, &inputs).await;
                     drop(permit);
-                    if let Some((pilot, connection, dismissed)) = knocked {
-                        converse(pilot, connection, &dismissed, &inputs, lease).await;
+                    if let Some((pilot, agent, dismissed)) = knocked {
+                        converse((pilot, number), agent, &dismissed, &inputs, lease).await;
                     }
                 }
                 Err(error) => tracing::warn!("a peer at {from} is not let in: {error}"),
@@ -95,14 +102,14 @@ pub async fn listen(
     }
 }
 
-/// A node that vanishes says nothing: the kernel asks, and the connection ends within 25 s.
+/// A machine that vanishes says nothing: the kernel asks, and the connection ends within 12 s.
 pub fn notice_dead_peers(stream: &TcpStream) {
     let set = || {
         setsockopt(stream, sockopt::KeepAlive, &true)?;
-        setsockopt(stream, sockopt::TcpKeepIdle, &10)?;
-        setsockopt(stream, sockopt::TcpKeepInterval, &5)?;
+        setsockopt(stream, sockopt::TcpKeepIdle, &5)?;
+        setsockopt(stream, sockopt::TcpKeepInterval, &2)?;
         setsockopt(stream, sockopt::TcpKeepCount, &3)?;
-        setsockopt(stream, sockopt::TcpUserTimeout, &25_000)
+        setsockopt(stream, sockopt::TcpUserTimeout, &12_000)
     };
     if let Err(errno) = set() {
         tracing::warn!("a dead peer would not be noticed: {errno}");
@@ -111,33 +118,45 @@ pub fn notice_dead_peers(stream: &TcpStream) {
 
 type Agent = Connection<TlsStream<TcpStream>>;
 
-async fn arrive(stream: TcpStream, acceptor: &TlsAcceptor) -> Result<(Agent, Arrive, u64), NotLetIn> {
+/// One that has said what it wants, and what its certificate is.
+struct Arrived {
+    agent: Agent,
+    first: First,
+    pin: Pin,
+    correlation: u64,
+}
+
+async fn arrive(stream: TcpStream, acceptor: &TlsAcceptor) -> Result<Arrived, NotLetIn> {
     notice_dead_peers(&stream);
-    // Its certificate is made for this one pilot; the token says which pilot it is.
-    let (stream, _pin) = accept(acceptor, stream).await?;
+    // Its certificate is made for this one pilot; at first the token says which pilot it is.
+    let (stream, pin) = accept(acceptor, stream).await?;
     let mut connection = greet(stream, Role::Crm, &[Role::Agent]).await?;
     connection.inbox.limit_bodies(SMALL_BODY_BYTES);
     let first = connection.inbox.next().await?;
     if first.kind != Kind::Request {
         return Err(NotLetIn::NotArriving);
     }
-    let First::Arrive(arrive) = read(&first)? else { return Err(NotLetIn::NotArriving) };
+    let correlation = first.correlation;
+    let first: First = read(&first)?;
+    first.check().map_err(|_| NotLetIn::NotArriving)?;
     connection.inbox.limit_bodies(FRAME_BYTES_MAX);
-    Ok((connection, arrive, first.correlation))
+    Ok(Arrived { agent: connection, first, pin, correlation })
 }
 
 /// Asks the driver. A refused agent gets its refusal, which the driver queued, and is closed.
 async fn knock(
-    connection: Agent,
-    arrive: Arrive,
-    correlation: u64,
+    arrived: Arrived,
+    number: u64,
     from: SocketAddr,
     inputs: &mpsc::Sender<Input>,
 ) -> Option<(PilotId, Agent, Arc<Notify>)> {
+    let Arrived { agent: connection, first, pin, correlation } = arrived;
     let dismissed = Arc::new(Notify::new());
     let (answer, answered) = oneshot::channel();
     let outbox = connection.outbox.clone();
-    let knock = Knock { from, arrive, outbox, correlation, dismissed: dismissed.clone(), answer };
+    let dismissed_by = dismissed.clone();
+    let knock =
+        Knock { from, first, pin, connection: number, outbox, correlation, dismissed: dismissed_by, answer };
     inputs.send(Input::Knock(Box::new(knock))).await.ok()?;
     match answered.await {
         Ok(Some(pilot)) => Some((pilot, connection, dismissed)),
@@ -182,7 +201,7 @@ impl Heart {
 /// Passes on what the agent says until either side ends the conversation, or it is silent for the
 /// lease.
 async fn converse(
-    pilot: PilotId,
+    (pilot, number): (PilotId, u64),
     connection: Agent,
     dismissed: &Notify,
     inputs: &mpsc::Sender<Input>,
@@ -202,7 +221,7 @@ async fn converse(
             },
             () = heart.rests() => {
                 if heard.elapsed() >= lease {
-                    break Some(format!("nothing was heard from it for {} s", lease.as_secs()));
+                    break Some(format!("nothing was heard of it for {} s", lease.as_secs()));
                 }
                 heart.beat();
                 continue;
@@ -212,7 +231,7 @@ async fn converse(
         if heart.is_echo(&frame) {
             continue;
         }
-        let passed_on = inputs.send(Input::Frame { pilot, frame });
+        let passed_on = inputs.send(Input::Frame { pilot, connection: number, frame });
         tokio::pin!(passed_on);
         // A driver that has much to do is no reason to be taken for dead.
         let sent = loop {
@@ -231,7 +250,9 @@ async fn converse(
     tracing::debug!("pilot {pilot} ({}, version {version}) is disconnected", peer.software);
     match cause {
         Some(cause) => {
-            let _ = inputs.send(Input::Lost { pilot, cause: cause.into() }).await;
+            let lost =
+                Input::Lost { pilot, connection: number, cause: cause.into(), silent: heard.elapsed() };
+            let _ = inputs.send(lost).await;
         }
         None => {
             let _ = tokio::time::timeout(GOODBYE_TIME, writer).await;

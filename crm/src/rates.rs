@@ -45,6 +45,23 @@ impl Classes {
         none.renewed(part)
     }
 
+    /// Who has which class, for a restart.
+    pub fn names(&self) -> Vec<Option<SiteName>> {
+        self.peers.iter().map(|peer| peer.as_ref().map(|(site, _)| site.clone())).collect()
+    }
+
+    /// The classes of sandboxes of before a restart: whoever had one keeps its number.
+    ///
+    /// # Errors
+    /// Peers that cannot be shaped.
+    pub fn resumed(names: &[Option<SiteName>], part: &Part) -> Result<Self, BadPeers> {
+        let mut before = Self { peers: Default::default(), destinations: Vec::new() };
+        for (peer, name) in before.peers.iter_mut().zip(names) {
+            *peer = name.clone().map(|name| (name, 0));
+        }
+        before.renewed(part)
+    }
+
     /// The classes after a change of the grant: whoever had a class keeps its number.
     ///
     /// # Errors

@@ -8,8 +8,10 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use protocol::codec::{self, CodecError};
+use protocol::identity::Pin;
 use protocol::ids::{Epoch, ReservationId, Version};
-use protocol::names::{NodeName, Text};
+use protocol::names::{NodeName, SiteName, Text};
+use protocol::refusal::Failure;
 use protocol::site::Part;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +42,19 @@ pub struct Booking {
     pub wanted: Epoch,
     /// The last that was submitted, 0 before any.
     pub round: Round,
+    /// Why the epoch that was begun cannot go on.
+    pub failed: Option<Failure>,
+}
+
+/// The pilots that were begun together.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Incarnation {
+    pub epoch: Epoch,
+    pub round: Round,
+    pub account: Account,
+    pub members: Vec<Placed>,
+    /// Whose each bandwidth class of its sandboxes is.
+    pub classes: Vec<Option<SiteName>>,
 }
 
 /// Where a pilot was placed before it was submitted.
@@ -47,8 +62,18 @@ pub struct Booking {
 pub struct Placed {
     pub member: u32,
     pub node: NodeName,
+    /// Of a queue's pilot, the machine that it came to.
+    pub at: Option<NodeName>,
     pub layer: u32,
     pub address: Ipv4Addr,
+}
+
+/// What must be known of a pilot that arrived, so that it can come back to another CRM.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Arrived {
+    pub pin: Pin,
+    pub at: Option<NodeName>,
+    pub boot_id: [u8; 16],
 }
 
 /// The key of a record.
@@ -59,14 +84,22 @@ pub enum Key {
     Incarnation(ReservationId),
     /// A pilot of an incarnation that is over, which does not go.
     Leftover(PilotId),
+    /// A pilot that arrived, or is gone.
+    Pilot(PilotId),
 }
 
 /// What stands under a key.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Value {
     Booking(Box<Booking>),
-    Incarnation { epoch: Epoch, round: Round, account: Account, members: Vec<Placed> },
-    Leftover { account: Account, placed: Placed, what: Option<Text> },
+    Incarnation(Box<Incarnation>),
+    Leftover {
+        account: Account,
+        placed: Placed,
+        what: Option<Text>,
+    },
+    /// Nothing of one that is confirmed gone.
+    Pilot(Option<Arrived>),
 }
 
 /// One change of what is kept.
@@ -82,12 +115,8 @@ impl Key {
         match self {
             Self::Booking(reservation) => (1, reservation.0.to_be_bytes().to_vec()),
             Self::Incarnation(reservation) => (2, reservation.0.to_be_bytes().to_vec()),
-            Self::Leftover(PilotId { reservation, round, member }) => {
-                let mut id = reservation.0.to_be_bytes().to_vec();
-                id.extend(round.0.to_be_bytes());
-                id.extend(member.to_be_bytes());
-                (3, id)
-            }
+            Self::Leftover(pilot) => (3, bytes_of(pilot)),
+            Self::Pilot(pilot) => (4, bytes_of(pilot)),
         }
     }
 
@@ -97,14 +126,23 @@ impl Key {
         match (table, id.len()) {
             (1, 8) => Some(Self::Booking(reservation)),
             (2, 8) => Some(Self::Incarnation(reservation)),
-            (3, 16) => {
+            (3 | 4, 16) => {
                 let round = Round(u32::from_be_bytes(id[8..12].try_into().ok()?));
                 let member = u32::from_be_bytes(id[12..].try_into().ok()?);
-                Some(Self::Leftover(PilotId { reservation, round, member }))
+                let pilot = PilotId { reservation, round, member };
+                Some(if table == 3 { Self::Leftover(pilot) } else { Self::Pilot(pilot) })
             }
             _ => None,
         }
     }
+}
+
+fn bytes_of(pilot: PilotId) -> Vec<u8> {
+    let PilotId { reservation, round, member } = pilot;
+    let mut id = reservation.0.to_be_bytes().to_vec();
+    id.extend(round.0.to_be_bytes());
+    id.extend(member.to_be_bytes());
+    id
 }
 
 impl Value {
@@ -113,8 +151,9 @@ impl Value {
         matches!(
             (key, self),
             (Key::Booking(_), Self::Booking(_))
-                | (Key::Incarnation(_), Self::Incarnation { .. })
+                | (Key::Incarnation(_), Self::Incarnation(_))
                 | (Key::Leftover(_), Self::Leftover { .. })
+                | (Key::Pilot(_), Self::Pilot(_))
         )
     }
 
@@ -146,9 +185,8 @@ mod tests {
     #[test]
     fn a_key_comes_back_from_its_bytes_and_no_other_bytes_are_a_key() {
         let pilot = PilotId { reservation: ReservationId(7), round: Round(2), member: 9 };
-        for key in
-            [Key::Booking(ReservationId(1)), Key::Incarnation(ReservationId(u64::MAX)), Key::Leftover(pilot)]
-        {
+        let reservations = [Key::Booking(ReservationId(1)), Key::Incarnation(ReservationId(u64::MAX))];
+        for key in reservations.into_iter().chain([Key::Leftover(pilot), Key::Pilot(pilot)]) {
             let (table, id) = key.table_and_id();
             assert_eq!(Key::from_table_and_id(table, &id), Some(key));
             assert_eq!(Key::from_table_and_id(table, &id[1..]), None);

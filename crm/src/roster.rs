@@ -75,9 +75,10 @@ impl Roster {
         self.counts[from as usize..=to as usize].iter().sum()
     }
 
-    /// First barrier: every sandbox stands and every key is there.
+    /// First barrier: every sandbox stands and every key is there. Those of before a restart may be
+    /// further than that.
     pub fn all_ready(&self) -> bool {
-        self.count(State::Ready, State::Ready) == self.len()
+        self.count(State::Ready, State::Running) == self.len()
     }
 
     /// Second barrier: every sshd answers.
@@ -94,8 +95,8 @@ impl Roster {
     pub fn progress(&self) -> Progress {
         Progress {
             wanted: self.len(),
-            submitted: self.count(State::Submitted, State::Running),
-            arrived: self.count(State::Building, State::Running),
+            submitted: self.count(State::Submitted, State::Away),
+            arrived: self.count(State::Building, State::Away),
             built: self.count(State::Ready, State::Running),
             joined: self.count(State::Running, State::Running),
         }

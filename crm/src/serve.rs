@@ -34,12 +34,22 @@ pub enum Input {
     GrcLost,
     Event(Event),
     Knock(Box<Knock>),
-    Frame { pilot: PilotId, frame: Frame },
-    Lost { pilot: PilotId, cause: Text },
+    Frame {
+        pilot: PilotId,
+        connection: u64,
+        frame: Frame,
+    },
+    /// The connection of this number is gone, so long after the agent's last word.
+    Lost {
+        pilot: PilotId,
+        connection: u64,
+        cause: Text,
+        silent: Duration,
+    },
 }
 
-/// Serves until a signal says to stop, then ends the pilots in order; what was granted is taken up
-/// again at the next start.
+/// Serves until a signal says to stop. SIGTERM and SIGINT end the pilots in order; what was granted
+/// is taken up again at the next start. SIGUSR1 leaves the pilots to a CRM that is started at once.
 pub async fn serve(config: &Config) -> Result<()> {
     let state = State::open(&config.state, config.site.as_str())?;
     let grc_pin = state.grc_pin()?;
@@ -62,11 +72,12 @@ pub async fn serve(config: &Config) -> Result<()> {
         site: config.site.clone(),
         address: config.grc,
         connector: protocol::tls::connector(&state.identity, grc_pin)?,
-        mapfile: config.mapfile.clone(),
+        accounts: config.accounts(),
     };
     tokio::spawn(grc_client::keep_connected(grc, inputs));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut leave = signal(SignalKind::user_defined1())?;
     eprintln!("crm: site {} ready, pilots are awaited on {listen}", config.site);
     let mut stop_at: Option<Instant> = None;
     loop {
@@ -89,6 +100,11 @@ pub async fn serve(config: &Config) -> Result<()> {
             () = tokio::time::sleep(sleep) => driver.step(Event::Tick),
             _ = terminate.recv() => asked_to_stop = true,
             _ = interrupt.recv() => asked_to_stop = true,
+            _ = leave.recv() => {
+                driver.hang_up().await;
+                eprintln!("crm: site {} stopped; its pilots await it within their lease", config.site);
+                return Ok(());
+            }
         }
         if asked_to_stop && stop_at.is_none() {
             eprintln!("crm: site {} is stopping", config.site);
@@ -109,7 +125,8 @@ pub fn log_event(site: &Site, event: &Event) {
             let first = pilots.first().map(ToString::to_string).unwrap_or_default();
             tracing::warn!("pilot {first} and {} with it were not submitted: {error}", pilots.len() - 1);
         }
-        Event::AgentLost { pilot, cause } => tracing::info!("pilot {pilot} is lost: {cause}"),
+        Event::AgentLost { pilot, cause, .. } => tracing::info!("pilot {pilot} is away: {cause}"),
+        Event::Returned { pilot, .. } => tracing::info!("pilot {pilot} is back"),
         Event::Swept { pilot, outcome: Err(what) } => tracing::warn!("after pilot {pilot}: {what}"),
         Event::GrcLost => tracing::info!("the GRC is away; what it granted stays"),
         _ => {}

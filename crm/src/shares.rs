@@ -5,9 +5,9 @@
 //!            setup          confirmed
 //! Reserved --------> Building -------> Live ----> (order out) ----> Live
 //!     \_________________\________________\____________/   confirmed, failed, not answered
-//!              gone  |                 | lost
-//!                    v                 v      gone
-//!                  Gone <----------- Lost
+//!              gone  |                 | lost     ^ back
+//!                    v                 v      gone|
+//!                  Gone <----------- Lost --------'
 //! ```
 //! Whatever is lost or late on its way, the members together can never send more than the grant:
 //! a member *holds* the most that its node may have installed, which is the last rate confirmed and
@@ -132,6 +132,17 @@ impl Member {
     }
 }
 
+/// What the node of a member has that is there again.
+#[derive(Clone, Copy, Debug)]
+pub enum Installed<'a> {
+    /// By class.
+    Rates(&'a [u32]),
+    /// The rates of its SETUP are being installed.
+    UnderWay,
+    /// It is set up as one that is new.
+    Nothing,
+}
+
 /// The shares of one part's members, for one epoch of their sandboxes.
 #[derive(Clone, Debug)]
 pub struct Shares {
@@ -226,12 +237,49 @@ impl Shares {
         }
     }
 
-    /// A member can be told nothing any more. What it holds stays with it.
+    /// A member can be told nothing now, or ever. What it holds stays with it.
     pub fn lost(&mut self, member: u32) {
         if let Some(one) = self.members.get_mut(member as usize).filter(|one| one.state != State::Gone) {
             one.state = State::Lost;
             self.changed = true;
         }
+    }
+
+    /// A lost member is there again, with what its node has.
+    pub fn back(&mut self, member: u32, installed: Installed<'_>) {
+        let count = self.members.len();
+        let Some(one) = self.members.get_mut(member as usize).filter(|one| one.state == State::Lost) else {
+            return;
+        };
+        one.order = None;
+        match installed {
+            Installed::Rates(rates_kbit) => {
+                one.state = State::Live;
+                one.bound_kbit.copy_from_slice(rates_kbit);
+                one.serial = one.serial.max(1);
+                // It may have been told other ones since, and so it is told again.
+                (one.uncertain, one.failures) = (true, 0);
+            }
+            Installed::UnderWay => (one.state, one.serial) = (State::Building, 1),
+            Installed::Nothing => {
+                one.state = State::Reserved;
+                for (bound, grant) in one.bound_kbit.iter_mut().zip(&self.grants_kbit) {
+                    *bound = (*bound).min(fill::floor(*grant, count) as u32);
+                }
+            }
+        }
+        self.changed = true;
+    }
+
+    /// After a restart nothing is known of what nodes have: they may have all of the grant, until
+    /// they are back. Those that never arrived have what nobody is held below.
+    pub fn forget(&mut self, member: u32, arrived: bool) {
+        let count = self.members.len();
+        let Some(one) = self.members.get_mut(member as usize) else { return };
+        for (bound, grant) in one.bound_kbit.iter_mut().zip(&self.grants_kbit) {
+            *bound = if arrived { *grant } else { fill::floor(*grant, count) as u32 };
+        }
+        one.state = if arrived { State::Lost } else { State::Reserved };
     }
 
     /// A member's sandbox is confirmed gone: others may have what it held.

@@ -1,4 +1,4 @@
-//! One-time tokens of pilots. A token is 32 random bytes, kept here as a digest only, bound to
+//! One-time tokens of pilots. A token is 32 bytes that nobody can guess, kept here as a digest only, bound to
 //! one pilot (reservation, round, member) and an expiry, and good once.
 
 use std::collections::BTreeMap;
@@ -35,9 +35,9 @@ fn digest(token: &Token) -> ([u8; 16], [u8; 32]) {
 }
 
 impl Tokens {
-    /// A token made of these random bytes, good for this pilot until `expires`.
-    pub fn issue(&mut self, random: [u8; 32], pilot: PilotId, expires: Duration) -> Token {
-        let token = Token(random);
+    /// A token of these bytes, which nobody can guess, good for this pilot until `expires`.
+    pub fn issue(&mut self, secret: [u8; 32], pilot: PilotId, expires: Duration) -> Token {
+        let token = Token(secret);
         let (key, digest) = digest(&token);
         self.bound.insert(key, Bound { digest, pilot, expires, used: false });
         token

@@ -4,6 +4,7 @@
 //! known site everything goes to the owner, but for output, which is kept here and acknowledged, so
 //! that bulk data never passes through the owner.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use protocol::connection::{self, Connection, ConnectionError, Inbox, Outbox};
 use protocol::frame::Kind;
 use protocol::hello::Role;
 use protocol::identity::Pin;
+use protocol::ids::{JobId, MemberNumber};
+use protocol::job::Stream as ProgramStream;
 use protocol::limits::FRAME_BYTES_MAX;
 use protocol::names::SiteName;
 use protocol::refusal::Refusal;
@@ -43,6 +46,8 @@ const PROBE_EVERY_S: u32 = 2;
 const PROBES: u32 = 3;
 /// Data that the other side does not acknowledge for so long means that it is gone.
 const UNACKNOWLEDGED_MS: u32 = 12_000;
+
+const STREAMS: [ProgramStream; 2] = [ProgramStream::Stdout, ProgramStream::Stderr];
 
 /// What a connection needs to know of its surroundings.
 #[derive(Clone)]
@@ -204,6 +209,8 @@ async fn attend(
     if door.owner.send(opened).await.is_err() || door.owner.send(event(first)).await.is_err() {
         return "the GRC stops".into();
     }
+    // Streams of which something was lost with another connection, and is sent again.
+    let mut gaps: BTreeSet<(JobId, MemberNumber, ProgramStream)> = BTreeSet::new();
     let why = loop {
         let frame = tokio::select! {
             frame = inbox.next() => frame,
@@ -225,6 +232,7 @@ async fn attend(
             FromSite::Output { reservation, epoch, job, member, stream, offset, bytes } => {
                 match door.store.append(site, job, member, stream, offset, &bytes) {
                     Ok(upto) => {
+                        gaps.remove(&(job, member, stream));
                         let saved = ToSite::OutputSaved { reservation, epoch, job, member, stream, upto };
                         if let Err(error) = outbox.post(Kind::Notice, 0, &saved) {
                             break error.to_string();
@@ -233,10 +241,19 @@ async fn attend(
                     // Output of a job that was over before it came is nobody's fault, and what an
                     // earlier connection has lost is sent again.
                     Err(error @ (OutputError::Unexpected { .. } | OutputError::Gap { .. })) => {
+                        if matches!(error, OutputError::Gap { .. }) {
+                            gaps.insert((job, member, stream));
+                        }
                         tracing::debug!(%site, %error);
                     }
                     Err(error) => break error.to_string(),
                 }
+            }
+            // Not before all of its output is here: both come again.
+            FromSite::Exited { job, member, .. }
+                if STREAMS.iter().any(|stream| gaps.contains(&(job, member, *stream))) =>
+            {
+                tracing::debug!(%site, %job, member, "its end came before its output; waiting for both");
             }
             message => {
                 if door.owner.send(event(message)).await.is_err() {

@@ -19,10 +19,7 @@ fn main() -> ExitCode {
             let _ = writeln!(std::io::stdout(), "node-manager {}", env!("CARGO_PKG_VERSION"));
             0
         }
-        _ => {
-            let _ = writeln!(std::io::stderr(), "node-manager: usage: node-manager [sweep | --version]");
-            2
-        }
+        _ => monitor::misused(),
     };
     ExitCode::from(code)
 }

@@ -23,6 +23,10 @@ use crate::limits::{self, COMMAND_BYTES_MAX, GRANT_BYTES_MAX, SIGNATURE_BYTES};
 use crate::names::{EnvironmentName, HostName, NodeName, Text, VariableName};
 use crate::refusal::{Failure, Refusal};
 
+/// The cause that an agent gives when its pilot was told to end, by whoever may tell a batch job to:
+/// only the batch system can say why it did.
+pub const ENDED_BY_BATCH_SYSTEM: &str = "the batch system ended the pilot";
+
 /// What a pilot is started with: handed over in a 0600 file or a pipe, never on a command line.
 /// The Launcher passes the encoded bytes on without reading them.
 #[derive(Clone, Eq, PartialEq, Serialize, Deserialize)]
@@ -259,7 +263,7 @@ pub enum Reply {
 pub enum Notice {
     /// Every change of state; the cause where it was not asked for.
     StateChanged { state: State, cause: Option<Failure> },
-    /// Bytes of a command's stream, in order; never more than
+    /// Bytes of a command's stream, in order; none at all say where it ended, in front of `Exited`; never more than
     /// [`limits::OUTPUT_AHEAD_BYTES_MAX`] ahead of `OutputSaved`. After `Resend` they begin anew at
     /// what was saved.
     Output { job: JobId, stream: Stream, offset: u64, bytes: Bytes },

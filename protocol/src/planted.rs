@@ -56,6 +56,16 @@ pub enum Bug {
     FirstSecondOnly,
     /// CRM: after a restart the pilots of before are forgotten.
     PilotsForgotten,
+    /// CRM: the address of a pilot is free when its lease is over, not when its end is confirmed.
+    AddressBackAtLease,
+    /// CRM: a restart takes the sandboxes of an older epoch for those of the one that is wanted.
+    OlderEpochAdopted,
+    /// CRM: a restart forgets the tokens of pilots that queue.
+    QueueTokenForgotten,
+    /// CRM: a restart ends the pilots of before.
+    RestartEndsPilots,
+    /// Agent: one that returns forgets what it has started.
+    ReturnForgetsStarted,
     /// Both: a failed write does not end the process.
     WriteFailureIgnored,
     /// Both: time is read from a wall clock that can be set.
@@ -65,7 +75,7 @@ pub enum Bug {
 impl Bug {
     /// All of them, in the order above.
     #[rustfmt::skip]
-    pub const ALL: [Self; 26] = {
+    pub const ALL: [Self; 31] = {
         use Bug::*;
         [
             AnswerBeforeRecord, CommitBeforeRecord, BeginNotRecorded, PresumedCommit,
@@ -73,7 +83,9 @@ impl Bug {
             AddressesBackAtEnd, RestartForgetsBook, RequestForgotten, EpochNotRecorded,
             EndNotRepeated, CarvePerSite, HoldTimesOut, HeldBeforeRecord, RestartForgetsNodes,
             ReleaseTakesGrant, StartTwice, OlderEpochObeyed, ExecTwice, AddressBackUnconfirmed,
-            FirstSecondOnly, PilotsForgotten, WriteFailureIgnored, WallClock,
+            FirstSecondOnly, PilotsForgotten, AddressBackAtLease, OlderEpochAdopted,
+            QueueTokenForgotten, RestartEndsPilots, ReturnForgetsStarted, WriteFailureIgnored,
+            WallClock,
         ]
     };
 }

@@ -45,7 +45,7 @@ const MOMENTS: [Moment; 5] =
 
 /// A program of a pilot at a site, outside its sandbox, and the node that it is on. There must
 /// be one pilot at the site.
-fn at_site(grid: &Grid, site: &str, program: &str) -> Option<(String, Identity)> {
+pub fn at_site(grid: &Grid, site: &str, program: &str) -> Option<(String, Identity)> {
     let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
     let nodes: Vec<_> = grid.state.nodes().filter(|node| node.name.starts_with(site)).collect();
     let mut found: Vec<(Identity, String)> = grid
@@ -93,6 +93,7 @@ fn wait_until_it_runs(world: &TestGrid, job: &str) {
 /// A job at both sites, killed at one moment: its reservation ends with it.
 struct Scene {
     reservation: String,
+    id: String,
     /// Waits for the job.
     job: Option<Child>,
     /// Stopped, so that the other site does not get ready.
@@ -112,8 +113,12 @@ impl Scene {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn();
-        let mut scene =
-            Self { reservation: reservation.to_owned(), job: Some(waiting.unwrap()), held_back: None };
+        let mut scene = Self {
+            reservation: reservation.to_owned(),
+            id: job.to_owned(),
+            job: Some(waiting.unwrap()),
+            held_back: None,
+        };
         match moment {
             Moment::Arriving => {
                 // The CRM is there all the time: its moment is that of the first pilot.
@@ -165,11 +170,6 @@ fn kill_in_every_state(who: Victim) {
         if let Some(agent) = scene.held_back.take() {
             agent.signal(Signal::SIGCONT);
         }
-        // A site that is away is waited for: its CRM says what it lost when it is back.
-        if who == Victim::Crm {
-            world.grid.start_crm(0).unwrap();
-            world.grid.wait_connected().unwrap();
-        }
         world.wait_for_state(&scene.reservation, &["failed", "ended"]);
         if moment != Moment::TearingDown {
             let view = world.ask(&["show", &scene.reservation]);
@@ -207,9 +207,42 @@ fn kill_9_of_the_agent_in_any_state_leaves_nothing() {
     kill_in_every_state(Victim::Agent);
 }
 
+/// One that is back within the lease takes up what it had: the command runs on, or begins to. Only a
+/// pilot that was being started when the CRM died may be lost, and by name.
 #[test]
-fn kill_9_of_the_crm_in_any_state_leaves_nothing() {
-    kill_in_every_state(Victim::Crm);
+fn kill_9_of_the_crm_in_any_state_ends_nothing() {
+    let mut world = TestGrid::two_by_two();
+    for moment in MOMENTS {
+        world.expect_nothing_left();
+        let mut scene = Scene::set(&mut world, Victim::Crm, moment);
+        let crm = world.grid.state.daemon("crm-a").unwrap().identity;
+        assert!(crm.signal(Signal::SIGKILL));
+        if let Some(agent) = scene.held_back.take() {
+            agent.signal(Signal::SIGCONT);
+        }
+        wait_until(Duration::from_secs(5), || !crm.alive());
+        world.grid.start_crm(0).unwrap();
+        world.grid.wait_connected().unwrap();
+        let mut lost = false;
+        if moment != Moment::TearingDown {
+            wait_for("the command or its end", &world, || {
+                lost = world.state_of(&scene.id) == "failed";
+                let up = || world.type_in(&["log", &scene.id]).out.contains("up");
+                (lost || up()).then_some(())
+            });
+            assert!(!lost || moment == Moment::Arriving, "lost while {moment:?}{}", world.logs());
+            world.type_in(&["release", &scene.reservation]).ok();
+        }
+        world.wait_for_state(&scene.reservation, &["failed", "ended"]);
+        if lost {
+            check_named(&world.type_in(&["explain", &scene.reservation]).ok(), "a0", Victim::Crm, moment);
+        }
+        scene.job.take().map(finish_child);
+        world.expect_nothing_left();
+        let next = world.submit("a=2", &["sh", "-c", "hostname; ssh a-1 hostname"]);
+        assert_eq!(next.out, "a-0\na-1\n", "after the CRM while {moment:?}: {next:?}{}", world.logs());
+    }
+    world.expect_nothing_left();
 }
 
 /// What was granted is durable and what runs is at the sites: neither needs the GRC to live on.

@@ -2,6 +2,7 @@
 //! when they are missing: nothing is skipped.
 #![forbid(unsafe_code)]
 
+mod attacks;
 mod common;
 mod counters;
 mod death;
@@ -13,6 +14,7 @@ mod hostile;
 mod house;
 mod inside;
 mod kills;
+mod leases;
 mod limits;
 mod links;
 mod local_grid;
@@ -21,3 +23,4 @@ mod mixed;
 mod refusals;
 mod reservations;
 mod slurm;
+mod users;

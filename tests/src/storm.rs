@@ -76,7 +76,7 @@ impl Outcome {
 
 /// splitmix64: the same storm for the same seed, as far as the machine's own timing lets it.
 #[derive(Clone, Debug)]
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
     fn next(&mut self) -> u64 {
@@ -87,7 +87,7 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 }

@@ -4,9 +4,9 @@
 //! onto the node and into the mapped account (`ssh`, `nsenter` with `setpriv`, ...) and must end
 //! as the Launcher, not beside it. The invocation goes through its standard input.
 //!
-//! A pilot does not die with the CRM, and need not: its agent loses the CRM and tears down. Every
-//! pilot is noted in a file before it gets its invocation, so that the next CRM finds those of
-//! before, ends them, and knows when they are gone. Its standard error is an unlinked file, so that
+//! A pilot does not die with the CRM: its agent waits for the next one as long as its lease lasts.
+//! Every pilot is noted in a file before it gets its invocation, so that the next CRM finds those of
+//! before and knows when they are gone. Its standard error is an unlinked file, so that
 //! neither a full nor a broken pipe can hurt it; its last words are the reason that users see when a
 //! pilot ends before its time.
 
@@ -71,8 +71,8 @@ fn lock(started: &Mutex<Started>) -> MutexGuard<'_, Started> {
 }
 
 impl Embedded {
-    /// Takes up what a CRM before has left in the state directory: those pilots are ended. To be
-    /// called in a runtime.
+    /// Takes up what a CRM before has left in the state directory: those pilots go on. To be called
+    /// in a runtime.
     ///
     /// # Errors
     /// The notes cannot be read: what is running on the nodes is not known.
@@ -90,27 +90,31 @@ impl Embedded {
         for (pilot, identity) in embedded.notes.all().with_context(named)? {
             let process = identity.map(|identity| identity.open()).transpose().with_context(named)?;
             match process.flatten() {
-                Some(process) => embedded.end(pilot, process),
+                Some(process) => embedded.adopt(pilot, process),
                 None => embedded.notes.remove(pilot),
             }
         }
         Ok(embedded)
     }
 
-    /// Ends a pilot of a CRM before.
-    fn end(&self, pilot: PilotId, process: Process) {
-        tracing::info!("pilot {pilot} is left from before; it is ended");
-        let entry = Entry { standing: Standing::Running { node: None }, cancel: Arc::default() };
+    /// Takes up a pilot of a CRM before.
+    fn adopt(&self, pilot: PilotId, process: Process) {
+        tracing::info!("pilot {pilot} is left from before and goes on");
+        let cancel = Arc::new(Notify::new());
+        let entry = Entry { standing: Standing::Running { node: None }, cancel: cancel.clone() };
         lock(&self.started).pilots.insert(pilot, entry);
         let (started, changed, notes) = (self.started.clone(), self.changed.clone(), self.notes.clone());
         tokio::spawn(async move {
-            if let Err(error) = end_process(&process).await {
+            if let Err(error) = watch_process(&process, &cancel).await {
                 // It stays in the notes, and with the owner, who asks again after a while.
-                return tracing::warn!("pilot {pilot}, left from before, cannot be ended: {error}");
+                return tracing::warn!(
+                    "pilot {pilot}, left from before, cannot be watched or ended: {error}"
+                );
             }
             notes.remove(pilot);
             if let Some(entry) = lock(&started).pilots.get_mut(&pilot) {
-                entry.standing = Standing::Gone("it ended after the CRM was started anew".into());
+                entry.standing =
+                    Standing::Gone("it ended, and another CRM than the present one saw how it began".into());
             }
             changed.notify_one();
         });
@@ -155,6 +159,7 @@ impl Batch for Embedded {
             lead: Duration::ZERO,
             nodes_max: None,
             walltime_max: None,
+            closed: None,
         })
     }
 
@@ -289,8 +294,12 @@ async fn watch(mut child: Child, cancel: &Notify) -> std::io::Result<ExitStatus>
     }
 }
 
-/// Politely first, then by force.
-async fn end_process(process: &Process) -> std::io::Result<()> {
+/// The same for a process that is not our child.
+async fn watch_process(process: &Process, cancel: &Notify) -> std::io::Result<()> {
+    tokio::select! {
+        ended = process.ended() => return ended,
+        () = cancel.notified() => {}
+    }
     process.signal(rustix::process::Signal::TERM)?;
     match tokio::time::timeout(KILL_AFTER, process.ended()).await {
         Ok(ended) => ended,

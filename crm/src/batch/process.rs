@@ -16,7 +16,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::pilot::{PilotId, Round};
 
 /// Between two looks at a process of before, of which the kernel tells us nothing by itself.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// One process of one boot.
@@ -88,7 +88,7 @@ impl Process {
         }
     }
 
-    /// Resolves when it has ended.
+    /// Resolves when it has ended. Cancel-safe.
     pub async fn ended(&self) -> io::Result<()> {
         // A descriptor of a process is readable when that has ended.
         while poll(&mut [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO)? == 0 {

@@ -4,27 +4,47 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::ids::ReservationId;
 use protocol::names::NodeName;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
 use crate::pilot::PilotId;
-use crate::site::{Account, Event, News};
+use crate::site::{Account, Ahead, Event, News};
 
-/// Queues change their limits without telling.
-const CAPABILITIES_INTERVAL: Duration = Duration::from_secs(180);
+/// Queues are shut, opened and given other limits without telling.
+const CAPABILITIES_INTERVAL: Duration = Duration::from_secs(30);
 /// A system that did not answer is asked sooner.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a submission without an answer may still turn up in the queue.
 const TURN_UP_TIME: Duration = Duration::from_secs(60);
 
+/// How often the nodes of a reservation that is over are given back before that is left to time.
+const UNRESERVE_TRIES: u32 = 6;
+
 /// What the driver asks of the batch task.
 #[derive(Debug)]
 pub enum Command {
     Submit(BatchJob),
-    Cancel { pilot: PilotId },
-    Sweep { pilot: PilotId, node: NodeName, account: Account },
+    Cancel {
+        pilot: PilotId,
+    },
+    /// A pilot that was submitted before a restart: its end is to be said.
+    Watch {
+        pilot: PilotId,
+    },
+    /// Asks how the queue is, now: answered by [`News::Capabilities`] or [`News::Answers`].
+    Probe,
+    Sweep {
+        pilot: PilotId,
+        node: NodeName,
+        account: Account,
+    },
+    Reserve(Ahead),
+    Unreserve {
+        reservation: ReservationId,
+    },
 }
 
 /// A pilot that the system has, as far as we know.
@@ -96,6 +116,45 @@ impl<B: Batch> Task<B> {
                 self.cancel(pilots).await;
                 return next;
             }
+            Command::Watch { pilot } => {
+                let mut pilots = vec![pilot];
+                let next = loop {
+                    match commands.try_recv() {
+                        Ok(Command::Watch { pilot }) => pilots.push(pilot),
+                        Ok(other) => break Some(other),
+                        Err(_) => break None,
+                    }
+                };
+                self.known.extend(pilots.into_iter().map(|pilot| (pilot, Known::default())));
+                self.look().await;
+                return next;
+            }
+            Command::Reserve(ahead) => {
+                if let Err(error) = self.batch.reserve(&ahead).await {
+                    let reservation = ahead.reservation;
+                    tracing::warn!(
+                        "no nodes are kept ahead for {reservation}, its pilots will queue: {error}"
+                    );
+                }
+            }
+            Command::Unreserve { reservation } => {
+                let batch = self.batch.clone();
+                tokio::spawn(async move {
+                    for _ in 0..UNRESERVE_TRIES {
+                        match batch.unreserve(reservation).await {
+                            Ok(()) => return,
+                            // Its last job is still ending, most likely.
+                            Err(error) => tracing::debug!("nodes are still kept for {reservation}: {error}"),
+                        }
+                        tokio::time::sleep(RETRY_INTERVAL).await;
+                    }
+                    tracing::warn!("nodes stay kept for {reservation} until its window is over");
+                });
+            }
+            Command::Probe => {
+                self.capabilities = None;
+                self.ask_capabilities().await;
+            }
             Command::Sweep { pilot, node, account } => {
                 let (batch, events) = (self.batch.clone(), self.events.clone());
                 tokio::spawn(async move {
@@ -144,7 +203,8 @@ impl<B: Batch> Task<B> {
     async fn ask_capabilities(&mut self) -> bool {
         match self.batch.capabilities().await {
             Ok(capabilities) => {
-                if self.capabilities.replace(capabilities) != Some(capabilities) {
+                if self.capabilities.as_ref() != Some(&capabilities) {
+                    self.capabilities = Some(capabilities.clone());
                     self.tell(News::Capabilities(capabilities)).await;
                 }
                 self.heard(Ok(())).await;

@@ -2,29 +2,40 @@
 
 use std::time::Duration;
 
-use protocol::names::{NodeName, Text};
+use protocol::names::Text;
 use protocol::node::{self, Notice, Reply};
 use protocol::refusal::{Failure, Step};
-use protocol::site::FromSite;
 
-use super::{Action, Asked, News, Site};
+use super::{Action, Asked, Site};
 use crate::pilot::{Event, PilotId, State};
-use crate::standing::{BatchError, Standing};
+use crate::record::{Arrived, Key, Record, Value};
 
 impl Site {
-    pub(super) fn on_arrived(&mut self, id: PilotId, nonce: [u8; 16], node: NodeName, boot_id: [u8; 16]) {
+    pub(super) fn on_arrived(&mut self, id: PilotId, nonce: [u8; 16], mut arrived: Arrived) {
         if !self.advance(id, Event::Arrived) {
             return;
         }
-        let anonymous = self.settings.anonymous;
+        self.came(id);
+        // A node that is configured by name keeps that, whatever its machine calls itself.
+        // One of a queue is called what the batch system calls it, for that is what it understands.
+        let called = self.pilot(id).and_then(|pilot| pilot.at.clone());
+        arrived.at = called.or(arrived.at).filter(|_| self.settings.anonymous);
+        self.pins.insert(arrived.pin, id);
         if let Some(pilot) = self.pilot_mut(id) {
+            pilot.pin = Some(arrived.pin);
+            pilot.boot_id = Some(arrived.boot_id);
+            pilot.at.clone_from(&arrived.at);
+        }
+        // Before it has anything that could be left of it.
+        self.record(Record::Put(Key::Pilot(id), Value::Pilot(Some(arrived))));
+        self.set_up_pilot(id, nonce);
+    }
+
+    /// SETUP for a pilot that has arrived, or has come back as if it had.
+    pub(super) fn set_up_pilot(&mut self, id: PilotId, nonce: [u8; 16]) {
+        if let Some(pilot) = self.pilot_mut(id) {
+            (pilot.queued, pilot.expected, pilot.unanswered) = (None, None, None);
             pilot.nonce = Some(nonce);
-            pilot.boot_id = Some(boot_id);
-            // A node that is configured by name keeps that, whatever its machine calls itself.
-            if anonymous {
-                // What the batch system calls it comes from there, and is what that understands.
-                pilot.at.get_or_insert(node);
-            }
         }
         let granted = self.bookings.get(&id.reservation).and_then(|booking| booking.grant.as_ref());
         let environment = granted.map(|grant| grant.part.environment.clone());
@@ -57,7 +68,8 @@ impl Site {
             Asked::Run => Step::Run,
             Asked::Shape(serial) => return self.on_shaped(id, serial, &reply),
             // The job is over meanwhile, or the notice `Gone` follows: nothing hangs on these.
-            Asked::Signal(_) | Asked::Shutdown | Asked::Exec(_) => return,
+            Asked::Signal(job) => return self.on_signalled(id, job),
+            Asked::Shutdown | Asked::Exec(_) => return,
         };
         match (asked, reply) {
             (Asked::Setup, Reply::Done) => {
@@ -67,6 +79,12 @@ impl Site {
                 moved
             }
             (Asked::GetKeys, Reply::Keys(keys)) => {
+                if self.pilot(id).is_some_and(|pilot| pilot.state == State::Building) {
+                    // The answer to SETUP went to a connection that broke.
+                    self.set_up(id);
+                    self.advance(id, Event::SandboxBuilt);
+                    self.renew(id);
+                }
                 if let Some(pilot) = self.pilot_mut(id).filter(|pilot| pilot.state == State::Built) {
                     pilot.keys = Some(keys);
                 }
@@ -87,7 +105,6 @@ impl Site {
     }
 
     pub(super) fn on_notice(&mut self, id: PilotId, notice: Notice) {
-        let PilotId { reservation, member, .. } = id;
         match notice {
             Notice::StateChanged { state: node::State::TearingDown | node::State::Gone, cause } => {
                 // Asked for by us it changes nothing; else the pilot is lost, and this says why.
@@ -96,10 +113,7 @@ impl Site {
             }
             Notice::StateChanged { .. } | Notice::Beat => {}
             Notice::Output { job, stream, offset, bytes } => {
-                if let Some(epoch) = self.epoch_of(id).filter(|_| self.is_told_of(id, job)) {
-                    let output = FromSite::Output { reservation, epoch, job, member, stream, offset, bytes };
-                    self.tell(output);
-                }
+                self.on_output(id, job, stream, offset, bytes);
             }
             Notice::Exited { job, status, hits } => self.on_exited(id, job, status, hits),
             Notice::Used { at_ms, classes } => self.on_used(id, at_ms, &classes),
@@ -116,48 +130,26 @@ impl Site {
         }
     }
 
-    pub(super) fn on_agent_lost(&mut self, id: PilotId, cause: &Text) {
-        self.lost(id, None, format!("the connection to the node's agent was lost: {cause}").into());
-        self.advance(id, Event::AgentLost);
-    }
-
     pub(super) fn on_batch_gone(&mut self, id: PilotId, reason: &Text) {
         let Some(pilot) = self.pilot_mut(id).filter(|pilot| pilot.state != State::Held) else { return };
+        let was_queued = pilot.state == State::Submitted;
+        if was_queued && self.on_never_there(id) {
+            return;
+        }
+        // Where it ran, the node is looked at.
+        let nowhere = self.settings.anonymous && self.pilot(id).is_some_and(|pilot| pilot.at.is_none());
+        if was_queued && nowhere {
+            self.account_failed(id, reason);
+        }
+        let Some(pilot) = self.pilot_mut(id) else { return };
         pilot.batch_gone = true;
         let cause = match pilot.state {
             State::Submitted => format!("the pilot ended before it dialled in: {reason}"),
             _ => format!("the pilot's Launcher is gone: {reason}"),
         };
+        self.pass_verdict(id, reason);
         self.lost(id, None, cause.into());
         self.advance(id, Event::BatchGone);
-    }
-
-    pub(super) fn on_batch_news(&mut self, news: News) {
-        match news {
-            News::NotSubmitted { error: BatchError::Unknown(_), .. } => {}
-            News::NotSubmitted { pilots, error } => {
-                let reason = format!("it could not be submitted: {error}").into();
-                pilots.into_iter().for_each(|pilot| self.on_batch_gone(pilot, &reason));
-            }
-            News::Stands { pilot: id, standing } => {
-                let anonymous = self.settings.anonymous;
-                let Some(pilot) = self.pilot_mut(id) else {
-                    // Nobody waits for it any more: its submission had no answer, and came late.
-                    return self.actions.push(Action::Cancel { pilot: id });
-                };
-                if let Standing::Running { node: Some(node) } = standing
-                    && anonymous
-                {
-                    pilot.at = Some(node);
-                }
-            }
-            News::Capabilities(capabilities) => {
-                let lead = self.settings.lead.max(capabilities.lead);
-                self.offer_changed |= lead != self.settings.lead;
-                self.settings.lead = lead;
-            }
-            News::Answers(_) => {}
-        }
     }
 
     pub(super) fn on_swept(&mut self, id: PilotId, outcome: Result<(), Text>) {
@@ -177,15 +169,20 @@ impl Site {
         let time = self.settings.times.of(state).unwrap_or_default().as_secs();
         match state {
             State::Submitted => {
-                let hint = "see the CRM's log and the Launcher's last lines there; is the node up?";
-                let cause = format!("no pilot dialled in within {time} s");
-                self.fail_at(id, Failure::new(Step::Pilots, cause, hint));
+                let failure = self.never_came(id);
+                self.fail_at(id, failure);
+            }
+            State::Held => {
+                let why = self.queue.paused_as().unwrap_or_else(|| "it takes no submission".into());
+                let failure = self.paused_failure(id.reservation, &why);
+                self.fail_at(id, failure);
             }
             state if state.has_agent() => {
                 let step = state.step_under_way();
                 let cause = format!("{step} was not answered within {time} s");
                 self.fail_at(id, Failure::new(step, cause, "the node is overloaded or hangs; see its log"));
             }
+            State::Away => self.stays_away(id),
             State::Sweeping => self.set_dirt(id, "the sweep of the node does not end".into()),
             State::Cancelling => {
                 self.set_dirt(id, format!("the batch system does not end pilot {id}").into())
@@ -199,11 +196,14 @@ impl Site {
     /// there is: the agent's own if it gave one.
     fn lost(&mut self, id: PilotId, cause: Option<Failure>, otherwise: Text) {
         let Some(state) = self.pilot(id).map(|pilot| pilot.state) else { return };
-        if state != State::Submitted && !state.has_agent() {
+        if !matches!(state, State::Submitted | State::Away) && !state.has_agent() {
             return;
         }
         let hint = "the reservation cannot go on; see the CRM's log and the node's system log";
         let failure = cause.unwrap_or_else(|| Failure::new(state.step_under_way(), otherwise, hint));
+        if failure.cause.as_str() == node::ENDED_BY_BATCH_SYSTEM {
+            return self.await_word(id, failure);
+        }
         self.fail_at(id, failure);
     }
 
@@ -215,8 +215,13 @@ impl Site {
         self.advance(id, Event::EndAsked)
     }
 
-    fn fail_at(&mut self, id: PilotId, failure: Failure) {
+    pub(super) fn fail_at(&mut self, id: PilotId, failure: Failure) {
         if let Some(epoch) = self.epoch_of(id) {
+            let began =
+                |pilot: &crate::pilot::Pilot| (State::Submitted..State::Running).contains(&pilot.state);
+            if self.pilot(id).is_some_and(began) {
+                self.node_failed(id, &failure.cause);
+            }
             let failure = self.placed(id, failure);
             self.fail(id.reservation, epoch, failure);
         }
@@ -225,8 +230,11 @@ impl Site {
     /// The failure with site and node as this site knows them.
     pub(super) fn placed(&self, id: PilotId, failure: Failure) -> Failure {
         match self.pilot(id) {
-            Some(pilot) => failure.at_site(&self.settings.name).at_node(pilot.node_name()),
-            None => failure.at_site(&self.settings.name),
+            // A place of a queue that no machine has taken is nothing that people know.
+            Some(pilot) if !self.settings.anonymous || pilot.at.is_some() => {
+                failure.at_site(&self.settings.name).at_node(pilot.node_name())
+            }
+            _ => failure.at_site(&self.settings.name),
         }
     }
 

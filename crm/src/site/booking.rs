@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use protocol::ids::{Epoch, JobId, MemberNumber, ReservationId, Version};
-use protocol::job::{ExitStatus, Hits};
+use protocol::job::{Command, ExitStatus, Hits};
+use protocol::keys::KeyRing;
 use protocol::names::HostName;
 use protocol::refusal::Failure;
 use protocol::reservation::Progress;
 use protocol::site::{Part, Remaining};
 
 use super::Account;
+use super::rounds::Told;
 use super::shaping::Shaping;
 use crate::nodes::Charge;
 use crate::pilot::{PilotId, Round};
@@ -57,6 +59,12 @@ pub(super) struct Booking {
     pub late_at: Option<Duration>,
     /// What is charged for it now.
     pub charges: Vec<Charge>,
+    /// Its pilots were released, for the others did not come: when they begin again.
+    pub again_at: Option<Duration>,
+    /// How often in a row.
+    pub releases: u32,
+    /// What its pilots wait for, as it was told.
+    pub waits: Option<Told>,
     /// When it must be looked at again.
     pub wake: Option<Duration>,
     /// Its times are from before a restart: the next word about them is taken whole.
@@ -79,6 +87,9 @@ impl Booking {
             early: None,
             late_at: None,
             charges: Vec::new(),
+            again_at: None,
+            releases: 0,
+            waits: None,
             wake: None,
             unsure: false,
         }
@@ -107,7 +118,8 @@ impl Booking {
 
     /// An epoch is to be begun, and nothing of an older one is in its way.
     pub fn is_to_begin(&self) -> bool {
-        self.standing().is_some() && self.incarnation.is_none() && self.wanted > self.begun
+        let anew = self.wanted > self.begun || self.again_at.is_some();
+        self.standing().is_some() && self.incarnation.is_none() && anew
     }
 
     /// The highest version that was heard of.
@@ -136,6 +148,7 @@ impl Booking {
             begun: self.begun,
             wanted: self.wanted,
             round: self.round,
+            failed: self.failed.clone(),
         };
         Record::Put(Key::Booking(reservation), Value::Booking(Box::new(booking)))
     }
@@ -166,10 +179,16 @@ pub(super) struct Incarnation {
     pub roster: Roster,
     pub phase: Phase,
     pub told: Progress,
+    /// When the first of its pilots came.
+    pub came: Option<Duration>,
     /// Only of a part with peers.
     pub shaping: Option<Shaping>,
     /// The head member of the whole reservation, once the ring is here.
     pub head: Option<HostName>,
+    /// For members whose agents must be asked again; not after a restart.
+    pub ring: Option<KeyRing>,
+    /// It was begun by a CRM of before: agents know what this one does not.
+    pub adopted: bool,
     /// Every job that was ever started in it.
     pub jobs: BTreeMap<JobId, Job>,
     /// Those whose ends are all saved, the oldest first.
@@ -185,8 +204,11 @@ impl Incarnation {
             roster,
             phase,
             told: Progress::default(),
+            came: None,
             shaping: None,
             head: None,
+            ring: None,
+            adopted: false,
             jobs: BTreeMap::new(),
             ended_jobs: VecDeque::new(),
         }
@@ -200,18 +222,24 @@ impl Incarnation {
         let members = self.roster.pilots().iter().map(|pilot| Placed {
             member: pilot.id.member,
             node: pilot.node.clone(),
+            at: pilot.at.clone(),
             layer: pilot.layer,
             address: pilot.address,
         });
-        let (epoch, round, account) = (self.epoch, self.round, self.account.clone());
-        let value = Value::Incarnation { epoch, round, account, members: members.collect() };
-        Record::Put(Key::Incarnation(reservation), value)
+        let value = record::Incarnation {
+            epoch: self.epoch,
+            round: self.round,
+            account: self.account.clone(),
+            members: members.collect(),
+            classes: self.shaping.as_ref().map(Shaping::names).unwrap_or_default(),
+        };
+        Record::Put(Key::Incarnation(reservation), Value::Incarnation(Box::new(value)))
     }
 
     /// Remembers that the end of a member's command is kept by the GRC. Of long ago ended jobs
     /// only the number stays, so that they never start again.
     pub fn exit_saved(&mut self, job: JobId, member: MemberNumber) {
-        let Some(Job(members)) = self.jobs.get_mut(&job) else { return };
+        let Some(Job { members, .. }) = self.jobs.get_mut(&job) else { return };
         match members.get_mut(&member) {
             Some(ran) if ran.outcome != Outcome::Runs && !ran.saved => ran.saved = true,
             _ => return,
@@ -229,12 +257,22 @@ impl Incarnation {
 
 /// A job's commands, by member.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Job(pub BTreeMap<MemberNumber, Ran>);
+pub(super) struct Job {
+    pub members: BTreeMap<MemberNumber, Ran>,
+    /// Until every agent has answered that it has it.
+    pub command: Option<Command>,
+}
 
 /// How one member's command stands.
 #[derive(Clone, Debug)]
 pub(super) struct Ran {
     pub outcome: Outcome,
+    /// Its agent has said whether it started.
+    pub answered: bool,
+    /// How much it printed, once it has ended.
+    pub printed: [u64; 2],
+    /// The last signal to it that its agent has not answered.
+    pub signal: Option<u8>,
     /// The GRC keeps it: it need not be told again.
     pub saved: bool,
 }

@@ -21,6 +21,7 @@ impl Site {
         }
         let failure = failure.at_site(&self.settings.name);
         booking.failed = Some(failure.clone());
+        self.record_booking(reservation);
         self.tell(FromSite::Failed { reservation, epoch, failure });
     }
 
@@ -33,8 +34,8 @@ impl Site {
             return;
         }
         incarnation.told = progress;
-        let epoch = incarnation.epoch;
-        self.tell(FromSite::Progress { reservation, epoch, progress });
+        let (epoch, round) = (incarnation.epoch, incarnation.round.0);
+        self.tell(FromSite::Progress { reservation, epoch, round, progress });
     }
 
     /// Begins the end of everything of a reservation, from wherever it is.
@@ -101,6 +102,7 @@ impl Site {
         let Some(incarnation) = booking.incarnation.take() else { return };
         let ending = booking.ending;
         self.progressed.remove(&reservation);
+        let pilots = incarnation.pilot_ids();
         let account = incarnation.account;
         for pilot in incarnation.roster.into_pilots() {
             if pilot.state != State::Gone {
@@ -109,12 +111,19 @@ impl Site {
             }
         }
         if ending {
-            return self.finish(reservation, true);
+            self.finish(reservation, true);
+            return self.forget_arrivals(pilots);
         }
         self.record_booking(reservation);
         self.record(Record::Forget(Key::Incarnation(reservation)));
+        self.forget_arrivals(pilots);
         self.try_begin(reservation);
         self.schedule(reservation);
+    }
+
+    /// Behind their incarnation: without these records its pilots would be awaited.
+    pub(super) fn forget_arrivals(&mut self, pilots: Vec<PilotId>) {
+        pilots.into_iter().for_each(|pilot| self.record(Record::Forget(Key::Pilot(pilot))));
     }
 
     fn finish(&mut self, reservation: ReservationId, had_pilots: bool) {
@@ -123,6 +132,7 @@ impl Site {
         self.freed = true;
         self.waiting.remove(&reservation);
         self.fence_all(reservation);
+        self.free_ahead(reservation);
         // In this order: pilots without a booking are taken away, a booking without pilots begins.
         self.record(Record::Forget(Key::Booking(reservation)));
         if had_pilots {
@@ -158,6 +168,7 @@ pub(super) fn leftover(pilot: &Pilot, account: &Account) -> Record {
     let placed = Placed {
         member: pilot.id.member,
         node: pilot.node.clone(),
+        at: pilot.at.clone(),
         layer: pilot.layer,
         address: pilot.address,
     };

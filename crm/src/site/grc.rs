@@ -5,7 +5,7 @@ use protocol::node::Request;
 use protocol::site::{FromSite, ToSite};
 
 use super::booking::Outcome;
-use super::{Action, Asked, Site};
+use super::{Action, Site};
 use crate::pilot::PilotId;
 
 impl Site {
@@ -15,6 +15,7 @@ impl Site {
         self.published = None;
         self.publish();
         for reservation in self.bookings.keys().copied().collect::<Vec<_>>() {
+            self.hold_anew(reservation);
             self.tell_all(reservation);
             self.schedule(reservation);
         }
@@ -36,6 +37,10 @@ impl Site {
         if let Some(failure) = failed {
             self.tell(FromSite::Failed { reservation, epoch: begun, failure });
         }
+        if let Some(booking) = self.bookings.get_mut(&reservation) {
+            booking.waits = None;
+            self.tell_waits(reservation);
+        }
         self.resend(reservation);
     }
 
@@ -44,8 +49,8 @@ impl Site {
         let booking = self.bookings.get(&reservation);
         let Some(incarnation) = booking.and_then(|booking| booking.incarnation.as_ref()) else { return };
         let (epoch, round) = (incarnation.epoch, incarnation.round);
-        let unsaved = incarnation.jobs.iter().flat_map(|(job, members)| {
-            let members = members.0.iter().filter(|(_, ran)| !ran.saved);
+        let unsaved = incarnation.jobs.iter().flat_map(|(job, of)| {
+            let members = of.members.iter().filter(|(_, ran)| !ran.saved);
             members.map(|(member, ran)| (*job, *member, ran.outcome.clone()))
         });
         for (job, member, outcome) in unsaved.collect::<Vec<_>>() {
@@ -66,6 +71,7 @@ impl Site {
             ToSite::Release { reservation, version } => self.release_hold(reservation, version),
             ToSite::Start { reservation, epoch, window } => self.start(reservation, epoch, window),
             ToSite::Join { reservation, epoch, ring } => self.join(reservation, epoch, ring),
+            ToSite::Hasten { reservation, epoch } => self.hasten(reservation, epoch),
             ToSite::End { reservation } => match self.bookings.get(&reservation) {
                 Some(booking) if booking.ending => {}
                 Some(_) => self.end(reservation),
@@ -78,10 +84,7 @@ impl Site {
                 self.exec(reservation, epoch, job, target, &command);
             }
             ToSite::Signal { reservation, epoch, job, signal } => {
-                for pilot in self.signalled(reservation, epoch) {
-                    let request = Request::Signal { job, signal };
-                    self.actions.push(Action::Ask { pilot, asked: Asked::Signal(job), request });
-                }
+                self.signal(reservation, epoch, job, signal);
             }
             ToSite::OutputSaved { reservation, epoch, job, member, stream, upto } => {
                 let pilot = self.pilot_of(reservation, epoch, member);

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use protocol::ids::{Epoch, JobId, MemberNumber, ReservationId};
-use protocol::job::{Command, ExitStatus, Hits, Target};
+use protocol::job::{Command, ExitStatus, Hits, Stream, Target};
 use protocol::names::Text;
 use protocol::node::{Reply, Request};
 use protocol::planted::{Bug, planted};
@@ -52,10 +53,14 @@ impl Site {
         };
         let mut outcomes: BTreeMap<MemberNumber, Outcome> = BTreeMap::new();
         for member in members {
+            let runs = |state: State| match state {
+                State::Running => incarnation.phase == Phase::Joined || incarnation.adopted,
+                // It is told when it is back, if it comes back.
+                State::Away => incarnation.phase == Phase::Joined || incarnation.adopted,
+                _ => false,
+            };
             let outcome = match incarnation.roster.get(member) {
-                Some(pilot) if pilot.state == State::Running && incarnation.phase == Phase::Joined => {
-                    Outcome::Runs
-                }
+                Some(pilot) if runs(pilot.state) => Outcome::Runs,
                 Some(pilot) => {
                     refuse(format!("the member on node {} is not running", pilot.node_name()).into())
                 }
@@ -67,16 +72,32 @@ impl Site {
             outcomes.insert(0, refuse("the head member is at another site".into()));
         }
         let members = outcomes.iter().map(|(member, outcome)| {
-            let ran = Ran { outcome: outcome.clone(), saved: false };
+            let ran = Ran {
+                outcome: outcome.clone(),
+                answered: false,
+                printed: [0; 2],
+                signal: None,
+                saved: false,
+            };
             (*member, ran)
         });
-        incarnation.jobs.insert(job, Job(members.collect()));
+        let members = members.collect();
+        incarnation.jobs.insert(job, Job { members, command: Some(command.clone()) });
+        let adopted = incarnation.adopted;
         for (member, outcome) in outcomes {
             match outcome {
                 Outcome::NotStarted(failure) => {
                     self.tell(FromSite::ExecFailed { reservation, epoch, job, member, failure });
                 }
-                _ => self.ask_exec(PilotId { reservation, round, member }, job, command),
+                _ => {
+                    let pilot = PilotId { reservation, round, member };
+                    self.ask_exec(pilot, job, command);
+                    if adopted {
+                        // A CRM of before may have started it: then this starts nothing, and what it
+                        // has to say is asked for.
+                        self.actions.push(Action::Pass { pilot, request: Request::Resend { job } });
+                    }
+                }
             }
         }
     }
@@ -89,7 +110,7 @@ impl Site {
     /// It was started before: the answer is how it stands.
     fn exec_again(&mut self, reservation: ReservationId, epoch: Epoch, job: JobId, command: &Command) {
         let Some(incarnation) = self.incarnation_of(reservation, epoch) else { return };
-        let Some(Job(members)) = incarnation.jobs.get(&job) else { return };
+        let Some(Job { members, .. }) = incarnation.jobs.get(&job) else { return };
         let round = incarnation.round;
         for (member, ran) in members.clone() {
             let pilot = PilotId { reservation, round, member };
@@ -101,7 +122,8 @@ impl Site {
                     self.tell(FromSite::ExecFailed { reservation, epoch, job, member, failure });
                 }
                 Outcome::Exited(status, hits) if ran.saved => {
-                    self.tell(FromSite::Exited { reservation, epoch, job, member, status, hits });
+                    let exited = FromSite::Exited { reservation, epoch, job, member, status, hits };
+                    self.tell(exited);
                 }
                 outcome => self.resend_one(pilot, job, outcome),
             }
@@ -112,34 +134,120 @@ impl Site {
     /// more, the end is all that can be told.
     pub(super) fn resend_one(&mut self, pilot: PilotId, job: JobId, outcome: Outcome) {
         let PilotId { reservation, member, .. } = pilot;
-        if self.pilot(pilot).is_some_and(|pilot| pilot.state.has_agent()) {
+        let state = self.pilot(pilot).map(|pilot| pilot.state);
+        if state.is_some_and(State::has_agent) {
             self.actions.push(Action::Pass { pilot, request: Request::Resend { job } });
+        } else if state == Some(State::Away) {
+            // All of it comes when the agent is back, or never.
         } else if let (Outcome::Exited(status, hits), Some(epoch)) = (outcome, self.epoch_of(pilot)) {
-            self.tell(FromSite::Exited { reservation, epoch, job, member, status, hits });
+            self.tell_end(pilot, job, FromSite::Exited { reservation, epoch, job, member, status, hits });
         }
     }
 
     /// The pilots that take commands. A signal for a job is for all of them: where it does not run
     /// there may be what it started by ssh.
-    pub(super) fn signalled(&self, reservation: ReservationId, epoch: Epoch) -> Vec<PilotId> {
+    fn signalled(&self, reservation: ReservationId, epoch: Epoch) -> Vec<PilotId> {
         let pilots = self.incarnation_of(reservation, epoch).map(|incarnation| incarnation.roster.pilots());
         let running = pilots.into_iter().flatten().filter(|pilot| pilot.state == State::Running);
         running.map(|pilot| pilot.id).collect()
     }
 
+    /// The end of a command, behind where each of its streams ended: the GRC does not take it while
+    /// something in front of that is missing. Both in one step, so on one connection.
+    fn tell_end(&mut self, id: PilotId, job: JobId, exited: FromSite) {
+        let PilotId { reservation, member, .. } = id;
+        let (Some(epoch), Some(ran)) = (self.epoch_of(id), self.ran_mut(id, job)) else { return };
+        let printed = ran.printed;
+        for (stream, offset) in [Stream::Stdout, Stream::Stderr].into_iter().zip(printed) {
+            let bytes = Bytes::new();
+            self.tell(FromSite::Output { reservation, epoch, job, member, stream, offset, bytes });
+        }
+        self.tell(exited);
+    }
+
+    /// Where a stream ended is kept for the end; what it holds is passed on.
+    pub(super) fn on_output(&mut self, id: PilotId, job: JobId, stream: Stream, offset: u64, bytes: Bytes) {
+        let PilotId { reservation, member, .. } = id;
+        let Some(epoch) = self.epoch_of(id).filter(|_| self.is_told_of(id, job)) else { return };
+        if bytes.is_empty() {
+            if let Some(ran) = self.ran_mut(id, job) {
+                ran.printed[stream as usize] = offset;
+            }
+            return;
+        }
+        self.tell(FromSite::Output { reservation, epoch, job, member, stream, offset, bytes });
+    }
+
     fn ran_mut(&mut self, id: PilotId, job: JobId) -> Option<&mut Ran> {
-        self.incarnation_mut(id)?.jobs.get_mut(&job)?.0.get_mut(&id.member)
+        self.incarnation_mut(id)?.jobs.get_mut(&job)?.members.get_mut(&id.member)
+    }
+
+    /// The agent has this job's command, or will never have it: when all do, it need not be kept.
+    fn exec_answered(&mut self, id: PilotId, job: JobId) {
+        let Some(incarnation) = self.incarnation_mut(id) else { return };
+        let Some(job) = incarnation.jobs.get_mut(&job) else { return };
+        if let Some(ran) = job.members.get_mut(&id.member) {
+            ran.answered = true;
+        }
+        if job.members.values().all(|ran| ran.answered || ran.outcome != Outcome::Runs) {
+            job.command = None;
+        }
+    }
+
+    /// Signals what runs of a job; asked again of agents that do not answer.
+    pub(super) fn signal(&mut self, reservation: ReservationId, epoch: Epoch, job: JobId, signal: u8) {
+        for pilot in self.signalled(reservation, epoch) {
+            if let Some(ran) = self.ran_mut(pilot, job).filter(|ran| ran.outcome == Outcome::Runs) {
+                ran.signal = Some(signal);
+            }
+            let request = Request::Signal { job, signal };
+            self.actions.push(Action::Ask { pilot, asked: Asked::Signal(job), request });
+        }
+    }
+
+    pub(super) fn on_signalled(&mut self, id: PilotId, job: JobId) {
+        if let Some(ran) = self.ran_mut(id, job) {
+            ran.signal = None;
+        }
+    }
+
+    /// The agent is back: what it was asked and has not answered is asked again, and what it has to
+    /// say of commands, on a new connection, comes when it is asked for.
+    pub(super) fn resume_jobs(&mut self, id: PilotId) {
+        let Some(incarnation) = self.incarnation(id) else { return };
+        let mine = incarnation.jobs.iter().filter_map(|(job, of)| {
+            let ran = of.members.get(&id.member)?;
+            Some((*job, ran.clone(), of.command.clone().filter(|_| !ran.answered)))
+        });
+        for (job, ran, command) in mine.collect::<Vec<_>>() {
+            if matches!(ran.outcome, Outcome::NotStarted(_)) {
+                continue;
+            }
+            if ran.saved {
+                self.pass_exit_saved(id, job);
+                continue;
+            }
+            if let Some(command) = command.filter(|_| ran.outcome == Outcome::Runs) {
+                self.ask_exec(id, job, &command);
+            }
+            if let Some(signal) = ran.signal {
+                let request = Request::Signal { job, signal };
+                self.actions.push(Action::Ask { pilot: id, asked: Asked::Signal(job), request });
+            }
+            self.actions.push(Action::Pass { pilot: id, request: Request::Resend { job } });
+        }
     }
 
     /// Whether this member was asked to run this job and its end is not saved: an agent speaks for
     /// its own commands only, and of what is over no more.
     pub(super) fn is_told_of(&self, id: PilotId, job: JobId) -> bool {
         let jobs = self.incarnation(id).and_then(|incarnation| incarnation.jobs.get(&job));
-        let ran = jobs.and_then(|job| job.0.get(&id.member));
+        let ran = jobs.and_then(|job| job.members.get(&id.member));
         ran.is_some_and(|ran| !ran.saved && !matches!(ran.outcome, Outcome::NotStarted(_)))
     }
 
     pub(super) fn on_exec_answer(&mut self, id: PilotId, job: JobId, reply: Reply) {
+        self.exec_answered(id, job);
         let failure = match reply {
             Reply::Done => return,
             Reply::Failed(failure) => failure,
@@ -167,7 +275,7 @@ impl Site {
         ran.outcome = Outcome::Exited(status, hits);
         let PilotId { reservation, member, .. } = id;
         let Some(epoch) = self.epoch_of(id) else { return };
-        self.tell(FromSite::Exited { reservation, epoch, job, member, status, hits });
+        self.tell_end(id, job, FromSite::Exited { reservation, epoch, job, member, status, hits });
     }
 
     pub(super) fn exit_saved(&mut self, id: PilotId, job: JobId) {
@@ -179,7 +287,7 @@ impl Site {
 
     fn pass_exit_saved(&mut self, id: PilotId, job: JobId) {
         let jobs = self.incarnation(id).and_then(|incarnation| incarnation.jobs.get(&job));
-        let saved = jobs.and_then(|job| job.0.get(&id.member)).is_some_and(|ran| ran.saved);
+        let saved = jobs.and_then(|job| job.members.get(&id.member)).is_some_and(|ran| ran.saved);
         if saved && self.pilot(id).is_some_and(|pilot| pilot.state.has_agent()) {
             self.actions.push(Action::Pass { pilot: id, request: Request::ExitSaved { job } });
         }

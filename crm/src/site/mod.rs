@@ -23,6 +23,8 @@
 //! teardown is confirmed, never before.
 
 mod agents;
+mod ahead;
+mod away;
 mod begin;
 mod booking;
 mod end;
@@ -30,8 +32,11 @@ mod grc;
 mod hold;
 mod jobs;
 mod moves;
+mod queue;
 mod restore;
+mod rounds;
 mod shaping;
+mod verdict;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,8 +44,9 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
+use protocol::identity::Pin;
 use protocol::ids::{Epoch, MemberNumber, ReservationId, Version};
-use protocol::names::{SiteName, Text};
+use protocol::names::{NodeName, SiteName, Text};
 use protocol::refusal::Refusal;
 use protocol::site::{FromSite, Offer};
 use sandbox_images::Catalog;
@@ -49,9 +55,13 @@ use crate::addresses::Addresses;
 use crate::nodes::{Node, Nodes};
 use crate::offer::offer;
 use crate::pilot::{Pilot, PilotId, State, Times};
-use crate::record::{Record, Terms};
+use crate::queue::Queue;
+use crate::record::{Arrived, Record, Terms};
+use crate::trouble::Troubles;
+pub use ahead::Ahead;
 use booking::{Booking, Incarnation};
-pub use words::{Account, Action, Asked, Event, News, Submit};
+pub use queue::{lasts_max, walltime};
+pub use words::{Account, Action, Asked, Back, Event, News, Submit};
 
 /// What a grant's lifetime has beyond the window, so that the node never ends a sandbox before its
 /// site would.
@@ -82,6 +92,10 @@ pub struct Settings {
     pub times: Times,
     /// How long before a window its pilots may begin.
     pub lead: Duration,
+    /// How long pilots that came are held for those that have not.
+    pub hold: Duration,
+    /// Which queue of the batch system it is; empty where there is none.
+    pub queue: Text,
     pub catalog: Catalog,
 }
 
@@ -91,6 +105,12 @@ pub struct Site {
     settings: Settings,
     nodes: Nodes,
     addresses: Addresses,
+    queue: Queue,
+    /// What the batch system asks for at least.
+    lead_of_batch: Duration,
+    /// Nodes, and accounts, whose pilots fail one after another.
+    troubles: Troubles<NodeName>,
+    accounts: Troubles<u32>,
     bookings: BTreeMap<ReservationId, Booking>,
     /// When bookings must be looked at.
     wakes: BTreeSet<(Duration, ReservationId)>,
@@ -102,7 +122,14 @@ pub struct Site {
     leftovers: BTreeMap<PilotId, (Pilot, Account)>,
     /// Highest version of a reservation that is over here.
     fences: BTreeMap<ReservationId, Version>,
+    /// By which certificate the agents of pilots are known.
+    pins: BTreeMap<Pin, PilotId>,
     deadlines: BTreeSet<(Duration, PilotId)>,
+    verdicts: verdict::Verdicts,
+    /// The batch system keeps nodes free for windows in the future.
+    reserves_ahead: bool,
+    /// What was asked of it: nodes, begin and end.
+    ahead: BTreeMap<ReservationId, (u32, Duration, Duration)>,
     connected: bool,
     closing: bool,
     published: Option<Offer>,
@@ -122,13 +149,21 @@ impl Site {
             addresses: Addresses::new(&settings.ranges, settings.prefix_len, reserved),
             nodes: Nodes::new(nodes),
             settings,
+            queue: Queue::default(),
+            lead_of_batch: Duration::ZERO,
+            troubles: Troubles::default(),
+            accounts: Troubles::default(),
             bookings: BTreeMap::new(),
             wakes: BTreeSet::new(),
             waiting: BTreeSet::new(),
             freed: false,
             leftovers: BTreeMap::new(),
             fences: BTreeMap::new(),
+            pins: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            verdicts: verdict::Verdicts::default(),
+            reserves_ahead: false,
+            ahead: BTreeMap::new(),
             connected: false,
             closing: false,
             published: None,
@@ -152,10 +187,13 @@ impl Site {
                 self.hold(reservation, version, part, account);
             }
             Event::Grc(message) => self.on_grc(message),
-            Event::Arrived { pilot, nonce, node, boot_id } => self.on_arrived(pilot, nonce, node, boot_id),
+            Event::Arrived { pilot, pin, nonce, node, boot_id } => {
+                self.on_arrived(pilot, nonce, Arrived { pin, at: Some(node), boot_id });
+            }
+            Event::Returned { pilot, back } => self.on_returned(pilot, *back),
             Event::Answered { pilot, asked, reply } => self.on_answer(pilot, asked, reply),
             Event::Noticed { pilot, notice } => self.on_notice(pilot, notice),
-            Event::AgentLost { pilot, cause } => self.on_agent_lost(pilot, &cause),
+            Event::AgentLost { pilot, cause, silent } => self.on_agent_lost(pilot, &cause, silent),
             Event::BatchGone { pilot, reason } => self.on_batch_gone(pilot, &reason),
             Event::Batch(news) => self.on_batch_news(news),
             Event::Swept { pilot, outcome } => self.on_swept(pilot, outcome),
@@ -170,9 +208,10 @@ impl Site {
     pub fn next_deadline(&self) -> Option<Duration> {
         let pilots = self.deadlines.first().map(|(at, _)| *at);
         let bookings = self.wakes.first().map(|(at, _)| *at);
+        let queue = self.next_look_at_queue();
         let reports = (self.connected && (self.offer_changed || !self.progressed.is_empty()))
             .then(|| self.published_at + REPORT_INTERVAL);
-        [pilots, bookings, reports].into_iter().flatten().min()
+        [pilots, bookings, queue, reports, self.verdicts.next_deadline()].into_iter().flatten().min()
     }
 
     /// Whether this pilot may arrive: it was submitted, did not arrive yet, and runs as the
@@ -190,6 +229,23 @@ impl Site {
                 }
                 let why = format!("it was made for uid {}, this pilot runs as {uid}", account.uid);
                 Err(Refusal::BadToken { why: why.into() })
+            }
+            _ => Err(Refusal::BadToken { why: "its pilot is not awaited any more".into() }),
+        }
+    }
+
+    /// Which pilot has this certificate and may come back.
+    ///
+    /// # Errors
+    /// `Refusal::BadToken`, for the agent.
+    pub fn returns(&self, pin: &Pin, uid: u32) -> Result<PilotId, Refusal> {
+        let known = self.pins.get(pin).and_then(|id| Some((self.incarnation(*id)?, self.pilot(*id)?)));
+        match known {
+            Some((incarnation, pilot))
+                if incarnation.account.uid == uid
+                    && (pilot.state.has_agent() || pilot.state == State::Away) =>
+            {
+                Ok(pilot.id)
             }
             _ => Err(Refusal::BadToken { why: "its pilot is not awaited any more".into() }),
         }
@@ -284,8 +340,8 @@ impl Site {
 
     /// Tells the offer if it changed.
     fn publish(&mut self) {
-        let Settings { batch_system, ranges, catalog, name, lead, .. } = &self.settings;
-        let offer = offer(batch_system, ranges, &self.nodes, &self.addresses, catalog, *lead, self.now);
+        let name = &self.settings.name;
+        let offer = offer(&self.settings, &self.nodes, &self.addresses, &self.queue, self.lead(), self.now);
         self.offer_changed = false;
         if self.connected && self.published.as_ref() != Some(&offer) {
             let site = name.clone();
@@ -306,6 +362,7 @@ impl Site {
         for reservation in std::mem::take(&mut self.progressed) {
             self.published_at = self.now;
             self.tell_progress(reservation);
+            self.tell_waits(reservation);
         }
     }
 
@@ -325,5 +382,7 @@ impl Site {
             self.wakes.pop_first();
             self.on_wake(reservation);
         }
+        self.pass_old_verdicts();
+        self.look_at_queue();
     }
 }

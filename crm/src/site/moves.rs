@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Action, Asked, Site};
 use crate::pilot::{self, Do, Pilot, PilotId, State};
+use crate::record::{Key, Record, Value};
 
 impl Site {
     /// Lets something happen to a pilot and does what follows. Returns whether it moved.
@@ -26,7 +27,24 @@ impl Site {
         if before == after && follows.is_empty() {
             return false;
         }
-        self.set_deadline(id, self.settings.times.of(after).map(|time| self.now + time));
+        let queued_until = match after {
+            State::Held | State::Submitted => {
+                self.bookings.get(&id.reservation).map(|one| self.queued_until(one))
+            }
+            _ => None,
+        };
+        let deadline = match (before, after) {
+            // How long it may wait counts from when it was first submitted.
+            (State::Submitted, State::Held) => self.pilot(id).and_then(|pilot| pilot.deadline),
+            (State::Held, State::Submitted) => {
+                self.pilot(id).and_then(|pilot| pilot.deadline).or(queued_until)
+            }
+            _ => self.settings.times.of(after).map(|time| self.now + time),
+        };
+        self.set_deadline(id, deadline);
+        if after == State::Ready {
+            self.worked(id);
+        }
         if before.has_agent() && !after.has_agent() {
             self.lost_from_rates(id);
         }
@@ -73,8 +91,13 @@ impl Site {
         let Some(pilot) = self.pilot(id).cloned() else { return };
         match what {
             Do::Submit => self.submit(&pilot),
-            // The nonce comes with the arrival; see `on_arrived`.
-            Do::SetUp => {}
+            // The nonce comes with the arrival, and these with the return; see `on_arrived`.
+            Do::SetUp | Do::Resume => {}
+            Do::AskKeys => self.actions.push(Action::Ask {
+                pilot: id,
+                asked: Asked::GetKeys,
+                request: protocol::node::Request::GetKeys,
+            }),
             Do::ShutDown => self.actions.push(Action::Ask {
                 pilot: id,
                 asked: Asked::Shutdown,
@@ -104,6 +127,12 @@ impl Site {
                 self.offer_changed = true;
             }
             Do::Release => {
+                if let Some(pin) = &pilot.pin {
+                    self.pins.remove(pin);
+                }
+                if self.incarnation(id).is_some() {
+                    self.record(Record::Put(Key::Pilot(id), Value::Pilot(None)));
+                }
                 self.nodes.release(&pilot.node, id);
                 self.addresses.release(pilot.address, id);
                 self.gone_from_rates(id);

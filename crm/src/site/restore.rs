@@ -1,23 +1,24 @@
 //! A site made anew from its records. The first start is the same with none.
 //!
-//! What was voted for and granted stands as before. Of the pilots nothing is known any more: their
-//! agents lost this CRM and tear down, so each is taken away, and its node and address come back
-//! when that is confirmed. Their incarnation cannot go on; the GRC hears of it when it connects and
-//! orders the next.
+//! What was voted for and granted stands as before, and so do the pilots. One that arrived is away
+//! and may come back as long as its lease lasts: it says how it stands, and what runs there is not
+//! disturbed. One that never did is awaited as before, wherever it queues. How far their
+//! incarnation is follows from what they say. What was failing, ending or replaced by a newer epoch
+//! goes on ending.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use protocol::ids::{Epoch, ReservationId};
+use protocol::ids::ReservationId;
 use protocol::planted::{Bug, planted};
 use protocol::refusal::{Failure, Step};
 
 use super::booking::{Booking, Incarnation, Phase};
 use super::end::leftover;
-use super::{Account, Action, Settings, Site};
+use super::{Action, Settings, Site};
 use crate::nodes::Node;
-use crate::pilot::{Pilot, PilotId, Round};
-use crate::record::{self, Key, Placed, Record, Value};
+use crate::pilot::{Pilot, PilotId, State};
+use crate::record::{self, Arrived, Key, Placed, Record, Value};
 use crate::roster::Roster;
 
 impl Site {
@@ -38,6 +39,14 @@ impl Site {
         }
         let mut site = Self::new(settings, nodes);
         site.now = now;
+        let arrivals = current.extract_if(.., |key, _| matches!(key, Key::Pilot(_)));
+        let arrivals: Vec<(Key, Value)> = arrivals.collect();
+        let mut arrived: BTreeMap<PilotId, Option<Arrived>> = BTreeMap::new();
+        for (key, value) in arrivals {
+            if let (Key::Pilot(id), Value::Pilot(of)) = (key, value) {
+                arrived.insert(id, of);
+            }
+        }
         // Keys sort so that a booking comes before its incarnation.
         for (key, value) in current {
             match (key, value) {
@@ -46,14 +55,17 @@ impl Site {
                     site.bookings.insert(reservation, booking);
                 }
                 (Key::Incarnation(_) | Key::Leftover(_), _) if planted(Bug::PilotsForgotten) => {}
-                (Key::Incarnation(reservation), Value::Incarnation { epoch, round, account, members }) => {
-                    let id = |placed: &Placed| PilotId { reservation, round, member: placed.member };
-                    let pilots = members.into_iter().map(|placed| site.restore_pilot(id(&placed), placed));
-                    let pilots: Vec<Pilot> = pilots.collect();
-                    site.restore_incarnation(reservation, (epoch, round), account, pilots);
+                (Key::Incarnation(reservation), Value::Incarnation(kept)) => {
+                    let mut pilots = Vec::with_capacity(kept.members.len());
+                    for placed in &kept.members {
+                        let id = PilotId { reservation, round: kept.round, member: placed.member };
+                        let arrival = arrived.remove(&id);
+                        pilots.push(site.restore_member(id, placed.clone(), arrival));
+                    }
+                    site.restore_incarnation(reservation, *kept, pilots);
                 }
                 (Key::Leftover(id), Value::Leftover { account, placed, what }) => {
-                    let mut pilot = site.restore_pilot(id, placed);
+                    let mut pilot = site.restore_pilot(id, placed, State::Cancelling);
                     let dirt = what.unwrap_or_else(|| format!("pilot {id} does not go").into());
                     site.nodes.soil(&pilot.node, id, pilot.node_name(), dirt.clone());
                     site.addresses.quarantine(pilot.address, id);
@@ -64,8 +76,15 @@ impl Site {
                 _ => {}
             }
         }
+        for id in arrived.into_keys() {
+            site.record(Record::Forget(Key::Pilot(id)));
+        }
         site.take_up();
-        let actions = std::mem::take(&mut site.actions);
+        // Who dials now must be known, before anything is durable anew.
+        let (mut actions, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut site.actions)
+            .into_iter()
+            .partition(|action| matches!(action, Action::Adopt { .. }));
+        actions.extend(rest);
         (site, actions)
     }
 
@@ -76,6 +95,7 @@ impl Site {
         booking.begun = kept.begun;
         booking.wanted = kept.wanted;
         booking.round = kept.round;
+        booking.failed = kept.failed;
         booking.heard_at = self.now;
         booking.unsure = true;
         booking.charges = booking.charged();
@@ -87,57 +107,109 @@ impl Site {
         booking
     }
 
-    fn restore_pilot(&mut self, id: PilotId, placed: Placed) -> Pilot {
-        let Placed { node, layer, address, .. } = placed;
-        self.nodes.take(&node, layer, id);
-        self.addresses.take(address, id);
-        Pilot::of_before(id, node, layer, address)
+    fn restore_pilot(&mut self, id: PilotId, placed: Placed, state: State) -> Pilot {
+        self.nodes.take(&placed.node, placed.layer, id);
+        self.addresses.take(placed.address, id);
+        Pilot::of_before(id, placed, state)
+    }
+
+    /// A pilot of an incarnation: gone, away, or not arrived.
+    fn restore_member(&mut self, id: PilotId, placed: Placed, arrival: Option<Option<Arrived>>) -> Pilot {
+        match arrival {
+            // What it had is given back.
+            Some(None) => Pilot::of_before(id, placed, State::Gone),
+            Some(Some(Arrived { pin, at, boot_id })) => {
+                let mut pilot = self.restore_pilot(id, placed, State::Away);
+                pilot.at = at;
+                (pilot.pin, pilot.boot_id) = (Some(pin), Some(boot_id));
+                pilot.away = Some("the site's CRM was restarted meanwhile".into());
+                self.pins.insert(pin, id);
+                pilot
+            }
+            None => self.restore_pilot(id, placed, State::Submitted),
+        }
     }
 
     fn restore_incarnation(
         &mut self,
         reservation: ReservationId,
-        (epoch, round): (Epoch, Round),
-        account: Account,
+        kept: record::Incarnation,
         pilots: Vec<Pilot>,
     ) {
+        let record::Incarnation { epoch, round, account, classes, .. } = kept;
         match self.bookings.get_mut(&reservation) {
             Some(booking) => {
+                let newer = booking.wanted.max(epoch);
+                let epoch = if planted(Bug::OlderEpochAdopted) { newer } else { epoch };
+                if epoch > booking.begun {
+                    // Of the one before.
+                    booking.failed = None;
+                }
                 booking.begun = booking.begun.max(epoch);
                 booking.wanted = booking.wanted.max(epoch);
                 booking.round = booking.round.max(round);
                 let roster = Roster::new(pilots);
-                booking.incarnation = Some(Incarnation::new((epoch, round), account, roster, Phase::Ending));
+                let mut incarnation = Incarnation::new((epoch, round), account, roster, Phase::Starting);
+                incarnation.adopted = true;
+                booking.incarnation = Some(incarnation);
+                self.resume_rates(reservation, &classes);
             }
             // It was ending, and its booking was forgotten first.
             None => {
-                for pilot in pilots {
+                let ids = pilots.iter().map(|pilot| pilot.id).collect();
+                for mut pilot in pilots.into_iter().filter(|pilot| pilot.state != State::Gone) {
+                    pilot.state = State::Cancelling;
                     self.record(leftover(&pilot, &account));
                     self.leftovers.insert(pilot.id, (pilot, account.clone()));
                 }
                 self.record(Record::Forget(Key::Incarnation(reservation)));
+                self.forget_arrivals(ids);
             }
         }
     }
 
     /// Takes everything up where it can be taken up.
     fn take_up(&mut self) {
-        let all: Vec<PilotId> = self.pilots().map(|pilot| pilot.id).collect();
-        for id in all {
-            let state = self.pilot(id).map(|pilot| pilot.state);
-            let time = state.and_then(|state| self.settings.times.of(state));
-            self.set_deadline(id, time.map(|time| self.now + time));
-            self.actions.push(Action::Cancel { pilot: id });
+        let all: Vec<(PilotId, State)> = self.pilots().map(|pilot| (pilot.id, pilot.state)).collect();
+        for (pilot, state) in all {
+            let time = self.settings.times.of(state);
+            self.set_deadline(pilot, time.map(|time| self.now + time));
+            let awaited = state == State::Submitted && !planted(Bug::QueueTokenForgotten);
+            let token_s = awaited.then(|| self.lifetime_s(pilot.reservation));
+            self.actions.push(match state {
+                State::Away if planted(Bug::RestartEndsPilots) => Action::Cancel { pilot },
+                State::Submitted | State::Away => Action::Adopt { pilot, token_s },
+                _ => Action::Cancel { pilot },
+            });
         }
         for reservation in self.bookings.keys().copied().collect::<Vec<_>>() {
-            let Some(booking) = self.bookings.get_mut(&reservation) else { continue };
-            if booking.begun.0 > 0 {
-                let hint = "its sandboxes ended with it; the reservation is kept";
-                let failure = Failure::new(Step::Running, "the site's CRM was restarted", hint);
-                booking.failed = Some(failure.at_site(&self.settings.name));
-            }
+            self.take_up_incarnation(reservation);
             self.on_wake(reservation);
         }
         self.begin_waiting();
+    }
+
+    /// Whether an incarnation goes on, or an end that had begun does.
+    fn take_up_incarnation(&mut self, reservation: ReservationId) {
+        let Some(booking) = self.bookings.get(&reservation) else { return };
+        let (begun, has_failed) = (booking.begun, booking.failed.is_some());
+        let Some(incarnation) = &booking.incarnation else {
+            if begun.0 > 0 && !has_failed {
+                let hint = "the reservation is kept, and begun anew";
+                let cause = "the site's CRM was restarted while its sandboxes ended";
+                self.fail(reservation, begun, Failure::new(Step::Running, cause, hint));
+            }
+            return;
+        };
+        let lost = incarnation.roster.pilots().iter().find(|pilot| pilot.state == State::Gone);
+        let lost = lost.map(|pilot| pilot.id);
+        let newer = booking.wanted > incarnation.epoch || booking.standing().is_none();
+        if let Some(id) = lost.filter(|_| !has_failed) {
+            let cause = "its sandbox ended before the site's CRM was restarted";
+            self.fail_at(id, Failure::new(Step::Running, cause, "the reservation is begun anew"));
+        }
+        if newer {
+            self.wind_down(reservation);
+        }
     }
 }

@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use grant::{CLASSES_MAX, Rates};
 use protocol::ids::ReservationId;
-use protocol::node::{ClassUse, Reply};
+use protocol::names::SiteName;
+use protocol::node::{self, ClassUse, Reply};
 use protocol::refusal::{Failure, Step};
 use protocol::site::{Flow, FromSite};
 
 use super::{Action, Site};
 use crate::pilot::{PilotId, State};
 use crate::rates::Classes;
-use crate::shares::{ROUND, Shares};
+use crate::shares::{Installed, ROUND, Shares};
 
 /// Nodes may end a sandbox by themselves so much earlier or later than they would if they knew.
 const LEASE_TOLERANCE: Duration = Duration::from_secs(2);
@@ -40,6 +41,11 @@ pub(super) struct Shaping {
 }
 
 impl Shaping {
+    /// Whose each class is, for the journal.
+    pub fn names(&self) -> Vec<Option<SiteName>> {
+        self.classes.names()
+    }
+
     /// When it must be looked at again.
     pub fn next_deadline(&self, connected: bool) -> Option<Duration> {
         let told = (connected && self.news).then(|| self.told_at + USED_INTERVAL);
@@ -54,11 +60,17 @@ impl Site {
 
     /// Gives the members of a new incarnation their shares, if their part has rates at all.
     pub(super) fn start_rates(&mut self, reservation: ReservationId) {
+        let Some(booking) = self.bookings.get_mut(&reservation) else { return };
+        let (Some(grant), Some(_)) = (&booking.grant, &booking.incarnation) else { return };
+        // Peers that cannot be shaped were not held.
+        let Ok(classes) = Classes::new(&grant.part) else { return };
+        self.shape_with(reservation, classes);
+    }
+
+    fn shape_with(&mut self, reservation: ReservationId, classes: Classes) {
         let now = self.now;
         let Some(booking) = self.bookings.get_mut(&reservation) else { return };
         let (Some(grant), Some(incarnation)) = (&booking.grant, &mut booking.incarnation) else { return };
-        // Peers that cannot be shaped were not held.
-        let Ok(classes) = Classes::new(&grant.part) else { return };
         if classes.is_empty() {
             return;
         }
@@ -73,6 +85,49 @@ impl Site {
             looked_at: now,
             look_at: None,
         });
+    }
+
+    /// Takes the shares of sandboxes of before a restart up. What their nodes have is not known
+    /// until they are back, so nobody gets more until then.
+    pub(super) fn resume_rates(&mut self, reservation: ReservationId, names: &[Option<SiteName>]) {
+        let Some(booking) = self.bookings.get(&reservation) else { return };
+        let (Some(grant), Some(_)) = (&booking.grant, &booking.incarnation) else { return };
+        let Ok(classes) = Classes::resumed(names, &grant.part) else { return };
+        self.shape_with(reservation, classes);
+        let booking = self.bookings.get_mut(&reservation);
+        let Some(incarnation) = booking.and_then(|booking| booking.incarnation.as_mut()) else { return };
+        let Some(shaping) = &mut incarnation.shaping else { return };
+        for pilot in incarnation.roster.pilots() {
+            match pilot.state {
+                State::Gone => shaping.shares.gone(pilot.id.member),
+                state => shaping.shares.forget(pilot.id.member, state != State::Submitted),
+            }
+        }
+    }
+
+    /// An agent is back with these rates: orders that it has are confirmed, the others are lost.
+    pub(super) fn back_to_rates(&mut self, id: PilotId, state: node::State, rates: Option<&Rates>) {
+        let Some(pilot) = self.pilot_mut(id) else { return };
+        pilot.orders.clear();
+        if let Some(rates) = rates {
+            // Serials go on; of what else it was told nothing is left.
+            pilot.told = Some(Box::new(rates.clone()));
+        }
+        // When it ends by itself is told anew where that is wrong.
+        pilot.lease_end = Duration::ZERO;
+        let building = state == node::State::Building;
+        if building {
+            pilot.orders.insert(0, 1);
+        }
+        let installed = match rates {
+            Some(rates) => Installed::Rates(&rates.rates_kbit),
+            None if building => Installed::UnderWay,
+            None => Installed::Nothing,
+        };
+        if let Some(shaping) = self.shaping_mut(id) {
+            shaping.shares.back(id.member, installed);
+            self.schedule(id.reservation);
+        }
     }
 
     /// The rates that go with a member's SETUP.
@@ -215,7 +270,12 @@ impl Site {
                 let _ = shaping.shares.set_grant(class, new[class].max(grant.part.members));
             }
         }
+        let renamed = shaping.classes.names() != classes.names();
         shaping.classes = classes;
+        if renamed {
+            let record = incarnation.record(reservation);
+            self.record(record);
+        }
         self.shape(reservation);
     }
 

@@ -1,15 +1,19 @@
 //! What the owner of a site is told and what it tells its driver.
 
+use std::time::Duration;
+
 use grant::{Grant, Rates};
+use protocol::identity::Pin;
 use protocol::ids::{JobId, ReservationId, Version};
-use protocol::keys::KeyRing;
+use protocol::keys::{KeyRing, MemberKeys};
 use protocol::names::{EnvironmentName, NodeName, Text, UserName};
-use protocol::node::{Notice, Reply, Request};
+use protocol::node::{self, Notice, Reply, Request};
 use protocol::refusal::Refusal;
 use protocol::reservation::Limits;
 use protocol::site::{FromSite, Part, ToSite};
 use serde::{Deserialize, Serialize};
 
+use super::Ahead;
 use crate::pilot::PilotId;
 use crate::record::Record;
 use crate::standing::{BatchError, Capabilities, Standing};
@@ -35,13 +39,16 @@ pub enum Event {
     Grc(ToSite),
     /// A pilot showed its token, and [`crate::site::Site::expects`] said yes. `node` is what its
     /// machine calls itself.
-    Arrived { pilot: PilotId, nonce: [u8; 16], node: NodeName, boot_id: [u8; 16] },
+    Arrived { pilot: PilotId, pin: Pin, nonce: [u8; 16], node: NodeName, boot_id: [u8; 16] },
+    /// An agent that was let in before is connected again, and [`crate::site::Site::returns`] said
+    /// which pilot that is.
+    Returned { pilot: PilotId, back: Box<Back> },
     /// The agent answered a request.
     Answered { pilot: PilotId, asked: Asked, reply: Reply },
     /// The agent said something unasked.
     Noticed { pilot: PilotId, notice: Notice },
-    /// The connection to the agent ended.
-    AgentLost { pilot: PilotId, cause: Text },
+    /// The connection to the agent ended, or was given up, so long after its last word.
+    AgentLost { pilot: PilotId, cause: Text, silent: Duration },
     /// The batch system says that the pilot's process is gone, or never came to be.
     BatchGone { pilot: PilotId, reason: Text },
     /// What else the batch system says.
@@ -52,6 +59,16 @@ pub enum Event {
     Tick,
     /// The CRM shall stop: end all pilots, hold nothing new. What was granted stays granted.
     Stop,
+}
+
+/// How an agent stands that is there again.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Back {
+    pub nonce: [u8; 16],
+    pub state: node::State,
+    pub keys: Option<MemberKeys>,
+    /// Those that hold there. The site signed them, or they are not here.
+    pub rates: Option<Rates>,
 }
 
 /// What the batch system says unasked, or of a submission. The site may do without any of it:
@@ -93,9 +110,18 @@ pub enum Action {
     /// Make a token for this pilot and hand the pilot to the batch system. What follows one another
     /// and is of one round goes there as one batch job.
     Submit(Submit),
+    /// A CRM of before submitted this pilot: the batch system is to say when it is gone, and its
+    /// token is good for so many seconds more, if it may still arrive.
+    Adopt { pilot: PilotId, token_s: Option<u32> },
     /// Void the pilot's token and have the batch system take it away; answered by
     /// [`Event::BatchGone`], also when it does not know the pilot. Repeatable.
     Cancel { pilot: PilotId },
+    /// Have the batch system keep nodes free for a window, or keep them otherwise than before.
+    Reserve(Ahead),
+    /// It need not any more. Repeatable, also of what was never kept.
+    Unreserve { reservation: ReservationId },
+    /// Ask the batch system how the queue is; answered by [`News::Capabilities`] if it answers.
+    Probe,
     /// Remove what dead pilots left on the node; answered by [`Event::Swept`].
     Sweep { pilot: PilotId, node: NodeName, account: Account },
     /// Sign grant and rates, then send SETUP and GET_KEYS back to back.

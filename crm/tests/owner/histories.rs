@@ -12,7 +12,7 @@ use protocol::node::{Notice, Reply, State};
 use protocol::refusal::{Failure, Refusal, Step};
 use protocol::site::{FromSite, Part, Remaining, ToSite};
 
-use crate::world::{J, R, World, arrived, commit, exec_in, hold_of, keys, part, ring};
+use crate::world::{J, R, World, arrived, commit, exec_in, hold_of, keys, lost, part, ring};
 
 const KINDS: usize = 32;
 
@@ -42,7 +42,7 @@ fn event(kind: usize, member: u32, n: u32, world: &World) -> Option<Event> {
         18 if world.arrived.contains(&pilot) => {
             noticed(Notice::Gone { dirty: Some("a mount".into()), cause: None })
         }
-        19 => Event::AgentLost { pilot, cause: "reset".into() },
+        19 => lost(pilot),
         20 => Event::BatchGone { pilot, reason: "exit code 1".into() },
         21 => Event::Swept { pilot, outcome: if member == 0 { Ok(()) } else { Err("busy".into()) } },
         22 => exec_in(epoch, J, Target::All),

@@ -6,13 +6,15 @@ use crm::pilot::Round;
 use crm::site::Event;
 use protocol::ids::{Epoch, ReservationId, Version};
 use protocol::job::{ExitStatus, Hits, Stream, Target};
-use protocol::node::{Notice, Request, State};
+use protocol::node::{ENDED_BY_BATCH_SYSTEM, Notice, Request, State};
 use protocol::refusal::{Failure, Refusal, Step};
 use protocol::reservation::AddressBlock;
 use protocol::site::{FromSite, ToSite};
 
 use crate::said::*;
-use crate::world::{E, Fault, J, R, V, World, arrived, exec, exec_in, hold, hold_of, part, ring, start};
+use crate::world::{
+    E, Fault, J, R, V, World, arrived, exec, exec_in, hold, hold_of, lost, part, ring, start,
+};
 
 /// Hold to End as a GRC would drive it; stops driving when the part fails.
 fn whole_life(world: &mut World, members: u32) {
@@ -136,7 +138,7 @@ fn a_newer_epoch_waits_until_the_older_one_is_gone() {
     world.say(start(Epoch(2)));
     assert_eq!(world.submitted.len(), 1);
     let progress = protocol::reservation::Progress { wanted: 1, ..Default::default() };
-    let standing = FromSite::Progress { reservation: R, epoch: Epoch(2), progress };
+    let standing = FromSite::Progress { reservation: R, epoch: Epoch(2), round: 1, progress };
     assert_eq!(world.told.last(), Some(&standing), "of the older one nothing counts");
     world.wait(|w| w.submitted.len() == 2);
     assert_eq!(world.submitted[1].round, Round(2));
@@ -222,7 +224,10 @@ fn busy_nodes_are_said_to_be_busy_and_addresses_are_never_shared() {
 #[test]
 fn a_lost_agent_fails_the_part_by_name_and_its_node_comes_back_after_a_sweep() {
     let mut world = joined(2);
-    world.say(Event::AgentLost { pilot: pilot(1), cause: "reset".into() });
+    world.say(lost(pilot(1)));
+    world.pass(Duration::from_secs(12));
+    assert_eq!(world.heard(is_failed), 0, "it may come back");
+    world.pass(Duration::from_secs(1));
     let told = failure(&world);
     assert_eq!((told.step, told.node.as_ref().unwrap().as_str()), (Step::Running, "a2"));
     assert_eq!(world.swept, 1);
@@ -241,6 +246,29 @@ fn the_agents_own_cause_is_what_the_user_reads() {
     let told = failure(&world);
     assert_eq!(told.cause.as_str(), "the Launcher died");
     assert_eq!((told.site.as_ref().unwrap().as_str(), told.node.as_ref().unwrap().as_str()), ("a", "a1"));
+}
+
+/// Its node knows only that it was told to end.
+#[test]
+fn why_the_batch_system_ended_a_pilot_is_what_the_user_reads() {
+    let ended = |world: &mut World| {
+        let cause = Failure::new(Step::Running, ENDED_BY_BATCH_SYSTEM, "see the batch system");
+        let state = Notice::StateChanged { state: State::TearingDown, cause: Some(cause) };
+        world.mute = true;
+        world.say(Event::Noticed { pilot: pilot(1), notice: state });
+        assert_eq!(world.heard(is_failed), 0, "it is not known why yet");
+    };
+    let mut world = joined(2);
+    ended(&mut world);
+    world.say(Event::BatchGone { pilot: pilot(1), reason: "its time was over".into() });
+    let told = failure(&world);
+    assert_eq!(told.cause.as_str(), "the batch system ended the pilot: its time was over");
+    assert_eq!(told.node.as_ref().unwrap().as_str(), "a2");
+
+    let mut world = joined(2);
+    ended(&mut world);
+    world.pass(Duration::from_secs(3));
+    assert_eq!(failure(&world).cause.as_str(), ENDED_BY_BATCH_SYSTEM, "no word came");
 }
 
 #[test]
@@ -307,7 +335,8 @@ fn commands_go_to_their_members_and_agents_speak_for_their_own_only() {
             _ => None,
         })
         .collect();
-    assert_eq!(relayed, ["0 true", "0 exited"]);
+    // In front of the end, where both streams end.
+    assert_eq!(relayed, ["0 true", "0 ", "0 ", "0 exited"]);
 }
 
 #[test]

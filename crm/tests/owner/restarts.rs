@@ -5,13 +5,15 @@ use std::time::Duration;
 use crm::record::Key;
 use crm::site::Event;
 use protocol::ids::{Epoch, ReservationId};
+use protocol::job::Target;
+use protocol::node::{Notice, Request, State};
 use protocol::refusal::Refusal;
 use protocol::reservation::AddressBlock;
 use protocol::site::{FromSite, Part, ToSite};
 
 use crate::grc::Grc;
 use crate::said::*;
-use crate::world::{Fault, HOUR, R, V, World, commit, hold, hold_of, part, start};
+use crate::world::{Fault, HOUR, J, R, V, World, commit, exec, hold, hold_of, part, start};
 
 /// A whole life with a GRC that repeats what is not answered; the CRM dies at `dies_at`.
 fn life(dies_at: Option<usize>, fault: Option<(usize, Fault)>) -> (World, Grc) {
@@ -103,23 +105,82 @@ fn a_restart_gives_no_node_away() {
 }
 
 #[test]
-fn the_pilots_of_before_are_taken_away_and_the_grc_orders_the_next_incarnation() {
+fn pilots_that_come_back_within_the_lease_go_on_as_if_nothing_had_been() {
     let mut world = joined(2);
+    world.say(exec(Target::All));
+    world.told.clear();
     world.restart();
-    assert!(world.alive.is_empty());
+    world.say(Event::GrcConnected);
+    assert_eq!((world.site.holdings(), world.swept, world.alive.len()), ((2, 2), 0, 2));
+    assert_eq!((world.heard(is_failed), world.submitted.len()), (0, 2));
+    // The GRC asks how it stands, and is told as before.
+    world.say(start(Epoch(1)));
+    assert_eq!((world.heard(is_ready), world.heard(is_failed)), (1, 0));
+    // A job that this CRM never heard of starts nothing, and what it has to say is asked for.
+    world.say(exec(Target::All));
+    assert_eq!((world.started.len(), world.heard(|m| matches!(m, FromSite::ExecFailed { .. }))), (2, 0));
+    let resends = world.passed.iter().filter(|(_, request)| *request == Request::Resend { job: J });
+    assert_eq!(resends.count(), 2);
+    world.run_commands();
+    assert_eq!(world.heard(|m| matches!(m, FromSite::Exited { .. })), 2);
+}
+
+#[test]
+fn pilots_that_queue_arrive_at_the_next_crm() {
+    let mut world = World::new(2);
+    world.mute = true;
+    world.say(hold(part(2)));
+    world.say(commit(V, HOUR));
+    assert_eq!((world.alive.len(), world.stand.len()), (2, 0));
+    world.mute = false;
+    world.restart();
+    world.say(Event::GrcConnected);
+    assert_eq!((world.submitted.len(), world.heard(is_failed)), (2, 0));
+    world.return_all();
+    world.say(start(Epoch(1)));
+    assert!(world.heard(is_ready) > 0);
+}
+
+#[test]
+fn a_crm_that_is_back_too_late_names_the_node_and_gives_everything_back_once_it_is_gone() {
+    let mut world = joined(2);
+    world.come_back = false;
+    world.restart();
+    world.say(Event::GrcConnected);
+    world.told.clear();
+    world.pass(Duration::from_secs(12));
+    assert_eq!((world.heard(is_failed), world.site.holdings()), (0, (2, 2)));
+    world.pass(Duration::from_secs(1));
+    let failed = failure(&world);
+    assert!(failed.cause.as_str().contains("restarted") && failed.node.is_some(), "{failed}");
     assert_eq!((world.site.holdings(), world.swept), ((0, 0), 2));
+    world.say(start(Epoch(2)));
+    assert_eq!(world.submitted.len(), 4);
+}
+
+#[test]
+fn an_end_that_a_newer_epoch_asked_for_goes_on_over_a_restart() {
+    let mut world = joined(2);
+    world.mute = true;
+    world.say(start(Epoch(2)));
+    world.mute = false;
+    world.restart();
+    world.say(Event::GrcConnected);
+    world.pass(Duration::from_secs(30));
+    assert_eq!(world.submitted.len(), 4, "the newer one begins when the older is gone");
+    assert!(world.alive.iter().all(|pilot| pilot.round.0 == 2), "{:?}", world.alive);
+}
+
+#[test]
+fn why_an_incarnation_failed_is_told_again_after_a_restart() {
+    let mut world = joined(2);
+    let state = Notice::StateChanged { state: State::TearingDown, cause: None };
+    world.say(Event::Noticed { pilot: pilot(0), notice: state });
+    let before = failure(&world).clone();
+    world.restart();
     world.told.clear();
     world.say(Event::GrcConnected);
-    let failed = world.told.iter().find_map(|message| match message {
-        FromSite::Failed { epoch: Epoch(1), failure, .. } => Some(failure.to_string()),
-        _ => None,
-    });
-    assert!(failed.as_ref().is_some_and(|failed| failed.contains("restarted")), "{failed:?}");
-    // Nothing begins by itself, asked for the same one it answers the same.
-    world.say(start(Epoch(1)));
-    assert_eq!((world.heard(is_failed), world.submitted.len()), (2, 2));
-    world.say(start(Epoch(2)));
-    assert_eq!((world.submitted.len(), world.heard(is_ready)), (4, 1));
+    assert_eq!(failure(&world), &before);
 }
 
 #[test]

@@ -7,12 +7,13 @@ use std::time::Duration;
 use crm::nodes::Node;
 use crm::pilot::{PilotId, Times};
 use crm::record::{Key, Record, Value};
-use crm::site::{Account, Action, Asked, Event, Settings, Site};
+use crm::site::{Account, Action, Asked, Back, Event, Settings, Site};
+use protocol::identity::Pin;
 use protocol::ids::{Epoch, JobId, ReservationId, Version};
-use protocol::job::{Command, Hits, Target};
+use protocol::job::{Command, ExitStatus, Hits, Target};
 use protocol::keys::{KeyRing, Member, MemberKeys, PublicKey};
 use protocol::names::{EnvironmentName, HostName};
-use protocol::node::{Notice, Reply, Request};
+use protocol::node::{self, Notice, Reply, Request};
 use protocol::refusal::{Failure, Step};
 use protocol::reservation::{AddressBlock, Limits};
 use protocol::site::{FromSite, Offer, Part, Remaining, ToSite};
@@ -70,11 +71,41 @@ pub struct World {
     /// Rates that agents were told, with SETUP or later; for the later ones the test answers.
     pub shaped: Vec<(PilotId, grant::Rates)>,
     pub passed: Vec<(PilotId, Request)>,
+    /// Commands whose end is not saved: their agents tell it again.
+    pub kept: BTreeSet<(PilotId, JobId)>,
+    /// How agents stand that were let in.
+    pub stand: BTreeMap<PilotId, node::State>,
+    /// Agents come back to a CRM that was started anew; else their nodes are cut off from it.
+    pub come_back: bool,
+    /// How often the batch system was asked how its queue is.
+    pub probed: usize,
+    /// Machines that the last submission must not come to.
+    pub excluded: Vec<String>,
 }
 
 /// A pilot on the node that it was meant for dials in.
 pub fn arrived(pilot: PilotId, nonce: [u8; 16]) -> Event {
-    Event::Arrived { pilot, nonce, node: "a1".parse().unwrap(), boot_id: [7; 16] }
+    Event::Arrived { pilot, pin: pin(pilot), nonce, node: "a1".parse().unwrap(), boot_id: [7; 16] }
+}
+
+/// The certificate of a pilot's agent.
+pub fn pin(pilot: PilotId) -> Pin {
+    let mut pin = [0; 32];
+    pin[..8].copy_from_slice(&pilot.reservation.0.to_be_bytes());
+    pin[8..12].copy_from_slice(&pilot.round.0.to_be_bytes());
+    pin[12..16].copy_from_slice(&pilot.member.to_be_bytes());
+    Pin(pin)
+}
+
+/// How an agent stands that is there again.
+pub fn back(pilot: PilotId, state: node::State, rates: Option<grant::Rates>) -> Event {
+    let stands = (node::State::Ready..=node::State::Running).contains(&state);
+    let keys = stands.then(|| keys(pilot.member));
+    Event::Returned { pilot, back: Box::new(Back { nonce: [1; 16], state, keys, rates }) }
+}
+
+pub fn lost(pilot: PilotId) -> Event {
+    Event::AgentLost { pilot, cause: "reset by peer".into(), silent: Duration::ZERO }
 }
 
 pub fn settings() -> Settings {
@@ -90,6 +121,8 @@ pub fn settings() -> Settings {
         driver: grant::Driver::Macvlan,
         times: Times::default(),
         lead: Duration::from_secs(10),
+        hold: Duration::from_secs(600),
+        queue: "".into(),
         catalog: Catalog::host_only(),
     }
 }
@@ -195,6 +228,11 @@ impl World {
             running: vec![],
             shaped: vec![],
             passed: vec![],
+            kept: BTreeSet::new(),
+            stand: BTreeMap::new(),
+            come_back: true,
+            probed: 0,
+            excluded: vec![],
         };
         world.say(Event::GrcConnected);
         world
@@ -224,23 +262,48 @@ impl World {
         false
     }
 
-    /// The CRM dies and is started again: what was not durable is gone, agents lose it and tear
-    /// down, but their pilots are with the batch system until it is asked.
+    /// The CRM dies and is started again: what was not durable is gone. Its pilots are where they
+    /// were, and come back, or arrive, where they are let in.
     pub fn restart(&mut self) {
         self.dies_at = None;
         self.cut = true;
         self.events.clear();
-        self.running.clear();
         let records = self.records.clone().into_iter().map(|(key, value)| Record::Put(key, value));
         let (site, actions) = Site::restore(settings(), self.nodes.clone(), self.now, records);
         self.site = site;
         self.perform_all(actions);
         self.say(Event::Tick);
+        if self.come_back {
+            self.return_all();
+        }
+    }
+
+    /// Whoever is alive dials: who is not awaited ends.
+    pub fn return_all(&mut self) {
+        for pilot in self.alive.clone() {
+            let event = match self.stand.get(&pilot) {
+                Some(state) => {
+                    let told = self.shaped.iter().rev().find(|(of, _)| *of == pilot);
+                    let rates = told.map(|(_, rates)| rates.clone());
+                    self.site.returns(&pin(pilot), 1001).map(|_| back(pilot, *state, rates))
+                }
+                None => self.site.expects(pilot, 1001).map(|()| arrived(pilot, [1; 16])),
+            };
+            match event {
+                Ok(event) => self.say(event),
+                Err(_) if self.mute => {}
+                Err(_) => {
+                    self.gone(pilot);
+                    self.say(Event::Tick);
+                }
+            }
+        }
     }
 
     /// Every command that runs ends well.
     pub fn run_commands(&mut self) {
         for (pilot, job) in std::mem::take(&mut self.running) {
+            self.kept.insert((pilot, job));
             let notice =
                 Notice::Exited { job, status: protocol::job::ExitStatus::Code(0), hits: Hits::default() };
             self.say(Event::Noticed { pilot, notice });
@@ -306,7 +369,20 @@ impl World {
                 self.told.push(message);
             }
             Action::Dismiss { .. } => {}
-            Action::Pass { pilot, request } => self.passed.push((pilot, request)),
+            Action::Pass { pilot, request } => {
+                match request {
+                    Request::Resend { job } if self.kept.contains(&(pilot, job)) => {
+                        let (status, hits) = (ExitStatus::Code(0), Hits::default());
+                        let notice = Notice::Exited { job, status, hits };
+                        self.events.push_back(Event::Noticed { pilot, notice });
+                    }
+                    Request::ExitSaved { job } => drop(self.kept.remove(&(pilot, job))),
+                    _ => {}
+                }
+                self.passed.push((pilot, request));
+            }
+            Action::Reserve(_) | Action::Unreserve { .. } => {}
+            Action::Probe => self.probed += 1,
             Action::Shape { pilot, rates } => {
                 rates.check().unwrap();
                 self.shaped.push((pilot, *rates));
@@ -324,6 +400,7 @@ impl World {
             Action::Submit(submit) => {
                 let pilot = submit.pilot;
                 self.submitted.push(pilot);
+                self.excluded = submit.exclude.iter().map(ToString::to_string).collect();
                 let address = self.site.pilot(pilot).unwrap().address;
                 let place = (submit.node.as_str().to_owned(), address);
                 let doubled = self.where_alive.iter().find(|(id, (node, has))| {
@@ -335,6 +412,7 @@ impl World {
                 match fault {
                     None => {
                         self.alive.insert(pilot);
+                        self.stand.insert(pilot, node::State::Idle);
                         self.site.expects(pilot, 1001).unwrap();
                         self.events.push_back(arrived(pilot, [1; 16]));
                     }
@@ -342,6 +420,11 @@ impl World {
                         self.alive.insert(pilot);
                     }
                     Some(Fault::Refusal | Fault::Death) => self.gone(pilot),
+                }
+            }
+            Action::Adopt { pilot, .. } => {
+                if !self.alive.contains(&pilot) && fault.is_none() {
+                    self.gone(pilot);
                 }
             }
             Action::Cancel { pilot } => {
@@ -360,11 +443,17 @@ impl World {
             Action::SetUp { pilot, grant, rates, .. } => {
                 assert_eq!(grant.shaped, rates.is_some());
                 rates.into_iter().for_each(|rates| self.shaped.push((pilot, *rates)));
+                if fault.is_none() {
+                    self.stand.insert(pilot, node::State::Ready);
+                }
                 self.answer(pilot, Asked::Setup, Reply::Done, fault);
                 self.answer(pilot, Asked::GetKeys, Reply::Keys(keys(pilot.member)), None);
             }
             Action::Join { pilots, .. } => {
                 for pilot in pilots {
+                    if fault.is_none() {
+                        self.stand.insert(pilot, node::State::Running);
+                    }
                     self.answer(pilot, Asked::SetKeys, Reply::Done, fault);
                     self.answer(pilot, Asked::Run, Reply::Done, None);
                 }
@@ -392,9 +481,11 @@ impl World {
                 }
             },
             Action::Ask { pilot, asked: asked @ Asked::Exec(job), .. } => {
-                assert!(!self.started.contains(&(pilot, job)), "{job} was started twice on {pilot}");
-                self.started.push((pilot, job));
-                self.running.push((pilot, job));
+                // An agent starts nothing twice, whoever asks again.
+                if !self.started.contains(&(pilot, job)) {
+                    self.started.push((pilot, job));
+                    self.running.push((pilot, job));
+                }
                 self.answer(pilot, asked, Reply::Done, fault);
             }
             Action::Ask { pilot, asked, .. } => self.answer(pilot, asked, Reply::Done, fault),
@@ -424,10 +515,12 @@ impl World {
 
     fn gone(&mut self, pilot: PilotId) {
         self.alive.remove(&pilot);
+        self.stand.remove(&pilot);
+        self.running.retain(|(of, _)| *of != pilot);
         self.events.push_back(Event::BatchGone { pilot, reason: "exit code 3".into() });
     }
 
     fn lost(&mut self, pilot: PilotId) {
-        self.events.push_back(Event::AgentLost { pilot, cause: "reset by peer".into() });
+        self.events.push_back(lost(pilot));
     }
 }

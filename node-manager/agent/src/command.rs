@@ -241,6 +241,16 @@ impl Sent {
         true
     }
 
+    /// The end, behind where each stream ended: whoever has missed some of it knows then.
+    async fn tell_end(&self, status: ExitStatus, hits: Hits) {
+        let job = self.job;
+        for stream in STREAMS {
+            let offset = self.tails[stream as usize].end();
+            self.tell(&Notice::Output { job, stream, offset, bytes: Bytes::new() }).await;
+        }
+        self.tell(&Notice::Exited { job, status, hits }).await;
+    }
+
     async fn tell(&self, notice: &Notice) {
         self.voice.tell(self.line, notice).await;
     }
@@ -381,7 +391,7 @@ impl Live {
 
     async fn end(mut self, status: ExitStatus, full: Full) -> Ended {
         let hits = self.counters.hits(self.seen, full);
-        self.sent.tell(&Notice::Exited { job: self.sent.job, status, hits }).await;
+        self.sent.tell_end(status, hits).await;
         self.sent.tails.iter_mut().for_each(Tail::close);
         Ended { sent: self.sent, wishes: self.wishes, status, hits }
     }
@@ -418,8 +428,7 @@ impl Ended {
         while self.wishes.changed().await.is_ok() {
             let wished = *self.wishes.borrow_and_update();
             if self.sent.heed(wished).await {
-                let Self { status, hits, .. } = self;
-                self.sent.tell(&Notice::Exited { job: self.sent.job, status, hits }).await;
+                self.sent.tell_end(self.status, self.hits).await;
             }
         }
     }

@@ -23,6 +23,8 @@ use watch::Monitor;
 pub const EXIT_CLEAN: u8 = 0;
 /// Exit code: refused or unable to start; one line on standard error says why.
 pub const EXIT_REFUSED: u8 = 1;
+/// Exit code: no such option.
+pub const EXIT_USAGE: u8 = 2;
 /// Exit code: over, but something could not be removed; the line names it.
 pub const EXIT_DIRTY: u8 = 3;
 
@@ -36,6 +38,12 @@ pub fn run() -> u8 {
         }
         Err(reason) => refuse(&reason),
     }
+}
+
+/// There are no options, whatever somebody hopes for.
+pub fn misused() -> u8 {
+    refuse("usage: node-manager [sweep | --version]");
+    EXIT_USAGE
 }
 
 /// Removes what monitors that were killed have left, and names it; what stays makes the node dirty.
@@ -92,9 +100,7 @@ fn unsettled(errno: rustix::io::Errno) -> String {
 
 fn refuse(reason: &str) -> u8 {
     let uid = rustix::process::getuid().as_raw();
-    if rustix::process::geteuid().is_root() {
-        audit::line_to_system_log(uid, format_args!("refused to start: {reason}"));
-    }
+    audit::line_to_system_log(uid, format_args!("refused to start: {reason}"));
     complain(reason);
     EXIT_REFUSED
 }

@@ -74,14 +74,21 @@ pub fn reset_limits() -> Result<Vec<(Resource, Rlimit)>, String> {
         if reaches(old.current, if resource == Resource::Stack { least } else { wanted }) {
             continue;
         }
-        callers.push((resource, old));
+        let too_low = || Err(format!("the limit on {name} is too low here and cannot be raised"));
+        // What only root may raise stays a limit inside, and init needs as much as we do; what the
+        // caller may raise himself does not hinder it.
+        if least.is_some() && !reaches(old.maximum, least) {
+            return too_low();
+        }
+        let soft = old.current.map(|soft| soft.max(least.unwrap_or(0)));
+        callers.push((resource, Rlimit { current: soft, ..old }));
         let maximum = old.maximum.zip(wanted).map(|(maximum, wanted)| maximum.max(wanted));
         if setrlimit(resource, Rlimit { current: wanted, maximum }).is_ok() {
             continue;
         }
         let _ = setrlimit(resource, Rlimit { current: old.maximum, maximum: old.maximum });
         if !reaches(old.maximum, least) {
-            return Err(format!("the limit on {name} is too low here and cannot be raised"));
+            return too_low();
         }
     }
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })

@@ -237,7 +237,7 @@ impl Monitor {
                 self.tell(&answer, &[])
             }
             (Ok(Request::Heard), _) => {
-                self.silent_at = self.sandbox.is_some().then(|| boot_time() + self.lease);
+                self.silent_at = self.silent_at.map(|_| boot_time() + self.lease);
                 Turn::Stay
             }
             (Ok(Request::Status), state) => self.tell(&Notice::State(state), &[]),
@@ -263,6 +263,8 @@ impl Monitor {
         self.sandbox = Some(privilege::raised(|| start(&plan)).at(Step::CreateProcess, "capabilities")??);
         self.state = State::Building;
         self.deadline = Some(boot_time() + BUILD_TIMEOUT);
+        // The CRM signed this a moment ago.
+        self.silent_at = Some(boot_time() + self.lease);
         Ok(())
     }
 
@@ -333,8 +335,9 @@ impl Monitor {
     fn tell(&mut self, notice: &Notice, descriptors: &[BorrowedFd<'_>]) -> Turn {
         match channel::send(&self.agent.socket, &notice.encode(), descriptors) {
             Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => Turn::Stay,
-            Err(_) => {
+            Err(errno) => {
                 self.tear_down(EndReason::AgentBroke.sentence());
+                super::complain(format_args!("the agent takes nothing any more: {errno}"));
                 Turn::Over
             }
         }

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use crm::pilot::PilotId;
 use crm::site::Asked;
 use protocol::ids::{Epoch, JobId};
-use protocol::job::{ExitStatus, Hits};
+use protocol::job::ExitStatus;
 use protocol::keys::{KeyRing, MemberKeys, PublicKey};
 use protocol::node::{ClassUse, Notice, Reply, Request, State};
 use protocol::refusal::{Failure, Step};
@@ -23,7 +23,7 @@ impl Field {
             around.follows.push((self.random.below(500) * MS, News::Dies(number, leaves)));
         }
         if self.random.chance(around.temper.agent_silent) {
-            self.processes[number].silent = true;
+            self.falls_silent(around, number);
         }
         let process = &self.processes[number];
         (process.connected && !process.ended && !process.silent).then_some(number)
@@ -41,13 +41,14 @@ impl Field {
     fn answer(&mut self, around: &mut Around, number: usize, delay: Micros, asked: Asked, reply: Reply) {
         let process = &mut self.processes[number];
         process.says_at = process.says_at.max(around.at + delay);
-        around.follows.push((process.says_at - around.at, News::Answers(number, asked, reply)));
+        let news = News::Answers(number, process.line, asked, reply);
+        around.follows.push((process.says_at - around.at, news));
     }
 
-    fn say(&mut self, around: &mut Around, number: usize, delay: Micros, notice: Notice) {
+    pub(crate) fn say(&mut self, around: &mut Around, number: usize, delay: Micros, notice: Notice) {
         let process = &mut self.processes[number];
         process.says_at = process.says_at.max(around.at + delay);
-        around.follows.push((process.says_at - around.at, News::Says(number, notice)));
+        around.follows.push((process.says_at - around.at, News::Says(number, process.line, notice)));
     }
 
     fn fails(&mut self, around: &mut Around, number: usize, asked: Asked) -> bool {
@@ -62,7 +63,10 @@ impl Field {
     pub fn set_up(&mut self, around: &mut Around, pilot: PilotId, address: Ipv4Addr, allowed: Allowed) {
         let Some(number) = self.agent(around, pilot) else { return };
         self.processes[number].epoch = Epoch(allowed.epoch);
-        self.processes[number].allowed = allowed;
+        let process = &mut self.processes[number];
+        process.allowed = allowed;
+        process.stands = State::Building;
+        (process.setup_line, process.keys_line) = (process.line, process.line);
         if self.fails(around, number, Asked::Setup) {
             return;
         }
@@ -81,11 +85,19 @@ impl Field {
         around.truth.build(at, (around.site, number), (node, self.members_max), pilot, address);
         let allowed = std::mem::take(&mut self.processes[number].allowed);
         self.install(around, number, &allowed);
-        self.answer(around, number, MS, Asked::Setup, Reply::Done);
+        let process = &mut self.processes[number];
+        process.stands = State::Ready;
+        let (setup, asked) = (process.setup_line == process.line, process.keys_line == process.line);
+        if setup {
+            self.answer(around, number, MS, Asked::Setup, Reply::Done);
+        }
         let key = |random: &mut crate::random::Random| PublicKey(random.bytes());
         let keys = MemberKeys { host: key(&mut self.random), user: key(&mut self.random) };
+        self.processes[number].keys = Some(keys);
         let delay = self.takes(around, 5, 100);
-        self.answer(around, number, delay, Asked::GetKeys, Reply::Keys(keys));
+        if asked {
+            self.answer(around, number, delay, Asked::GetKeys, Reply::Keys(keys));
+        }
         if self.traffic && !self.processes[number].classes.is_empty() {
             around.follows.push((S, News::Counts(number)));
         }
@@ -104,21 +116,35 @@ impl Field {
         }
         let delay = self.takes(around, 5, 100);
         self.answer(around, number, delay, Asked::SetKeys, Reply::Done);
+        around.follows.push((delay, News::Stands(number, State::Joined)));
         self.answer(around, number, delay + 50 * MS, Asked::Run, Reply::Done);
+        around.follows.push((delay + 50 * MS, News::Stands(number, State::Running)));
     }
 
     pub fn ask(&mut self, around: &mut Around, pilot: PilotId, asked: Asked, request: &Request) {
         let Some(number) = self.agent(around, pilot) else { return };
         match request {
             Request::Exec { job, .. } => {
+                let process = &self.processes[number];
+                if let Some(failure) = process.failed_jobs.get(job) {
+                    let reply = Reply::Failed(failure.clone());
+                    return self.answer(around, number, 5 * MS, asked, reply);
+                }
+                if process.started_jobs.contains(job) {
+                    return self.answer(around, number, 5 * MS, asked, Reply::Done);
+                }
                 if self.fails(around, number, asked) {
+                    let failure = Failure::new(Step::Setup, "no memory", "free some");
+                    self.processes[number].failed_jobs.insert(*job, failure);
                     return;
                 }
+                self.processes[number].started_jobs.insert(*job);
                 let whose = (pilot, self.processes[number].epoch);
                 around.truth.start((around.at, &mut *around.history), around.site, whose, *job);
                 self.processes[number].commands.insert(*job, None);
                 self.answer(around, number, 5 * MS, asked, Reply::Done);
                 let runs = self.random.between(100, 20_000) * MS;
+                self.prints_until(around, number, *job, runs);
                 let status = ExitStatus::Code(self.random.below(3) as u8);
                 around.follows.push((runs, News::Exits(number, *job, status)));
             }
@@ -127,6 +153,12 @@ impl Field {
                 if self.random.chance(800) {
                     let status = ExitStatus::Signal(*signal);
                     around.follows.push((100 * MS, News::Exits(number, *job, status)));
+                }
+            }
+            Request::GetKeys => {
+                self.processes[number].keys_line = self.processes[number].line;
+                if let Some(keys) = self.processes[number].keys {
+                    self.answer(around, number, 5 * MS, asked, Reply::Keys(keys));
                 }
             }
             Request::Shutdown | Request::End { .. } => {
@@ -149,6 +181,7 @@ impl Field {
         let delay = self.takes(around, 5, 200);
         self.answer(around, number, delay, Asked::Shape(serial), Reply::Done);
         // What is asked is done in order, just before it is answered.
+        self.processes[number].shaping += 1;
         let done = self.processes[number].says_at - around.at;
         around.follows.insert(0, (done, News::Installed(number, allowed)));
     }
@@ -158,6 +191,7 @@ impl Field {
         if process.ended || process.sandbox.is_none() {
             return;
         }
+        process.rates = allowed.rates.clone().or(process.rates.take());
         process.lease = around.at + allowed.lifetime;
         around.follows.push((allowed.lifetime, News::LeaseOver(number)));
         for (class, rate_kbit, granted_kbit) in allowed.classes.iter().copied() {
@@ -172,18 +206,15 @@ impl Field {
     pub fn pass(&mut self, around: &mut Around, pilot: PilotId, request: &Request) {
         let Some(number) = self.agent(around, pilot) else { return };
         match request {
-            Request::Resend { job } => {
-                if let Some(Some(status)) = self.processes[number].commands.get(job).copied() {
-                    self.say(
-                        around,
-                        number,
-                        5 * MS,
-                        Notice::Exited { job: *job, status, hits: Hits::default() },
-                    );
+            Request::Resend { job } => self.sends_again(around, number, *job),
+            Request::OutputSaved { job, upto, .. } => {
+                if let Some(output) = self.processes[number].output.get_mut(job) {
+                    output.saved = (*upto).clamp(output.saved, output.printed);
                 }
             }
             Request::ExitSaved { job } => {
                 self.processes[number].commands.remove(job);
+                self.processes[number].output.remove(job);
             }
             _ => {}
         }
@@ -192,8 +223,7 @@ impl Field {
     /// The CRM closes the connection.
     pub fn dismiss(&mut self, around: &mut Around, pilot: PilotId) {
         if let Some(number) = self.agents.remove(&pilot) {
-            self.processes[number].connected = false;
-            around.follows.push((self.random.below(1_000) * MS, News::LostByAgent(number)));
+            self.cut_off(around, number, 1_000);
         }
     }
 
@@ -204,9 +234,7 @@ impl Field {
             return;
         }
         *known = Some(status);
-        if !process.silent {
-            self.say(around, number, 5 * MS, Notice::Exited { job, status, hits: Hits::default() });
-        }
+        self.ends(around, number, job, status);
     }
 
     pub(crate) fn tear_down(&mut self, around: &mut Around, number: usize) {

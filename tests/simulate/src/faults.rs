@@ -39,7 +39,9 @@ impl World {
                     Who::Site(site) => {
                         let host = &mut self.sites[site].host;
                         host.paused = host.is_up();
-                        host.life
+                        let life = host.life;
+                        self.is_unheard(site, time);
+                        life
                     }
                 };
                 self.agenda.after(time, Happening::Resume { who, life });
@@ -84,13 +86,14 @@ impl World {
                 }
                 2 * S
             }
-            Fault::AgentCut { site, node } => {
+            Fault::AgentCut { site, node, time } => {
                 for process in self.on_node(site, node) {
+                    self.sites[site].field.processes[process].cut_until = now + time;
                     let (first, second) = (self.random.below(8_000) * MS, self.random.below(8_000) * MS);
                     self.agenda.after(first, Happening::Field { site, news: News::LostByCrm(process) });
                     self.agenda.after(second, Happening::Field { site, news: News::LostByAgent(process) });
                 }
-                10 * S
+                10 * S + time
             }
         };
         self.lasting.insert(number);

@@ -6,19 +6,24 @@
 //!             \__________\____________\______________\_ dies at any point, and may leave remains
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use crm::pilot::PilotId;
 use crm::site::{Asked, Event, Submit};
+use grant::Rates;
 use protocol::ids::{Epoch, JobId};
 use protocol::job::ExitStatus;
+use protocol::keys::MemberKeys;
 use protocol::names::NodeName;
-use protocol::node::{Notice, Reply};
+use protocol::node::{Notice, Reply, State};
+use protocol::refusal::Failure;
 
 use crate::agenda::{MS, Micros, S};
 use crate::history::History;
 use crate::random::Random;
+use crate::returns::{Expected, pin};
 use crate::scenario::{SiteSpec, Temper};
 use crate::truth::Truth;
 
@@ -33,6 +38,8 @@ pub struct Allowed {
     pub classes: Vec<ClassRate>,
     /// From when it is told.
     pub lifetime: Micros,
+    /// As the CRM made them.
+    pub rates: Option<Rates>,
 }
 
 /// What happens at a site beside its CRM.
@@ -41,9 +48,20 @@ pub enum News {
     /// The batch system starts a process on its node.
     Starts(usize),
     Dials(usize, u32),
+    /// An agent that lost its CRM dials again.
+    Redials(usize),
+    /// An agent, or its monitor, looks whether anything was heard since this line broke or stood still.
+    Silence(usize, u32),
+    /// The CRM stood still for a whole lease.
+    Unheard(usize, u32),
     Built(usize, Ipv4Addr),
-    Answers(usize, Asked, Reply),
-    Says(usize, Notice),
+    /// On the line of this number.
+    Answers(usize, u32, Asked, Reply),
+    Says(usize, u32, Notice),
+    /// The key ring is there, or the services answer.
+    Stands(usize, State),
+    /// A command prints so much.
+    Prints(usize, JobId, u32),
     /// A command ends.
     Exits(usize, JobId, ExitStatus),
     /// The CRM notices that the connection to this agent is gone.
@@ -58,6 +76,8 @@ pub enum News {
     /// The batch system reports.
     Gone(PilotId),
     Swept(PilotId, usize),
+    /// The batch system speaks to this life of the CRM.
+    Batch(u32, crm::site::News),
     Counts(usize),
 }
 
@@ -72,21 +92,51 @@ pub struct Process {
     pub ended: bool,
     /// Its agent is connected to that CRM.
     pub connected: bool,
+    /// Counts its connections.
+    pub line: u32,
+    /// It was let in, and perhaps it shall arrive anew all the same.
+    pub was_in: bool,
+    pub unknown: bool,
+    /// Nothing gets through to any CRM until then.
+    pub cut_until: Micros,
+    pub nonce: [u8; 16],
+    pub stands: State,
+    pub keys: Option<MemberKeys>,
+    /// On which line SETUP was asked for, and the keys were.
+    pub setup_line: u32,
+    pub keys_line: u32,
+    /// Those that hold, and how many are under way.
+    pub rates: Option<Rates>,
+    pub shaping: u32,
     /// It answers nothing any more.
     pub silent: bool,
     pub tearing: bool,
     pub sandbox: Option<Ipv4Addr>,
+    /// The batch system said that it is not there.
+    pub lied: bool,
     /// Of the grant that it was built by.
     pub epoch: Epoch,
     /// Nothing that it says overtakes what it said before.
     pub says_at: Micros,
     pub commands: BTreeMap<JobId, Option<ExitStatus>>,
+    pub output: BTreeMap<JobId, Output>,
+    pub started_jobs: BTreeSet<JobId>,
+    pub failed_jobs: BTreeMap<JobId, Failure>,
     /// When the sandbox ends by itself, by its own clock.
     pub lease: Micros,
     /// What comes with the sandbox.
     pub allowed: Allowed,
     /// Rate and bytes sent, by class.
     pub classes: BTreeMap<u8, (u32, u64)>,
+}
+
+/// What a command has printed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Output {
+    pub printed: u64,
+    pub saved: u64,
+    /// Where all that is not saved was sent.
+    pub line: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -120,6 +170,8 @@ pub struct Field {
     told: BTreeMap<PilotId, u32>,
     /// The CRM of now.
     pub crm: u32,
+    /// The queue takes nothing until then.
+    pub(crate) shut_until: Micros,
     pub traffic: bool,
 }
 
@@ -134,6 +186,7 @@ impl Field {
             tokens: BTreeMap::new(),
             told: BTreeMap::new(),
             crm: 0,
+            shut_until: 0,
             traffic,
         }
     }
@@ -141,14 +194,34 @@ impl Field {
     /// The CRM died: every agent will notice.
     pub fn crm_died(&mut self, around: &mut Around) {
         for number in std::mem::take(&mut self.agents).into_values() {
-            self.processes[number].connected = false;
-            around.follows.push((self.random.below(10_000) * MS, News::LostByAgent(number)));
+            self.cut_off(around, number, 2_000);
+        }
+    }
+
+    /// A CRM of now takes up a pilot of one before; perhaps it awaits it.
+    pub fn adopt(&mut self, around: &mut Around, pilot: PilotId, awaited: bool) {
+        if awaited {
+            self.tokens.insert(pilot, Token { crm: self.crm, used: false, void: false });
+        }
+        self.told.remove(&pilot);
+        if !self.processes.iter().any(|process| process.pilot == pilot && !process.ended) {
+            around.follows.push((self.random.between(5, 800) * MS, News::Gone(pilot)));
         }
     }
 
     pub fn submit(&mut self, around: &mut Around, submit: &Submit) {
         let pilot = submit.pilot;
+        let alive = |process: &&Process| process.pilot == pilot && !process.ended && process.crm == self.crm;
+        if let Some(process) = self.processes.iter().find(alive).filter(|process| !process.lied) {
+            let what = || format!("{pilot} is submitted while {} of it is there", process.node);
+            around.history.broken(around.at, "submit-once", what);
+        }
         let temper = around.temper;
+        if let Some(unsure) = self.queue_takes(around, pilot) {
+            if !unsure {
+                return;
+            }
+        }
         self.tokens.insert(pilot, Token { crm: self.crm, used: false, void: false });
         self.told.remove(&pilot);
         let gone = |random: &mut Random| (random.between(5, 500) * MS, News::Gone(pilot));
@@ -172,12 +245,27 @@ impl Field {
                 started: false,
                 ended: false,
                 connected: false,
+                line: 0,
+                was_in: false,
+                unknown: false,
+                cut_until: 0,
+                nonce: self.random.bytes(),
+                stands: State::Idle,
+                keys: None,
+                setup_line: 0,
+                keys_line: 0,
+                rates: None,
+                shaping: 0,
                 silent: false,
                 tearing: false,
                 sandbox: None,
+                lied: false,
                 epoch: Epoch(0),
                 says_at: 0,
                 commands: BTreeMap::new(),
+                output: BTreeMap::new(),
+                started_jobs: BTreeSet::new(),
+                failed_jobs: BTreeMap::new(),
                 lease: 0,
                 allowed: Allowed::default(),
                 classes: BTreeMap::new(),
@@ -219,8 +307,29 @@ impl Field {
 
     /// Lets something happen; perhaps the CRM of now is told. `expected` is what it says of a pilot
     /// that dials: nothing, while it is down or paused.
-    pub fn news(&mut self, around: &mut Around, news: News, expected: Option<bool>) -> Option<Event> {
-        match news {
+    pub fn news(&mut self, around: &mut Around, news: News, expected: Option<Expected>) -> Vec<Event> {
+        let event = match news {
+            News::Redials(number) => return self.redials(around, number, expected),
+            News::Silence(number, line) => {
+                self.silence(around, number, line);
+                None
+            }
+            News::Unheard(number, line) => {
+                let process = &self.processes[number];
+                if process.connected && process.line == line {
+                    self.tear_down(around, number);
+                }
+                None
+            }
+            News::Stands(number, state) => {
+                let process = &mut self.processes[number];
+                process.stands = process.stands.max(state);
+                None
+            }
+            News::Prints(number, job, more) => {
+                self.prints(around, number, job, more);
+                None
+            }
             News::Starts(number) => {
                 let process = &mut self.processes[number];
                 if !process.ended {
@@ -234,14 +343,14 @@ impl Field {
                 self.built(around, number, address);
                 None
             }
-            News::Answers(number, asked, reply) => {
+            News::Answers(number, line, asked, reply) => {
                 let process = &self.processes[number];
-                let heard = process.connected && process.crm == self.crm && !process.ended;
+                let heard = process.connected && process.line == line && !process.ended;
                 heard.then_some(Event::Answered { pilot: process.pilot, asked, reply })
             }
-            News::Says(number, notice) => {
+            News::Says(number, line, notice) => {
                 let process = &self.processes[number];
-                let heard = process.connected && process.crm == self.crm;
+                let heard = process.connected && process.line == line;
                 heard.then_some(Event::Noticed { pilot: process.pilot, notice })
             }
             News::Exits(number, job, status) => {
@@ -255,15 +364,22 @@ impl Field {
                 if was {
                     self.agents.remove(&pilot);
                 }
-                process.connected = false;
-                was.then(|| Event::AgentLost { pilot, cause: "reset".into() })
+                if was {
+                    self.cut_off(around, number, 2_000);
+                }
+                was.then(|| Event::AgentLost { pilot, cause: "reset".into(), silent: Duration::ZERO })
             }
             News::LostByAgent(number) => {
-                self.processes[number].connected = false;
-                self.tear_down(around, number);
+                if self.processes[number].connected {
+                    self.cut_off(around, number, 0);
+                    let after = self.random.below(8_000) * MS;
+                    around.follows.push((after, News::LostByCrm(number)));
+                }
                 None
             }
             News::Installed(number, allowed) => {
+                let process = &mut self.processes[number];
+                process.shaping = process.shaping.saturating_sub(1);
                 self.install(around, number, &allowed);
                 None
             }
@@ -289,11 +405,15 @@ impl Field {
             }
             News::Gone(pilot) => {
                 self.told.insert(pilot, self.crm);
+                let mine = self.processes.iter_mut().filter(|process| process.pilot == pilot);
+                mine.for_each(|process| process.lied = true);
                 Some(Event::BatchGone { pilot, reason: "exit code 1".into() })
             }
+            News::Batch(life, news) => (life == self.crm).then_some(Event::Batch(news)),
             News::Swept(pilot, node) => Some(self.swept(around, pilot, node)),
             News::Counts(number) => self.counts(around, number),
-        }
+        };
+        event.into_iter().collect()
     }
 
     fn dials(
@@ -301,7 +421,7 @@ impl Field {
         around: &mut Around,
         number: usize,
         tries: u32,
-        expected: Option<bool>,
+        expected: Option<Expected>,
     ) -> Option<Event> {
         let process = &self.processes[number];
         if process.ended {
@@ -313,24 +433,33 @@ impl Field {
                 around.follows.push((700 * MS, News::Dials(number, tries + 1)));
                 return None;
             }
-            Some(true) => {
+            // It did not hear that it was let in.
+            Some(expected) if expected.returns => {
+                let lost = self.agents.get(&pilot).is_some();
+                let back = self.let_back(around, number);
+                debug_assert!(!lost);
+                return Some(back);
+            }
+            Some(expected) if expected.arrives => {
                 let token = self.tokens.get_mut(&pilot);
+                if token.as_ref().is_some_and(|one| one.crm != self.crm && !one.void) {
+                    let what = || format!("{pilot} is awaited, and its token is forgotten");
+                    around.history.broken(around.at, "queue-kept", what);
+                }
                 if let Some(token) = token.filter(|one| one.crm == self.crm && !one.used && !one.void) {
                     token.used = true;
                     self.agents.insert(pilot, number);
                     let process = &mut self.processes[number];
                     process.connected = true;
                     process.crm = self.crm;
+                    process.line += 1;
+                    (process.was_in, process.unknown) = (true, false);
+                    let nonce = process.nonce;
                     let node = self.names[process.node].clone();
-                    return Some(Event::Arrived {
-                        pilot,
-                        nonce: self.random.bytes(),
-                        node,
-                        boot_id: [0; 16],
-                    });
+                    return Some(Event::Arrived { pilot, pin: pin(number), nonce, node, boot_id: [0; 16] });
                 }
             }
-            None | Some(false) => {}
+            None | Some(_) => {}
         }
         self.dies(around, number, false);
         None

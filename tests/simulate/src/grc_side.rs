@@ -9,6 +9,7 @@ use crate::agenda::{MS, Micros, S};
 use crate::clients::Made;
 use crate::host::{Next, Woken};
 use crate::network::End;
+use crate::outputs::Doorway;
 use crate::promises::Sent;
 use crate::scenario::{Fault, Who, Wish};
 use crate::world::{Happening, Message, World};
@@ -72,6 +73,21 @@ impl World {
         }
         let name = self.sites[site].name.clone();
         self.say("grc", || format!("<- {name} {message:?}"));
+        let message = match self.files.hears(site, connection, message) {
+            Doorway::Owner(message) => message,
+            Doorway::Answer(message) => return self.sends_to(site, connection, message),
+            Doorway::Nothing => return,
+        };
+        if let FromSite::Exited { job, member, .. } = &message {
+            let (taken, printed) =
+                (self.files.taken(*job, site, *member), self.truth.printed.get(&(*job, site, *member)));
+            if printed.is_some_and(|printed| *printed != taken) {
+                let what = || {
+                    format!("{job} ended at member {member} of {name}, {taken} of {printed:?} bytes are kept")
+                };
+                self.history.broken(now, "output-whole", what);
+            }
+        }
         self.tell_grc(Event::FromSite { site: name, connection: ConnectionId(connection), message });
     }
 

@@ -52,6 +52,9 @@ pub struct Promise {
     pub touched: Micros,
     /// What sites were asked to hold, by version and site.
     pub parts: BTreeMap<(Version, usize), Part>,
+    /// Incarnations that a site was told to begin, and that it said cannot go on: the newest.
+    pub begun: BTreeMap<usize, Epoch>,
+    pub failed: BTreeMap<usize, Epoch>,
     /// What sites said they have committed.
     pub committed: BTreeMap<usize, Version>,
     /// The latest that its user was shown.
@@ -129,6 +132,9 @@ impl Promises {
                     history.broken(at, "window", what);
                 }
             }
+            ToSite::Start { reservation, epoch, .. } if *epoch > Epoch::FIRST => {
+                self.all.entry(*reservation).or_default().begun.insert(about.site, *epoch);
+            }
             ToSite::End { reservation } => {
                 if let (Some(promise), Some(decided)) = (self.all.get_mut(reservation), about.decided) {
                     promise.own_job = promise.own_job.or(decided.own_job);
@@ -191,6 +197,9 @@ impl Promises {
                     history.broken(at, "grant-kept", what);
                 }
             }
+            FromSite::Failed { reservation, epoch, .. } => {
+                self.all.entry(*reservation).or_default().failed.insert(site, *epoch);
+            }
             FromSite::Lost { reservation, version }
                 if self.in_force(*reservation, at) && self.all[reservation].version == *version =>
             {
@@ -227,6 +236,16 @@ impl Promises {
         if view.state.is_final() {
             self.ended_jobs.insert(view.id, view.state.clone());
         }
+    }
+
+    /// Whether the incarnation at a site had a reason to end: it failed, another was ordered, or what
+    /// it needs was changed.
+    pub fn is_over_at(&self, id: ReservationId, site: usize) -> bool {
+        self.all.get(&id).is_none_or(|promise| {
+            promise.failed.contains_key(&site)
+                || promise.begun.contains_key(&site)
+                || promise.parts.keys().filter(|(_, at)| *at == site).count() > 1
+        })
     }
 
     /// Whether a site must have this grant now.

@@ -168,6 +168,8 @@ pub enum Fault {
     AgentCut {
         site: usize,
         node: usize,
+        /// So long it cannot dial again.
+        time: Micros,
     },
 }
 
@@ -183,6 +185,10 @@ pub struct Temper {
     pub batch_never: u32,
     pub batch_refuses: u32,
     pub submit_answer_lost: u32,
+    /// The queue takes nothing for a while, says no, or does not say whether it took something.
+    pub queue_shut: u32,
+    pub queue_refuses: u32,
+    pub queue_unsure: u32,
     pub pilot_twice: u32,
     pub gone_twice: u32,
     pub gone_early: u32,
@@ -368,7 +374,7 @@ fn faults(random: &mut Random, sites: &[SiteSpec], calm_at: Micros) -> Vec<(Micr
                 Fault::Cut { site, up, down, time: long }
             }
             12 if random.chance(500) => Fault::Break { site },
-            12 => Fault::AgentCut { site, node },
+            12 => Fault::AgentCut { site, node, time: short },
             _ => Fault::NodeDies { site, node, leaves: random.chance(500) },
         };
         faults.push((at, fault));
@@ -413,5 +419,8 @@ fn temper(random: &mut Random) -> Temper {
         agent_dies: some(150, 100),
         agent_silent: some(120, 120),
         sweep_fails: some(120, 300),
+        queue_shut: some(150, 200),
+        queue_refuses: some(100, 200),
+        queue_unsure: some(150, 400),
     }
 }

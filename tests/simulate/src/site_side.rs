@@ -13,6 +13,7 @@ use crate::agenda::{MS, Micros, S};
 use crate::field::{Allowed, Around, ClassRate, Field, News};
 use crate::host::{Next, Woken};
 use crate::network::End;
+use crate::returns::{Expected, pin};
 use crate::scenario::Who;
 use crate::world::{Happening, Message, World};
 
@@ -21,6 +22,7 @@ impl World {
         let now = self.agenda.now();
         self.sites[site].host.clocks.resume(now);
         let started = self.restore_site(site);
+        self.check_kept(site, &started.1);
         let place = &mut self.sites[site];
         place.host.start(started);
         place.field.crm = place.host.life;
@@ -111,25 +113,35 @@ impl World {
                 self.parts_changed[site] |=
                     matches!(message, FromSite::Held { .. } | FromSite::Committed { .. });
                 self.promises.told((now, &mut self.history), site, &message);
+                self.check_epochs(site, &message);
                 if let Some(connection) = self.sites[site].link.at_site {
                     self.post(site, connection, Message::Up(Box::new(message)));
                 }
             }
             Action::Submit(submit) => self.around(site, |field, around| field.submit(around, &submit)),
+            Action::Adopt { pilot, token_s } => {
+                self.around(site, |field, around| field.adopt(around, pilot, token_s.is_some()));
+            }
             Action::Cancel { pilot } => self.around(site, |field, around| field.cancel(around, pilot)),
+            Action::Probe => self.around(site, |field, around| field.probe(around)),
             Action::Sweep { pilot, node, .. } => {
                 self.around(site, |field, around| field.sweep(around, pilot, &node));
             }
+            // Its batch system keeps nothing ahead.
+            Action::Reserve(_) | Action::Unreserve { .. } => {}
             Action::SetUp { pilot, grant, rates, .. } => {
+                let kept = rates.as_deref().cloned();
                 let classes = rates.map_or_else(Vec::new, |rates| self.classes(site, pilot, &rates));
                 let epoch = u32::try_from(grant.epoch).unwrap_or(u32::MAX);
-                let allowed = Allowed { epoch, classes, lifetime: Micros::from(grant.lifetime_s) * S };
+                let lifetime = Micros::from(grant.lifetime_s) * S;
+                let allowed = Allowed { epoch, rates: kept, classes, lifetime };
                 self.around(site, |field, around| field.set_up(around, pilot, grant.address, allowed));
             }
             Action::Shape { pilot, rates } => {
                 let serial = rates.serial;
                 let classes = self.classes(site, pilot, &rates);
-                let allowed = Allowed { epoch: 0, classes, lifetime: Micros::from(rates.lifetime_s) * S };
+                let lifetime = Micros::from(rates.lifetime_s) * S;
+                let allowed = Allowed { epoch: 0, classes, lifetime, rates: Some(*rates) };
                 self.around(site, |field, around| field.shape(around, pilot, serial, allowed));
             }
             Action::Join { pilots, ring } => {
@@ -174,14 +186,17 @@ impl World {
         let owner = host.owner.as_ref().filter(|_| !host.paused);
         // What the owner would say is asked before the field is borrowed.
         let expected = match (&news, owner) {
-            (News::Dials(number, _), Some(owner)) => {
+            (News::Dials(number, _) | News::Redials(number), Some(owner)) => {
                 let process = &self.sites[site].field.processes[*number];
-                Some(owner.expects(process.pilot, process.uid).is_ok())
+                Some(Expected {
+                    arrives: owner.expects(process.pilot, process.uid).is_ok(),
+                    returns: owner.returns(&pin(*number), process.uid).is_ok(),
+                })
             }
             _ => None,
         };
         let told = self.around(site, |field, around| field.news(around, news, expected));
-        if let Some(event) = told {
+        for event in told {
             let name = self.sites[site].name.clone();
             self.say(&name, || format!("<- {event:?}"));
             self.tell_site(site, event);

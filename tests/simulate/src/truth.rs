@@ -26,6 +26,8 @@ pub struct Truth {
     sandboxes: BTreeMap<Ipv4Addr, Sandbox>,
     /// The newest incarnation that was ever built, by site.
     newest: BTreeMap<(ReservationId, usize), Epoch>,
+    /// How much commands printed that have ended, by site and member.
+    pub printed: BTreeMap<(JobId, usize, MemberNumber), u64>,
     started: BTreeSet<(JobId, Epoch, usize, MemberNumber)>,
     /// What every member of an incarnation was told about the others.
     rings: BTreeMap<(ReservationId, Epoch), u64>,

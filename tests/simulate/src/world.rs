@@ -13,6 +13,7 @@ use crate::field::{Field, News};
 use crate::history::History;
 use crate::host::Host;
 use crate::network::{Direction, End, Link};
+use crate::outputs::Files;
 use crate::promises::Promises;
 use crate::random::Random;
 use crate::scenario::{Scenario, SiteSpec, Who};
@@ -106,6 +107,7 @@ pub struct World {
     pub clients: Clients,
     pub promises: Promises,
     pub truth: Truth,
+    pub files: Files,
     pub connections: u64,
     /// Faults that last, by their number.
     pub lasting: BTreeSet<usize>,
@@ -150,6 +152,7 @@ impl World {
             clients: Clients::new(scenario.asked.clone(), names, scenario.seed),
             promises: Promises::default(),
             truth: Truth::default(),
+            files: Files::default(),
             connections: 0,
             lasting: BTreeSet::new(),
             calm_since: 0,
@@ -260,7 +263,8 @@ impl World {
         let calm = crate::scenario::Temper { delay: 5 * MS, ..Default::default() };
         let temper = if now > S + self.scenario.calm_at { &calm } else { &self.scenario.temper };
         let greets = match &message {
-            Message::Up(message) => matches!(**message, FromSite::Publish { .. }),
+            // Nor is output lost, or overtaken, while its connection stands.
+            Message::Up(message) => matches!(**message, FromSite::Publish { .. } | FromSite::Output { .. }),
             Message::Down(message) => matches!(**message, ToSite::Welcome | ToSite::Refused(_)),
         };
         let posted = (&message, greets);

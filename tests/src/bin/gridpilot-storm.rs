@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
+use gridpilot_tests::exec_storm;
 use gridpilot_tests::install;
 use gridpilot_tests::state::Plan;
 use gridpilot_tests::storm::{self, Storm};
@@ -30,6 +31,9 @@ struct Arguments {
     /// State directories on filesystems of so many KiB, which fill up and are enlarged again.
     #[arg(long)]
     tight_kib: Option<u32>,
+    /// Instead of calls: so many commands in a reservation, killing GRC and CRM while they run.
+    #[arg(long)]
+    exec: Option<u32>,
 }
 
 fn main() -> ExitCode {
@@ -43,11 +47,16 @@ fn main() -> ExitCode {
 }
 
 fn blow(arguments: Arguments) -> Result<()> {
-    let Arguments { calls, clients, kills, seed, dir, tight_kib } = arguments;
+    let Arguments { calls, clients, kills, seed, dir, tight_kib, exec } = arguments;
     let mut grid =
         Grid::up(Plan { state_kib: tight_kib, ..Plan::new(dir) }, &install::programs()?, &mut |step| {
             eprintln!("storm: {step}")
         })?;
+    if let Some(runs) = exec {
+        let outcome = exec_storm::blow(&mut grid, runs, seed);
+        let killed = grid.down(&mut |_| ());
+        return tell_exec(&outcome?, &killed?);
+    }
     let outcome = storm::blow(&mut grid, Storm { calls, clients, kills, seed, tight_kib });
     let killed = grid.down(&mut |_| ());
     let outcome = outcome?;
@@ -67,6 +76,25 @@ fn blow(arguments: Arguments) -> Result<()> {
     }
     ensure!(outcome.is_clean(), "the grid did not keep its word");
     let killed = killed?;
+    ensure!(killed.is_empty(), "had to be killed: {killed:?}");
+    Ok(())
+}
+
+fn tell_exec(outcome: &exec_storm::Outcome, killed: &[String]) -> Result<()> {
+    println!(
+        "{} commands, {} kills; starts of one command at most {}",
+        outcome.runs, outcome.kills, outcome.most_starts
+    );
+    for (name, list) in [
+        ("started twice", &outcome.started_twice),
+        ("output lost", &outcome.output_lost),
+        ("output doubled or out of order", &outcome.output_doubled),
+        ("not ended with their own code", &outcome.not_ended_well),
+    ] {
+        println!("{name}: {}", list.len());
+        list.iter().take(10).for_each(|line| println!("  {line}"));
+    }
+    ensure!(outcome.is_clean(), "a command did not run once and whole");
     ensure!(killed.is_empty(), "had to be killed: {killed:?}");
     Ok(())
 }

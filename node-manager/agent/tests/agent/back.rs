@@ -170,3 +170,26 @@ async fn an_idle_one_that_is_not_known_arrives_anew_once() {
     world.answer(&Reply::Done);
     assert_eq!(world.ask(&Request::Setup(setup())).await, Reply::Done);
 }
+
+#[tokio::test]
+async fn where_both_streams_end_is_said_before_the_end() {
+    let mut world = World::in_state(State::Running).await;
+    let job = JobId(1);
+    let printing = Request::Exec { job, command: shell("echo four; echo er >&2") };
+    assert_eq!(world.ask(&printing).await, Reply::Done);
+    hear(&mut world, job).await;
+    for _ in 0..2 {
+        world.send(&Request::Resend { job }).await;
+        let mut last = Vec::new();
+        loop {
+            match world.any_notice().await {
+                Notice::Exited { .. } => break,
+                notice => last.push(notice),
+            }
+        }
+        let ends = [(Stream::Stdout, 5), (Stream::Stderr, 3)];
+        let ends =
+            ends.map(|(stream, offset)| Notice::Output { job, stream, offset, bytes: Default::default() });
+        assert_eq!(last[last.len() - 2..], ends);
+    }
+}

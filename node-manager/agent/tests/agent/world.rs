@@ -193,8 +193,18 @@ impl World {
         }
     }
 
-    /// The next notice of all.
+    /// The next notice of all, but for where streams end.
     pub async fn notice(&mut self) -> Notice {
+        loop {
+            let notice = self.any_notice().await;
+            if !matches!(&notice, Notice::Output { bytes, .. } if bytes.is_empty()) {
+                return notice;
+            }
+        }
+    }
+
+    /// The next notice of all.
+    pub async fn any_notice(&mut self) -> Notice {
         if self.notices.is_empty() {
             let frame = self.crm.inbox.next().await.unwrap();
             assert_eq!(frame.kind, Kind::Notice);

@@ -14,6 +14,7 @@ use grc::coordinator::{self, ClientId, ConnectionId, Coordinator};
 use protocol::client;
 use protocol::codec;
 use protocol::frame::{self, Frame, Kind};
+use protocol::identity::Pin;
 use protocol::keys::{MemberKeys, PublicKey};
 use protocol::limits::HEADER_BYTES;
 use protocol::names::SiteName;
@@ -129,6 +130,8 @@ impl World {
                 driver: grant::Driver::Macvlan,
                 times: crm::pilot::Times::default(),
                 lead: Duration::ZERO,
+                hold: Duration::from_secs(600),
+                queue: "".into(),
                 catalog: sandbox_images::Catalog::host_only(),
             };
             let nodes = (0..nodes)
@@ -257,7 +260,10 @@ impl World {
                 self.charge(Share::CrmSeals, Some(number), begin);
                 self.sites[number].owner.expects(pilot, arrive.uid)?;
                 let Arrive { nonce, node, boot_id, .. } = arrive;
-                self.tell_site(number, site::Event::Arrived { pilot, nonce, node, boot_id })
+                let mut pin = Pin([0; 32]);
+                pin.0[..16].copy_from_slice(&u128::from(pilot.member).to_be_bytes());
+                pin.0[16..24].copy_from_slice(&pilot.reservation.0.to_be_bytes());
+                self.tell_site(number, site::Event::Arrived { pilot, pin, nonce, node, boot_id })
             }
             Wire::Reply(number, pilot, asked, bytes) => {
                 let reply = unpack(bytes)?;
@@ -419,7 +425,9 @@ impl World {
                     self.under_way.push_back(Wire::ToAgent(number, pilot, None, body));
                 }
                 site::Action::Dismiss { .. } => (),
+                site::Action::Reserve(_) | site::Action::Unreserve { .. } => (),
                 // Void its token; the batch system takes it away, and says so.
+                site::Action::Adopt { .. } => bail!("nothing is restored here"),
                 site::Action::Cancel { pilot } => {
                     self.sites[number].tokens.revoke(pilot);
                     self.charge(Share::CrmSeals, Some(number), begin);
@@ -430,6 +438,7 @@ impl World {
                 site::Action::Record(_) => (),
                 site::Action::Shape { pilot, .. } => bail!("pilot {pilot} is shaped, and nothing was asked"),
                 site::Action::Sweep { pilot, .. } => bail!("after pilot {pilot} is swept"),
+                site::Action::Probe => bail!("a queue of site {number} is asked how it is"),
             }
         }
         Ok(())
