@@ -9,7 +9,7 @@ use protocol::planted::{Bug, planted};
 use protocol::site::FromSite;
 
 use crate::agenda::{MS, Micros, S};
-use crate::field::{Around, Field, News};
+use crate::field::{Around, Field, News, Process};
 use crate::world::{Happening, World};
 
 /// As the owners are told; see `owners::TIMES`.
