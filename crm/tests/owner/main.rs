@@ -1,6 +1,7 @@
 //! The owner of a site, whole, against a world that may fail at any point.
 
 mod ahead;
+mod events;
 mod grc;
 mod histories;
 mod life;
