@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use protocol::names::SiteName;
 use serde::{Deserialize, Deserializer};
 
-use crate::mapfile::Mapfile;
+use crate::mapfile::{Accounts, Mapfile};
 use crate::nodes::Node;
 use crate::pilot::Times;
 use crate::site::Settings;
@@ -262,6 +262,11 @@ impl Config {
             lead: s(self.lead_s),
             catalog: sandbox_images::Catalog::host_only(),
         }
+    }
+
+    /// Whom the site serves. The commands of a queue run as the account itself.
+    pub fn accounts(&self) -> Accounts {
+        Accounts { mapfile: self.mapfile.clone(), own_only: self.batch.system.is_queue() }
     }
 
     /// The nodes for the owner.

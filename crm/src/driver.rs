@@ -330,6 +330,10 @@ impl Driver {
                 self.tokens.revoke(pilot);
                 let _ = self.batch.send(batch::Command::Cancel { pilot });
             }
+            Action::Reserve(ahead) => drop(self.batch.send(batch::Command::Reserve(ahead))),
+            Action::Unreserve { reservation } => {
+                let _ = self.batch.send(batch::Command::Unreserve { reservation });
+            }
             Action::Sweep { pilot, node, account } => {
                 let _ = self.batch.send(batch::Command::Sweep { pilot, node, account });
             }

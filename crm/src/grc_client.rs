@@ -1,7 +1,6 @@
 //! The connection to the GRC. The CRM dials, and dials again: 0.2 to 5 s apart.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use protocol::connection::{ConnectionError, Outbox, greet, read};
@@ -18,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
-use crate::mapfile;
+use crate::mapfile::{self, Accounts};
 use crate::pilots::notice_dead_peers;
 use crate::serve::Input;
 use crate::site::Event;
@@ -34,7 +33,7 @@ pub struct Grc {
     pub site: SiteName,
     pub address: SocketAddr,
     pub connector: TlsConnector,
-    pub mapfile: Option<PathBuf>,
+    pub accounts: Accounts,
 }
 
 /// The way to the GRC, as the driver holds it.
@@ -138,8 +137,8 @@ async fn converse(grc: &Grc, inputs: &mpsc::Sender<Input>, welcome: &mut bool) -
 /// owner to wait for.
 async fn with_account(grc: &Grc, message: ToSite) -> Event {
     let ToSite::Hold { reservation, version, part } = message else { return Event::Grc(message) };
-    let (map, site, user) = (grc.mapfile.clone(), grc.site.clone(), part.user.clone());
-    let lookup = tokio::task::spawn_blocking(move || mapfile::look_up(map.as_deref(), &site, &user));
+    let (accounts, site, user) = (grc.accounts.clone(), grc.site.clone(), part.user.clone());
+    let lookup = tokio::task::spawn_blocking(move || mapfile::look_up(&accounts, &site, &user));
     let account = lookup.await.unwrap_or_else(|_| {
         Err(Refusal::UserNotMapped { site: grc.site.clone(), user: part.user.as_str().into() })
     });

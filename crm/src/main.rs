@@ -122,7 +122,7 @@ async fn join(config: &Config, ticket: &str) -> Result<()> {
         site: config.site.clone(),
         address: config.grc,
         connector: protocol::tls::connector(&state.identity, ticket.grc)?,
-        mapfile: None,
+        accounts: config.accounts(),
     };
     grc_client::register(&grc, ticket.secret)
         .await

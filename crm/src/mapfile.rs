@@ -9,8 +9,9 @@
 //! A grid user who is not named has no account here. Without a file every grid user maps to the
 //! account of the same name. Root is nobody's account.
 //!
-//! A CRM that root started submits pilots as whatever account a user is mapped to. One that an
-//! ordinary user started can be nobody else, and serves that account alone.
+//! A CRM that root started submits pilots to a queue as whatever account a user is mapped to. One
+//! that an ordinary user started can be nobody else there, and serves that account alone. (Of the
+//! embedded system the start command becomes the account.)
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -82,15 +83,24 @@ impl Mapfile {
     }
 }
 
+/// Whom a site's CRM serves, and as whom.
+#[derive(Clone, Debug, Default)]
+pub struct Accounts {
+    /// The grid-mapfile, if there is one.
+    pub mapfile: Option<PathBuf>,
+    /// Only the account that the CRM itself runs as, unless that is root.
+    pub own_only: bool,
+}
+
 /// The account of a grid user as the system knows it. May ask a network service: not for the
 /// owner's task.
 ///
 /// # Errors
-/// `Refusal::UserNotMapped` when there is none, `AgainstPolicy` when it is root's or one that this
-/// CRM cannot be.
-pub fn look_up(mapfile: Option<&Path>, site: &SiteName, user: &UserName) -> Result<Account, Refusal> {
+/// `Refusal::UserNotMapped` when there is none, or one that this CRM cannot be; `AgainstPolicy` when
+/// it is root's.
+pub fn look_up(accounts: &Accounts, site: &SiteName, user: &UserName) -> Result<Account, Refusal> {
     let not_mapped = || Refusal::UserNotMapped { site: site.clone(), user: user.as_str().into() };
-    let map = Mapfile::load(mapfile).map_err(|error| {
+    let map = Mapfile::load(accounts.mapfile.as_deref()).map_err(|error| {
         tracing::error!("{error}");
         not_mapped()
     })?;
@@ -104,18 +114,13 @@ pub fn look_up(mapfile: Option<&Path>, site: &SiteName, user: &UserName) -> Resu
         return Err(Refusal::AgainstPolicy { site: site.clone(), what });
     }
     let account = Account { name, uid: entry.uid.as_raw(), gid: entry.gid.as_raw() };
-    match is_served(geteuid(), &account) {
-        true => Ok(account),
-        false => {
-            let own = User::from_uid(geteuid()).ok().flatten().map(|own| own.name);
-            let own = own.unwrap_or_else(|| format!("uid {}", geteuid()));
-            let what = format!(
-                "its CRM runs as {own} and serves that account alone; user {user} has account {} there",
-                account.name
-            );
-            Err(Refusal::AgainstPolicy { site: site.clone(), what: what.into() })
-        }
+    if !accounts.own_only || is_served(geteuid(), &account) {
+        return Ok(account);
     }
+    let own = User::from_uid(geteuid()).ok().flatten().map(|own| own.name);
+    let own = own.unwrap_or_else(|| format!("uid {}", geteuid()));
+    let user = format!("{user} (account {}; the site's CRM serves {own} alone)", account.name);
+    Err(Refusal::UserNotMapped { site: site.clone(), user: user.into() })
 }
 
 /// Whether a CRM of this uid can start pilots as the account.
@@ -174,9 +179,10 @@ mod tests {
     #[test]
     fn root_and_unknown_accounts_are_refused() {
         let site = "a".parse().unwrap();
-        let root = look_up(None, &site, &"root".parse().unwrap()).unwrap_err();
+        let accounts = Accounts::default();
+        let root = look_up(&accounts, &site, &"root".parse().unwrap()).unwrap_err();
         assert!(matches!(root, Refusal::AgainstPolicy { .. }), "{root}");
-        let nobody = look_up(None, &site, &"no_such_account_here".parse().unwrap()).unwrap_err();
+        let nobody = look_up(&accounts, &site, &"no_such_account_here".parse().unwrap()).unwrap_err();
         assert!(matches!(nobody, Refusal::UserNotMapped { .. }), "{nobody}");
     }
 }

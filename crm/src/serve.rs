@@ -72,7 +72,7 @@ pub async fn serve(config: &Config) -> Result<()> {
         site: config.site.clone(),
         address: config.grc,
         connector: protocol::tls::connector(&state.identity, grc_pin)?,
-        mapfile: config.mapfile.clone(),
+        accounts: config.accounts(),
     };
     tokio::spawn(grc_client::keep_connected(grc, inputs));
     let mut terminate = signal(SignalKind::terminate())?;

@@ -9,9 +9,10 @@
 //! as soon as his key is not in the users file any more.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::connection::{self, Connection, ConnectionError, Inbox, Outbox};
 use protocol::frame::Kind;
@@ -41,6 +42,10 @@ pub const STRANGERS_PER_ADDRESS_MAX: usize = 64;
 /// From the connection to the login: an agent may ask its owner before it signs.
 pub const LOGIN_TIME: Duration = Duration::from_secs(60);
 
+/// Lines of the log about strangers.
+const LINES_PER_MINUTE_MAX: usize = 60;
+const MINUTE: Duration = Duration::from_secs(60);
+
 type Stream = TlsStream<TcpStream>;
 
 /// What a connection needs to know of its surroundings.
@@ -51,6 +56,33 @@ pub struct Door {
     pub pin: Pin,
     pub users: watch::Receiver<Arc<Users>>,
     pub door: server::Door,
+    pub said: Arc<Said>,
+}
+
+/// What the log says of strangers, who must not be able to fill it: so many lines in a minute, and then
+/// how many there would have been.
+#[derive(Debug, Default)]
+pub struct Said(Mutex<(Option<Instant>, usize)>);
+
+impl Said {
+    fn say(&self, line: impl FnOnce(usize)) {
+        let left_out = self.count(Instant::now());
+        if let Some(more) = left_out {
+            line(more);
+        }
+    }
+
+    /// Whether a line may be said at this time, and how many were left out before it.
+    fn count(&self, now: Instant) -> Option<usize> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, count) = *state;
+        if since.is_none_or(|since| now.duration_since(since) >= MINUTE) {
+            *state = (Some(now), 1);
+            return Some(count.saturating_sub(LINES_PER_MINUTE_MAX));
+        }
+        state.1 += 1;
+        (count < LINES_PER_MINUTE_MAX).then_some(0)
+    }
 }
 
 /// Accepts users until told to stop.
@@ -177,7 +209,9 @@ async fn welcome(
     drop(place);
     let User { name, key, seat: _seat, line } = match introduced {
         Ok(user) => user,
-        Err(error) => return tracing::info!(%address, %error, "nobody logged in"),
+        Err(error) => {
+            return door.said.say(|more| tracing::info!(%address, %error, more, "nobody logged in"));
+        }
     };
     tracing::info!(user = %name, %address, key = key::shown(&key), "user logged in");
     let Connection { mut inbox, outbox, writer, .. } = line;
@@ -192,6 +226,9 @@ async fn welcome(
     match result {
         _ if removed => {
             tracing::info!(user = %name, %address, "disconnected: the key is in the users file no more")
+        }
+        Err(ConnectionError::Io(error)) if error.kind() == ErrorKind::UnexpectedEof => {
+            tracing::debug!(user = %name, %address, "user went without a word");
         }
         Ok(()) => tracing::debug!(user = %name, %address, "user went"),
         Err(error) => tracing::info!(user = %name, %address, %error, "a user was disconnected"),
@@ -253,7 +290,8 @@ async fn log_in(
         let lets_in =
             |users: &Users| users.key(&user, &key).is_some_and(|key| key.signed(&message, &signature));
         if !lets_in(&door.users.borrow_and_update()) {
-            tracing::info!(%user, %address, key = key::shown(&key), "a login was refused");
+            let key = key::shown(&key);
+            door.said.say(|more| tracing::info!(%user, %address, %key, more, "a login was refused"));
             refuse(&Refusal::LoginRefused { user })?;
             continue;
         }
@@ -289,6 +327,15 @@ mod tests {
         assert_eq!(strangers.here.len(), STRANGERS_MAX);
         assert!(first[0].1.is_cancelled() && !first[1].1.is_cancelled() && !last.1.is_cancelled());
         assert!(strangers.admit(here).is_some(), "there is one less from there");
+    }
+
+    #[test]
+    fn strangers_cannot_fill_the_log_and_what_was_left_out_is_counted() {
+        let (said, begin) = (Said::default(), Instant::now());
+        let spoken = (0..1000).filter(|_| said.count(begin).is_some()).count();
+        assert_eq!(spoken, LINES_PER_MINUTE_MAX);
+        assert_eq!(said.count(begin + MINUTE), Some(1000 - LINES_PER_MINUTE_MAX));
+        assert_eq!(said.count(begin + MINUTE), Some(0));
     }
 
     #[test]

@@ -130,8 +130,13 @@ impl Server {
         if let Some((listener, file)) = remote {
             users_address = Some(listener.local_addr().context("the users' socket has no address")?);
             let users = file.users();
-            let door =
-                remote::Door { acceptor: acceptor.clone(), pin: identity.pin(), users, door: door.clone() };
+            let door = remote::Door {
+                acceptor: acceptor.clone(),
+                pin: identity.pin(),
+                users,
+                said: Arc::default(),
+                door: door.clone(),
+            };
             doors.push(tokio::spawn(file.follow(stop.clone())));
             doors.push(tokio::spawn(remote::listen(listener, door)));
         }

@@ -31,7 +31,7 @@ const FRAME_COST_BYTES: usize = 256;
 /// Why a connection ended or never came to be.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
-    #[error("the connection broke: {0}")]
+    #[error("the connection broke: {}", in_words(.0))]
     Io(#[from] std::io::Error),
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -49,6 +49,14 @@ pub enum ConnectionError {
     Closed,
     #[error("the peer does not read what it is sent")]
     PeerTooSlow,
+}
+
+/// TLS calls a peer that was killed a protocol error, and says where to read about it.
+fn in_words(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => "the other end died or was cut off".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 /// Frames as tokio-util wants them; what the bytes mean stands in [`crate::frame`].

@@ -23,6 +23,10 @@ use crate::limits::{self, COMMAND_BYTES_MAX, GRANT_BYTES_MAX, SIGNATURE_BYTES};
 use crate::names::{EnvironmentName, HostName, NodeName, Text, VariableName};
 use crate::refusal::{Failure, Refusal};
 
+/// The cause that an agent gives when its pilot was told to end, by whoever may tell a batch job to:
+/// only the batch system can say why it did.
+pub const ENDED_BY_BATCH_SYSTEM: &str = "the batch system ended the pilot";
+
 /// What a pilot is started with: handed over in a 0600 file or a pipe, never on a command line.
 /// The Launcher passes the encoded bytes on without reading them.
 #[derive(Clone, Eq, PartialEq, Serialize, Deserialize)]

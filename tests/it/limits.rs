@@ -18,7 +18,7 @@ fn small() -> (TestGrid, String) {
 
 /// What is said of the newest job's limits: one line each, and the same for programs.
 fn hits(world: &TestGrid) -> (String, Value) {
-    (world.type_in(&["show", "last"]).out, world.ask(&["wait", "last"])["limits_hit"].clone())
+    (world.type_in(&["show", "last"]).out, world.ask(&["show", "last"])["limits_hit"].clone())
 }
 
 #[test]

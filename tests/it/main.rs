@@ -23,3 +23,4 @@ mod mixed;
 mod refusals;
 mod reservations;
 mod slurm;
+mod users;

@@ -23,4 +23,5 @@ pub mod site;
 pub mod state;
 pub mod storm;
 pub mod tight;
+pub mod users;
 pub mod world;

@@ -13,6 +13,7 @@ use crate::links::pairs;
 use crate::netns::{GRC_ADDRESS, machine_address, site_name};
 use crate::node::{Machine, Role};
 use crate::state::State;
+use crate::users::{self, GUEST, USERS_PORT};
 
 /// Port on which the GRC waits for CRMs.
 pub const GRC_PORT: u16 = 7400;
@@ -22,9 +23,11 @@ pub const CRM_PORT: u16 = 7401;
 /// `grc.toml`. Root, who needs no account to run jobs with, is the account's grid user.
 pub fn grc_config(state: &State, account: &Account) -> String {
     let mut text = format!(
-        "state = {}\nlisten = \"{GRC_ADDRESS}:{GRC_PORT}\"\nsocket = {}\n\n[users]\nroot = \"{user}\"\n",
+        "state = {}\nlisten = \"{GRC_ADDRESS}:{GRC_PORT}\"\nsocket = {}\nlisten_users = \"{GRC_ADDRESS}:{USERS_PORT}\"\n\
+         users_file = {}\n\n[users]\nroot = \"{user}\"\n",
         quoted(&state.path("state/grc")),
         quoted(&state.socket()),
+        quoted(&users::users_file(state)),
         user = account.grid_user(),
     );
     if account.grid_user() != account.name {
@@ -102,9 +105,9 @@ fn embedded_table(state: &State, site: u32) -> String {
     text
 }
 
-/// `grid-mapfile`: the one user of the grid is the account at every site.
+/// `grid-mapfile`: the users of the grid are the account at every site.
 pub fn mapfile(account: &Account) -> String {
-    format!("\"{}\" {}\n", account.grid_user(), account.name)
+    format!("\"{}\" {name}\n\"{GUEST}\" {name}\n", account.grid_user(), name = account.name)
 }
 
 /// The nodes of one site.
@@ -116,6 +119,7 @@ pub fn nodes_of(state: &State, site: u32) -> impl Iterator<Item = &Machine> {
 pub fn write_configs(state: &State, account: &Account) -> Result<()> {
     write_public(&state.path("etc/grc.toml"), &grc_config(state, account))?;
     write_public(&state.path("etc/grid-mapfile"), &mapfile(account))?;
+    users::make(state, account)?;
     for site in 0..state.plan.sites {
         write_public(&crm_config_path(state, site), &crm_config(state, site))?;
     }

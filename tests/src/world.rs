@@ -26,13 +26,14 @@ const PILOTS_GONE_TIME: Duration = Duration::from_secs(15);
 /// How long helpers of a daemon may outlive it.
 const STRANGERS_GONE_TIME: Duration = Duration::from_secs(5);
 /// Programs of the system that the world is made with, and the packages that hold them.
-const TOOLS: [(&str, &str); 6] = [
+const TOOLS: [(&str, &str); 7] = [
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("nsenter", "util-linux"),
     ("setpriv", "util-linux"),
     ("setsid", "util-linux"),
     ("useradd", "passwd"),
+    ("ssh-keygen", "openssh-client"),
 ];
 
 /// A grid that stands, or is being made.

@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
+use protocol::names::NodeName;
+
 use crate::site::Account;
 use crate::standing::BatchError;
 
@@ -86,6 +88,12 @@ impl Commands {
         Self { directory: directory.to_owned(), environment, is_root: nix::unistd::geteuid().is_root() }
     }
 
+    /// As a CRM of an ordinary user has them: every account is its own.
+    #[cfg(test)]
+    pub fn of_nobody_else(directory: &Path) -> Self {
+        Self { is_root: false, ..Self::new(directory, Vec::new()) }
+    }
+
     /// Runs a command of the directory with `stdin` as its standard input; `account` = as whom,
     /// `None` = as the CRM itself. An exit code of its own is an answer, too.
     ///
@@ -154,6 +162,17 @@ impl Commands {
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
+}
+
+/// Words of a configuration with `{node}`, `{user}`, `{uid}` and `{gid}` replaced.
+pub fn filled(words: &[String], node: &NodeName, account: &Account) -> Vec<String> {
+    let fill = |word: &String| {
+        word.replace("{node}", node.as_str())
+            .replace("{user}", account.name.as_str())
+            .replace("{uid}", &account.uid.to_string())
+            .replace("{gid}", &account.gid.to_string())
+    };
+    words.iter().map(fill).collect()
 }
 
 /// All three streams at once: whichever fills up cannot hold the others up.

@@ -10,9 +10,9 @@
 //! no secret. The invocations are in a file of the account's own, below a directory that head and
 //! hosts share; the script removes it when it has opened it.
 
+mod ahead;
 mod ending;
 mod limits;
-mod script;
 mod status;
 mod submit;
 mod xml;
@@ -26,6 +26,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
+use protocol::ids::ReservationId;
 use protocol::names::{NodeName, SiteName, Text};
 use tokio::time::Instant;
 
@@ -36,7 +37,7 @@ use super::names::{Group, job_name, member};
 use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
 use crate::config::Config;
 use crate::pilot::PilotId;
-use crate::site::Account;
+use crate::site::{Account, Ahead};
 
 /// Between two questions why jobs wait, which cost the qmaster more than the list of them.
 const REASONS_INTERVAL: Duration = Duration::from_secs(15);
@@ -45,8 +46,6 @@ const ACCOUNTING_BYTES: u64 = 256 << 10;
 const DEFAULT_ROOT: &str = "/var/lib/gridengine";
 const DEFAULT_CELL: &str = "default";
 const DEFAULT_ENVIRONMENT: &str = "gridpilot";
-/// Of the account's own, shared by head and hosts.
-const DEFAULT_DIRECTORY: &str = "{home}/.gridpilot";
 
 /// One cell of Grid Engine.
 #[derive(Debug)]
@@ -58,7 +57,7 @@ pub struct GridEngine {
     project: Option<String>,
     reserve_ahead: bool,
     extra: Vec<String>,
-    directory: String,
+    directory: Option<String>,
     sweep: Vec<String>,
     poll: Duration,
     accounting: PathBuf,
@@ -93,7 +92,7 @@ impl GridEngine {
             project: batch.account.clone(),
             reserve_ahead: batch.reserve_ahead,
             extra: batch.extra.clone(),
-            directory: batch.invocations.clone().unwrap_or_else(|| DEFAULT_DIRECTORY.into()),
+            directory: batch.invocations.clone(),
             sweep: batch.sweep.clone(),
             poll,
             accounting,
@@ -117,13 +116,9 @@ impl GridEngine {
         self.commands.run(Some(account), program, &words, b"").await.map_err(|e| e.of_question())
     }
 
-    /// Deletes all batch jobs of this name, and what was reserved for them.
+    /// Deletes all batch jobs of this name.
     async fn delete(&self, group: Group, account: &Account) -> Result<(), BatchError> {
         let name = job_name(&self.site, group);
-        if self.reserve_ahead {
-            // Without one by that name it says so, and nothing is lost.
-            self.act(account, "qrdel", vec![name.clone()]).await?;
-        }
         let answer = self.act(account, "qdel", vec![name]).await?;
         let is_gone = answer.out.contains("do not exist") || answer.err.contains("do not exist");
         match answer.status.success() || is_gone {
@@ -188,7 +183,11 @@ impl GridEngine {
         let accounted = number.and_then(|number| ending::accounted(&self.accounting_tail(), number, &name));
         let seen = job.seen();
         let reason = ending::reason(&seen, accounted);
-        let words = self.take_words(group, &job.note.account).await;
+        let account = &job.note.account;
+        let words = match self.files(group, account) {
+            Ok(files) => files.take_words(&self.commands, account).await,
+            Err(_) => None,
+        };
         match words {
             Some(words) if !seen.cancelled => format!("{words} ({reason})").into(),
             _ => match &job.why {
@@ -278,6 +277,14 @@ impl Batch for GridEngine {
             outcome = outcome.and(self.delete(group, &account).await);
         }
         outcome
+    }
+
+    async fn reserve(&self, ahead: &Ahead) -> Result<(), BatchError> {
+        self.keep(ahead).await
+    }
+
+    async fn unreserve(&self, reservation: ReservationId) -> Result<(), BatchError> {
+        if self.reserve_ahead { self.keep_no_more(reservation).await } else { Ok(()) }
     }
 
     async fn sweep(&self, node: &NodeName, account: &Account) -> Result<(), BatchError> {

@@ -168,6 +168,16 @@ impl Ledger {
         self.jobs().all.get(&group).map(|job| job.note.account.clone())
     }
 
+    /// The ids of all jobs; `None` as long as that of one is not known.
+    pub fn ids(&self) -> Option<Vec<String>> {
+        self.jobs().all.values().map(|job| job.note.id.clone()).collect()
+    }
+
+    /// Whether there is nothing to ask for.
+    pub fn is_idle(&self) -> bool {
+        self.jobs().all.is_empty()
+    }
+
     /// Looks something up of a job that is there.
     pub fn of<T>(&self, group: Group, look: impl FnOnce(&Job) -> T) -> Option<T> {
         self.jobs().all.get(&group).map(look)

@@ -7,10 +7,13 @@
 mod commands;
 pub mod embedded;
 mod ending;
+mod files;
 mod grid_engine;
+mod host_script;
 mod ledger;
 mod names;
 mod notes;
+mod pbs;
 mod process;
 mod run;
 mod slurm;
@@ -18,7 +21,8 @@ mod slurm;
 use std::future::Future;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use protocol::ids::ReservationId;
 use protocol::names::NodeName;
 use tokio::sync::mpsc;
 
@@ -26,7 +30,7 @@ pub use run::{Command, run};
 
 use crate::config::{Config, System};
 use crate::pilot::PilotId;
-use crate::site::{Account, Event, Submit};
+use crate::site::{Account, Ahead, Event, Submit};
 pub use crate::standing::{BatchError, Capabilities, Standing};
 
 /// What is submitted at once: pilots of one round, for one account, with equal limits and
@@ -75,6 +79,22 @@ pub trait Batch: Send + Sync + 'static {
     /// gone. What is cancelled together is given together.
     fn cancel(&self, pilots: &[PilotId]) -> impl Future<Output = Result<(), BatchError>> + Send;
 
+    /// Keeps nodes free for a window, or keeps them otherwise than before; for a system that says
+    /// so in its capabilities. What is submitted for that reservation then runs there.
+    ///
+    /// # Errors
+    /// Nothing is kept, or not as asked: pilots queue like everybody's.
+    fn reserve(&self, ahead: &Ahead) -> impl Future<Output = Result<(), BatchError>> + Send {
+        let _ = ahead;
+        async { Ok(()) }
+    }
+
+    /// Keeps them no more. Repeatable, also of what was never kept.
+    fn unreserve(&self, reservation: ReservationId) -> impl Future<Output = Result<(), BatchError>> + Send {
+        let _ = reservation;
+        async { Ok(()) }
+    }
+
     /// Removes what dead pilots left on a node. Bounded in time.
     ///
     /// # Errors
@@ -108,8 +128,8 @@ pub fn start(
             let grid_engine = grid_engine::GridEngine::new(config)?;
             tokio::spawn(run(Arc::new(grid_engine), commands, events));
         }
-        system @ System::Pbs => {
-            bail!("batch system {} is not in this build", system.name())
+        System::Pbs => {
+            tokio::spawn(run(Arc::new(pbs::Pbs::new(config)?), commands, events));
         }
     }
     Ok(())

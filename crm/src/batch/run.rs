@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::ids::ReservationId;
 use protocol::names::NodeName;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
 use crate::pilot::PilotId;
-use crate::site::{Account, Event, News};
+use crate::site::{Account, Ahead, Event, News};
 
 /// Queues change their limits without telling.
 const CAPABILITIES_INTERVAL: Duration = Duration::from_secs(180);
@@ -18,6 +19,9 @@ const CAPABILITIES_INTERVAL: Duration = Duration::from_secs(180);
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a submission without an answer may still turn up in the queue.
 const TURN_UP_TIME: Duration = Duration::from_secs(60);
+
+/// How often the nodes of a reservation that is over are given back before that is left to time.
+const UNRESERVE_TRIES: u32 = 6;
 
 /// What the driver asks of the batch task.
 #[derive(Debug)]
@@ -34,6 +38,10 @@ pub enum Command {
         pilot: PilotId,
         node: NodeName,
         account: Account,
+    },
+    Reserve(Ahead),
+    Unreserve {
+        reservation: ReservationId,
     },
 }
 
@@ -118,6 +126,28 @@ impl<B: Batch> Task<B> {
                 self.known.extend(pilots.into_iter().map(|pilot| (pilot, Known::default())));
                 self.look().await;
                 return next;
+            }
+            Command::Reserve(ahead) => {
+                if let Err(error) = self.batch.reserve(&ahead).await {
+                    let reservation = ahead.reservation;
+                    tracing::warn!(
+                        "no nodes are kept ahead for {reservation}, its pilots will queue: {error}"
+                    );
+                }
+            }
+            Command::Unreserve { reservation } => {
+                let batch = self.batch.clone();
+                tokio::spawn(async move {
+                    for _ in 0..UNRESERVE_TRIES {
+                        match batch.unreserve(reservation).await {
+                            Ok(()) => return,
+                            // Its last job is still ending, most likely.
+                            Err(error) => tracing::debug!("nodes are still kept for {reservation}: {error}"),
+                        }
+                        tokio::time::sleep(RETRY_INTERVAL).await;
+                    }
+                    tracing::warn!("nodes stay kept for {reservation} until its window is over");
+                });
             }
             Command::Sweep { pilot, node, account } => {
                 let (batch, events) = (self.batch.clone(), self.events.clone());

@@ -8,6 +8,7 @@
 //! One `squeue` runs per tick. While batch jobs of several pilots run it asks in turn for jobs and
 //! for steps, since a pilot that ends among others that live shows in the steps only.
 
+mod ahead;
 mod jobs;
 mod queue;
 mod script;
@@ -20,6 +21,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use protocol::ids::ReservationId;
 use protocol::names::{NodeName, SiteName};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -30,7 +32,7 @@ use super::notes::{Note, Notes};
 use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
 use crate::config::{self, Config};
 use crate::pilot::PilotId;
-use crate::site::Account;
+use crate::site::{Account, Ahead};
 use jobs::{Job, Jobs, Order};
 use queue::{LINE_FORMAT, Row, STEP_FORMAT};
 
@@ -161,6 +163,13 @@ impl Slurm {
         Ok(steps.into_iter().filter_map(|step| Some((pilot(&step.name)?, step))).collect())
     }
 
+    /// Whether Slurm keeps nodes for a reservation of ours.
+    async fn is_reserved(&self, reservation: ReservationId) -> bool {
+        let name = ahead::name(&self.site, reservation);
+        let arguments = ["show".to_owned(), "reservation".to_owned(), name];
+        self.config.reserve_ahead && self.ask("scontrol", &arguments).await.is_ok()
+    }
+
     /// What sweeps a node: the site's own command, or the NodeManager in a small job of the account.
     fn sweep_command<'a>(
         &self,
@@ -251,7 +260,9 @@ impl Batch for Slurm {
         let unnoted = |error| BatchError::unavailable(format!("the batch job cannot be noted: {error}"));
         self.notes.put(group, &note).map_err(unnoted)?;
         self.state().jobs.submitted(group, Job::new(note.clone(), Instant::now()));
-        let arguments = script::arguments(&self.site, &self.config, job, None);
+        let reservation = first.pilot.reservation;
+        let kept = self.is_reserved(reservation).await.then(|| ahead::name(&self.site, reservation));
+        let arguments = script::arguments(&self.site, &self.config, job, kept.as_deref());
         let script = script::script(&self.site, &self.launcher, job);
         let answer = self.commands.run(Some(&first.account), "sbatch", &arguments, script.as_bytes()).await;
         let outcome = answer.map_err(|error| error.of_submission()).and_then(|answer| submitted(&answer));
@@ -337,6 +348,29 @@ impl Batch for Slurm {
         let orders = self.state().jobs.cancels(pilots, &steps, now);
         self.hasten();
         self.carry_out(orders).await
+    }
+
+    async fn reserve(&self, ahead: &Ahead) -> Result<(), BatchError> {
+        // As the CRM itself: it takes an operator, which the account is not.
+        let mut verb = vec!["create".to_owned(), "reservation".to_owned()];
+        if self.is_reserved(ahead.reservation).await {
+            verb = vec!["update".to_owned()];
+        }
+        verb.extend(ahead::terms(&self.site, self.config.partition.as_deref(), ahead));
+        let answer = self.commands.run(None, "scontrol", &verb, b"").await;
+        let answer = answer.map_err(|error| error.of_question())?;
+        if answer.status.success() { Ok(()) } else { Err(words::error(&answer.complaint())) }
+    }
+
+    async fn unreserve(&self, reservation: ReservationId) -> Result<(), BatchError> {
+        if !self.config.reserve_ahead || !self.is_reserved(reservation).await {
+            return Ok(());
+        }
+        let name = ahead::name(&self.site, reservation);
+        let arguments = ["delete".to_owned(), format!("ReservationName={name}")];
+        let answer = self.commands.run(None, "scontrol", &arguments, b"").await;
+        let answer = answer.map_err(|error| error.of_question())?;
+        if answer.status.success() { Ok(()) } else { Err(words::error(&answer.complaint())) }
     }
 
     async fn sweep(&self, node: &NodeName, account: &Account) -> Result<(), BatchError> {

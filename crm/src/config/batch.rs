@@ -50,7 +50,7 @@ pub struct Batch {
     pub qmaster_port: Option<u16>,
     pub execd_port: Option<u16>,
     /// A directory of the account's own that head and nodes share; `{home}` and `{user}` are
-    /// replaced. Grid Engine has no other way to hand a secret to a batch job.
+    /// replaced. Grid Engine and PBS have no other way to hand a secret to every host of a job.
     pub invocations: Option<String>,
     /// The directory of the batch system's commands.
     #[serde(default = "commands")]
@@ -160,14 +160,14 @@ impl Batch {
             ("qos", self.qos.is_some(), &[Slurm]),
             ("constraint", self.constraint.is_some(), &[Slurm]),
             ("queue", self.queue.is_some(), &[GridEngine, Pbs]),
-            ("reserve_ahead", self.reserve_ahead, queues),
+            ("reserve_ahead", self.reserve_ahead, &[Slurm, GridEngine]),
             ("extra", !self.extra.is_empty(), queues),
             ("root", self.root.is_some(), &[GridEngine]),
             ("cell", self.cell.is_some(), &[GridEngine]),
             ("parallel_environment", self.parallel_environment.is_some(), &[GridEngine]),
             ("qmaster_port", self.qmaster_port.is_some(), &[GridEngine]),
             ("execd_port", self.execd_port.is_some(), &[GridEngine]),
-            ("invocations", self.invocations.is_some(), &[GridEngine]),
+            ("invocations", self.invocations.is_some(), &[GridEngine, Pbs]),
             ("sweep", !self.sweep.is_empty(), queues),
             ("poll_s", self.poll_s != poll(), queues),
         ];

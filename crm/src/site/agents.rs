@@ -136,6 +136,7 @@ impl Site {
             State::Submitted => format!("the pilot ended before it dialled in: {reason}"),
             _ => format!("the pilot's Launcher is gone: {reason}"),
         };
+        self.pass_verdict(id, reason);
         self.lost(id, None, cause.into());
         self.advance(id, Event::BatchGone);
     }
@@ -163,6 +164,7 @@ impl Site {
                 let lead = self.settings.lead.max(capabilities.lead);
                 self.offer_changed |= lead != self.settings.lead;
                 self.settings.lead = lead;
+                self.set_reserves_ahead(capabilities.reserves_ahead);
             }
             News::Answers(_) => {}
         }
@@ -213,6 +215,9 @@ impl Site {
         }
         let hint = "the reservation cannot go on; see the CRM's log and the node's system log";
         let failure = cause.unwrap_or_else(|| Failure::new(state.step_under_way(), otherwise, hint));
+        if failure.cause.as_str() == node::ENDED_BY_BATCH_SYSTEM {
+            return self.await_word(id, failure);
+        }
         self.fail_at(id, failure);
     }
 
@@ -234,8 +239,11 @@ impl Site {
     /// The failure with site and node as this site knows them.
     pub(super) fn placed(&self, id: PilotId, failure: Failure) -> Failure {
         match self.pilot(id) {
-            Some(pilot) => failure.at_site(&self.settings.name).at_node(pilot.node_name()),
-            None => failure.at_site(&self.settings.name),
+            // A place of a queue that no machine has taken is nothing that people know.
+            Some(pilot) if !self.settings.anonymous || pilot.at.is_some() => {
+                failure.at_site(&self.settings.name).at_node(pilot.node_name())
+            }
+            _ => failure.at_site(&self.settings.name),
         }
     }
 

@@ -132,6 +132,7 @@ impl Site {
         self.freed = true;
         self.waiting.remove(&reservation);
         self.fence_all(reservation);
+        self.free_ahead(reservation);
         // In this order: pilots without a booking are taken away, a booking without pilots begins.
         self.record(Record::Forget(Key::Booking(reservation)));
         if had_pilots {

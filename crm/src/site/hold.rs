@@ -284,6 +284,7 @@ impl Site {
             self.freed = true;
             self.offer_changed = true;
         }
+        self.reserve_ahead(reservation);
     }
 
     /// The window of the grant as the GRC states it now; kept when that makes a difference.

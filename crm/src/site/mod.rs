@@ -23,6 +23,7 @@
 //! teardown is confirmed, never before.
 
 mod agents;
+mod ahead;
 mod away;
 mod begin;
 mod booking;
@@ -33,6 +34,7 @@ mod jobs;
 mod moves;
 mod restore;
 mod shaping;
+mod verdict;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,6 +54,7 @@ use crate::nodes::{Node, Nodes};
 use crate::offer::offer;
 use crate::pilot::{Pilot, PilotId, State, Times};
 use crate::record::{Arrived, Record, Terms};
+pub use ahead::Ahead;
 use booking::{Booking, Incarnation};
 pub use words::{Account, Action, Asked, Back, Event, News, Submit};
 
@@ -107,6 +110,11 @@ pub struct Site {
     /// By which certificate the agents of pilots are known.
     pins: BTreeMap<Pin, PilotId>,
     deadlines: BTreeSet<(Duration, PilotId)>,
+    verdicts: verdict::Verdicts,
+    /// The batch system keeps nodes free for windows in the future.
+    reserves_ahead: bool,
+    /// What was asked of it: nodes, begin and end.
+    ahead: BTreeMap<ReservationId, (u32, Duration, Duration)>,
     connected: bool,
     closing: bool,
     published: Option<Offer>,
@@ -134,6 +142,9 @@ impl Site {
             fences: BTreeMap::new(),
             pins: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            verdicts: verdict::Verdicts::default(),
+            reserves_ahead: false,
+            ahead: BTreeMap::new(),
             connected: false,
             closing: false,
             published: None,
@@ -180,7 +191,7 @@ impl Site {
         let bookings = self.wakes.first().map(|(at, _)| *at);
         let reports = (self.connected && (self.offer_changed || !self.progressed.is_empty()))
             .then(|| self.published_at + REPORT_INTERVAL);
-        [pilots, bookings, reports].into_iter().flatten().min()
+        [pilots, bookings, reports, self.verdicts.next_deadline()].into_iter().flatten().min()
     }
 
     /// Whether this pilot may arrive: it was submitted, did not arrive yet, and runs as the
@@ -350,5 +361,6 @@ impl Site {
             self.wakes.pop_first();
             self.on_wake(reservation);
         }
+        self.pass_old_verdicts();
     }
 }

@@ -13,6 +13,7 @@ use protocol::reservation::Limits;
 use protocol::site::{FromSite, Part, ToSite};
 use serde::{Deserialize, Serialize};
 
+use super::Ahead;
 use crate::pilot::PilotId;
 use crate::record::Record;
 use crate::standing::{BatchError, Capabilities, Standing};
@@ -115,6 +116,10 @@ pub enum Action {
     /// Void the pilot's token and have the batch system take it away; answered by
     /// [`Event::BatchGone`], also when it does not know the pilot. Repeatable.
     Cancel { pilot: PilotId },
+    /// Have the batch system keep nodes free for a window, or keep them otherwise than before.
+    Reserve(Ahead),
+    /// It need not any more. Repeatable, also of what was never kept.
+    Unreserve { reservation: ReservationId },
     /// Remove what dead pilots left on the node; answered by [`Event::Swept`].
     Sweep { pilot: PilotId, node: NodeName, account: Account },
     /// Sign grant and rates, then send SETUP and GET_KEYS back to back.

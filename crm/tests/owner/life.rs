@@ -6,7 +6,7 @@ use crm::pilot::Round;
 use crm::site::Event;
 use protocol::ids::{Epoch, ReservationId, Version};
 use protocol::job::{ExitStatus, Hits, Stream, Target};
-use protocol::node::{Notice, Request, State};
+use protocol::node::{ENDED_BY_BATCH_SYSTEM, Notice, Request, State};
 use protocol::refusal::{Failure, Refusal, Step};
 use protocol::reservation::AddressBlock;
 use protocol::site::{FromSite, ToSite};
@@ -246,6 +246,29 @@ fn the_agents_own_cause_is_what_the_user_reads() {
     let told = failure(&world);
     assert_eq!(told.cause.as_str(), "the Launcher died");
     assert_eq!((told.site.as_ref().unwrap().as_str(), told.node.as_ref().unwrap().as_str()), ("a", "a1"));
+}
+
+/// Its node knows only that it was told to end.
+#[test]
+fn why_the_batch_system_ended_a_pilot_is_what_the_user_reads() {
+    let ended = |world: &mut World| {
+        let cause = Failure::new(Step::Running, ENDED_BY_BATCH_SYSTEM, "see the batch system");
+        let state = Notice::StateChanged { state: State::TearingDown, cause: Some(cause) };
+        world.mute = true;
+        world.say(Event::Noticed { pilot: pilot(1), notice: state });
+        assert_eq!(world.heard(is_failed), 0, "it is not known why yet");
+    };
+    let mut world = joined(2);
+    ended(&mut world);
+    world.say(Event::BatchGone { pilot: pilot(1), reason: "its time was over".into() });
+    let told = failure(&world);
+    assert_eq!(told.cause.as_str(), "the batch system ended the pilot: its time was over");
+    assert_eq!(told.node.as_ref().unwrap().as_str(), "a2");
+
+    let mut world = joined(2);
+    ended(&mut world);
+    world.pass(Duration::from_secs(3));
+    assert_eq!(failure(&world).cause.as_str(), ENDED_BY_BATCH_SYSTEM, "no word came");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The owner of a site, whole, against a world that may fail at any point.
 
+mod ahead;
 mod grc;
 mod histories;
 mod life;

@@ -373,6 +373,7 @@ impl World {
                 }
                 self.passed.push((pilot, request));
             }
+            Action::Reserve(_) | Action::Unreserve { .. } => {}
             Action::Shape { pilot, rates } => {
                 rates.check().unwrap();
                 self.shaped.push((pilot, *rates));

@@ -252,6 +252,13 @@ pub struct SubmitArgs {
     /// Start the command on every member, not on the head alone
     #[arg(long)]
     pub all: bool,
+    /// A job for each line of FILE (- for standard input), waited for; {} in the command is the
+    /// line, or it becomes the last argument
+    #[arg(long, value_name = "FILE", requires = "reservation")]
+    pub each: Option<PathBuf>,
+    /// With --each: so many jobs beside each other [default: 16]
+    #[arg(long, value_name = "N", requires = "each", value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub at_once: Option<u8>,
     /// The same words in a file; options given here go before it
     #[arg(value_name = "FILE.toml")]
     pub file: Option<PathBuf>,

@@ -13,6 +13,7 @@
 pub mod args;
 pub mod bandwidth;
 pub mod client;
+pub mod each;
 pub mod errors;
 pub mod file;
 pub mod hits;

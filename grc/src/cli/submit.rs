@@ -19,9 +19,11 @@ use super::order::{new_id, order};
 use super::watch::{self, Interrupt};
 use super::when;
 use super::window::Window;
-use super::{Session, bandwidth, json, out, show, table};
+use super::{Session, bandwidth, each, json, out, show, table};
 
 const DURATION_DEFAULT_S: u32 = 3600;
+/// Jobs beside each other with `--each`.
+const AT_ONCE_DEFAULT: u8 = 16;
 
 /// Takes nodes, now unless something else is said; prints the reservation's id when it is granted
 /// or queued, or with `--wait` how it came out.
@@ -81,6 +83,10 @@ pub async fn submit(session: &mut Session, args: SubmitArgs) -> Result<u8, CliEr
         Some(selector) => {
             refuse_shape(&shape)?;
             let reservation = show::reservation_id(session, selector).await?;
+            if let Some(file) = &args.each {
+                let (lines, at_once) = (each::lines(file)?, args.at_once.unwrap_or(AT_ONCE_DEFAULT));
+                return each::run(session, &mut interrupt, reservation, job, lines, at_once.into()).await;
+            }
             Request::SubmitIn { id: new_id(), reservation, job }
         }
     };

@@ -80,6 +80,57 @@ fn a_link_that_cannot_be_is_named_with_file_and_line() {
 }
 
 #[test]
+fn the_users_door_operators_and_limits_are_read_as_they_stand() {
+    let head = "listen_users = \"10.99.0.1:7402\"\noperators = [\"ada\"]\n";
+    let text = format!(
+        "{head}{}[limits]\nnodes_per_user = 8\nhorizon_days = 30\nbandwidth_per_user = \"2Gbit\"\n\
+         connections_per_user = 4\nrequests_per_user = 9\n",
+        GOOD.replacen("name = \"b\"", "name = \"b\"\nusers = [\"ada\", \"bob\"]\nnodes_per_user = 2", 1)
+    );
+    let config = Config::parse(&text).unwrap();
+    let remote = config.remote.unwrap();
+    assert_eq!(remote.listen, "10.99.0.1:7402".parse().unwrap());
+    assert_eq!(remote.users_file, Path::new("/etc/gridpilot/users"));
+    let users = ["ada", "bob"].map(|user| user.parse().unwrap());
+    let site = SiteLimits { users: Some(users.clone().into()), nodes: Some(2) };
+    let limits = Limits {
+        nodes: 8,
+        horizon_s: 30 * 86_400,
+        rate_kbit: 2_000_000,
+        sites: [("b".parse().unwrap(), site)].into(),
+        operators: [users[0].clone()].into(),
+        ..Limits::default()
+    };
+    assert_eq!(config.limits, limits);
+    assert_eq!(config.connections, Connections { per_user: 4, requests: 9 });
+}
+
+#[test]
+fn what_cannot_be_of_users_is_named_with_its_line() {
+    let first = |line: &str| error(&format!("{line}\n{GOOD}"));
+    assert_eq!(
+        first("listen_users = \"10.99.0.1:7400\""),
+        ":1: listen_users is the sites' address: take another port"
+    );
+    assert_eq!(first("users_file = \"users\""), ":1: users_file must be an absolute path");
+    assert!(first("listen_users = \"grid:7402\"").starts_with(":1: "));
+    assert!(first("operators = [\"Ada\"]").starts_with(":1: \"Ada\" is not a user name"));
+    let lines = GOOD.lines().count();
+    let limit = |line: &str| error(&format!("{GOOD}[limits]\n{line}\n"));
+    for (line, what) in [
+        ("nodes_per_user = 0", "a user has 1 to 1048576 nodes"),
+        ("horizon_days = 367", "a user has 1 to 366 days ahead"),
+        ("connections_per_user = 1025", "a user has 1 to 1024 connections"),
+        ("requests_per_user = 0", "a user has 1 to 65536 open requests"),
+        ("bandwidth_per_user = \"1kbit\"", "a capacity is 64kbit at least"),
+    ] {
+        assert_eq!(limit(line), format!(":{}: {what}", lines + 2));
+    }
+    let site = GOOD.replacen("name = \"a\"", "name = \"a\"\nnodes_per_user = 0", 1);
+    assert_eq!(error(&site), ":6: a user has 1 to 1048576 nodes at a site");
+}
+
+#[test]
 fn every_mistake_is_named_with_file_and_line() {
     let swap = |from: &str, to: &str| error(&GOOD.replacen(from, to, 1));
     assert!(swap("root =", "root = \"x\"\n\"root\" =").starts_with(":12: "), "a key twice");

@@ -187,6 +187,7 @@ impl Coordinator {
                 Err(short) => return Err(first.unwrap_or(short)),
             };
             let Err(over) = self.within_limits(user, None, &planned) else { return Ok(planned) };
+            let over = *over;
             let short = first.get_or_insert(Short { refusal: over.refusal, next_s: over.next_s });
             tries_left -= 1;
             match (&ask.placement, over.site, over.next_s) {
@@ -240,12 +241,19 @@ impl Coordinator {
         user: &UserName,
         instead: Option<ReservationId>,
         planned: &Planned,
-    ) -> Result<(), Over> {
+    ) -> Result<(), Box<Over>> {
         let limits = &self.settings.limits;
         let shares = planned.shares.iter().map(|share| (&share.site, share.members));
         let wanted = Use::of(planned.window, shares, &planned.rates);
-        let live = self.users.get(user).into_iter().flat_map(|user| &user.live);
-        let others: Vec<Use> = live
+        let live = || self.users.get(user).into_iter().flat_map(|user| &user.live);
+        if limits.sites.is_empty() && limits.rate_kbit == u64::MAX {
+            // The common case, without a look at any window: all together are not too many.
+            let all = live().filter_map(|id| self.reservations.get(id)).map(members).sum::<u64>();
+            if all + wanted.sites.values().sum::<u64>() <= limits.nodes.into() {
+                return Ok(());
+            }
+        }
+        let others: Vec<Use> = live()
             .filter(|id| Some(**id) != instead)
             .filter_map(|id| used(self.reservations.get(id)?, self.now))
             .filter(|other| other.overlaps(&wanted))
@@ -265,11 +273,11 @@ impl Coordinator {
                 let left = u64::from(limit).saturating_sub(before) as u32;
                 let site_left = Some((site.clone(), left));
                 let refusal = over(at_once(site), here, limit.into());
-                return Err(Over { refusal, next_s, site: site_left });
+                return Err(Box::new(Over { refusal, next_s, site: site_left }));
             }
         }
         let refused = |what: &str, asked, limit| {
-            Err(Over { refusal: over(what.into(), asked, limit), next_s, site: None })
+            Err(Box::new(Over { refusal: over(what.into(), asked, limit), next_s, site: None }))
         };
         if all.nodes > limits.nodes.into() {
             return refused("nodes at once would be yours", all.nodes, limits.nodes.into());
@@ -279,6 +287,13 @@ impl Coordinator {
         }
         Ok(())
     }
+}
+
+/// The most members that a reservation has or is being asked for.
+fn members(reservation: &Reservation) -> u64 {
+    let has: u64 = reservation.parts.iter().map(|part| u64::from(part.members)).sum();
+    let shares = reservation.attempt.iter().flat_map(|attempt| &attempt.shares);
+    has.max(shares.map(|share| u64::from(share.members)).sum())
 }
 
 /// What a reservation has or is being asked for; nothing, while it waits and when it is over.
@@ -299,5 +314,44 @@ fn used(reservation: &Reservation, now: Duration) -> Option<Use> {
     match (granted, asked) {
         (Some(granted), Some(asked)) => Some(granted.with(asked)),
         (one, other) => one.or(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn uses() -> impl Strategy<Value = Vec<Use>> {
+        let site = prop_oneof![Just("a"), Just("b")].prop_map(|name| name.parse::<SiteName>().unwrap());
+        let one = (0u64..20, 1u64..8, proptest::collection::btree_map(site, 1u64..5, 0..3), 0u64..9);
+        let one = one.prop_map(|(from_s, length, sites, rate_kbit)| Use {
+            from_s,
+            upto_s: from_s + length,
+            sites,
+            rate_kbit,
+        });
+        proptest::collection::vec(one, 0..7)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
+
+        /// Against every second counted for itself.
+        #[test]
+        fn the_peak_is_the_most_of_any_second(uses in uses()) {
+            let mut expected = Peak::default();
+            for second in 0..30 {
+                let now = || uses.iter().filter(|one| (one.from_s..one.upto_s).contains(&second));
+                expected.nodes = expected.nodes.max(now().flat_map(|one| one.sites.values()).sum());
+                expected.rate_kbit = expected.rate_kbit.max(now().map(|one| one.rate_kbit).sum());
+                for site in now().flat_map(|one| one.sites.keys()) {
+                    let here = now().filter_map(|one| one.sites.get(site)).sum();
+                    let most = expected.sites.entry(site.clone()).or_default();
+                    *most = (*most).max(here);
+                }
+            }
+            prop_assert_eq!(peak(uses.iter()), expected);
+        }
     }
 }

@@ -58,7 +58,7 @@ fn signature(bytes: &[u8]) {
 }
 
 /// One of each type, made for this and thrown away.
-const KEYS: [&str; 4] = [
+pub(super) const KEYS: [&str; 4] = [
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHSTxu1rbOoWsbQcQ7yGk0wmt3P6oMMOCPG3yrU7Pn8h",
     "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBF3PD6l1p773eBbZ6qUq4ynK+1dCVA3wrOJ3My7lFIyEEBRrOATn1EiyWWHsHkzVgNcUv2KPBXPTGYo04BV3nV4=",
     "ecdsa-sha2-nistp384 AAAAE2VjZHNhLXNoYTItbmlzdHAzODQAAAAIbmlzdHAzODQAAABhBM1lzArXYC0+RxK5+1GoZrm8sD9Wvzs9QYk1EiyVghYfntbqYwDR6LbHkAP8IdFey9sxVouwCjm4iuL6ezkTwM4LehCb4NhLS6fp3gVWhfwL71DVESns09T3KH2kfkV7vw==",

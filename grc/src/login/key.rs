@@ -7,7 +7,7 @@ use protocol::login::NAMESPACE;
 use ring::signature as algorithm;
 use sha2::{Digest, Sha256};
 use ssh_key::public::{EcdsaPublicKey, KeyData};
-use ssh_key::{HashAlg, SshSig};
+use ssh_key::{Fingerprint, HashAlg, SshSig};
 
 use super::wire::{take_number, take_string};
 
@@ -139,10 +139,9 @@ impl fmt::Display for Key {
     }
 }
 
-/// What to call a key of which only the bytes are known, in a log.
+/// The same for something of which only the bytes are known.
 pub fn shown(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    digest.iter().take(8).fold("key ".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+    Fingerprint::Sha256(Sha256::digest(bytes).into()).to_string()
 }
 
 /// What a key really signs: the message wrapped as `ssh-keygen -Y sign` does it, with our namespace

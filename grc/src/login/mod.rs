@@ -7,7 +7,10 @@
 //! wire     strings as ssh writes them
 //! ```
 
+#[cfg(test)]
+mod corpus;
 pub mod follow;
+#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod key;
 pub mod users;

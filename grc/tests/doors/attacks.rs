@@ -57,7 +57,8 @@ async fn a_signature_for_one_grc_is_none_for_another() {
     let mut stranger = Stranger::at(&grc).await;
     let data = signed_data(&stranger.message(&other, "ada")).unwrap();
     assert!(refused(stranger.show("ada", ada.key.as_bytes(), ada.sign(&data).unwrap()).await.unwrap()));
-    (grc.stop().await, other.stop().await);
+    grc.stop().await;
+    other.stop().await;
 }
 
 #[tokio::test]
@@ -288,5 +289,20 @@ async fn a_crowd_of_silent_strangers_keeps_no_user_out() {
     }
     drop(crowd);
     grc.assert_serves().await;
+    grc.stop().await;
+}
+
+/// The clock is tokio's, which goes on when nobody has anything to do.
+#[tokio::test(start_paused = true)]
+async fn who_says_nothing_is_sent_away_at_every_step_of_a_login() {
+    use tokio::io::AsyncReadExt;
+    let grc = Grc::start().await;
+    let mut silent = tokio::net::TcpStream::connect(grc.users_address.unwrap()).await.unwrap();
+    assert!(matches!(silent.read(&mut [0; 64]).await, Ok(0) | Err(_)), "no handshake");
+    let begun = tokio::time::Instant::now();
+    let mut challenged = Stranger::at(&grc).await;
+    let ended = challenged.line.inbox.next().await;
+    assert!(ended.is_err(), "challenged, and no login: {ended:?}");
+    assert!(begun.elapsed() <= 2 * grc::remote::LOGIN_TIME);
     grc.stop().await;
 }

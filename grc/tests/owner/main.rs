@@ -9,6 +9,8 @@ mod fake;
 mod grid;
 mod histories;
 mod life;
+mod limits;
+mod operators;
 mod ownership;
 mod restarts;
 mod windows;

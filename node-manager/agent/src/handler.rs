@@ -39,6 +39,8 @@ use link::{Link, Word};
 const REMOVE_TIME: Duration = Duration::from_secs(15);
 /// How long the last words may take to reach the CRM.
 const GOODBYE_TIME: Duration = Duration::from_secs(2);
+/// How long the monitor may take to say why the sandbox's first process died.
+const REASON_TIME: Duration = Duration::from_secs(1);
 /// The lease until SETUP says another.
 const LEASE: Duration = Duration::from_secs(10);
 
@@ -268,7 +270,7 @@ impl Handler {
                     self.cause.get_or_insert(self.failure(Step::Running, reason.sentence()));
                 }
                 // What is left over is said to who asks.
-                self.end(None).await;
+                self.end(self.cause.clone()).await;
             }
             Ok(Said::Other(operation::Notice::State(_) | operation::Notice::Welcome(_))) => {}
             // These are always what they are called.
@@ -296,6 +298,8 @@ impl Handler {
         let results = self.results.clone();
         self.tasks.spawn(async move {
             let _ = gone.await;
+            // Who ended it is the monitor's to say, and it does so when nothing is left.
+            tokio::time::sleep(REASON_TIME).await;
             let _ = results.send(Done::InitGone);
         });
         self.tasks.spawn(work::prepared(preparing, init, self.results.clone()));

@@ -126,6 +126,8 @@ impl World {
             Action::Sweep { pilot, node, .. } => {
                 self.around(site, |field, around| field.sweep(around, pilot, &node));
             }
+            // Its batch system keeps nothing ahead.
+            Action::Reserve(_) | Action::Unreserve { .. } => {}
             Action::SetUp { pilot, grant, rates, .. } => {
                 let kept = rates.as_deref().cloned();
                 let classes = rates.map_or_else(Vec::new, |rates| self.classes(site, pilot, &rates));

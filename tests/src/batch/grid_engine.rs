@@ -1,9 +1,9 @@
 //! Grid Engine of one site: sge_qmaster on the head, sge_execd on each node, without a service
 //! manager and without the cell that the packages make.
 //!
-//! Every site has a root, a cell and a spool directory of its own. Two things are shared with
-//! whoever runs on this kernel, too: the group ids by which an execd knows the processes of its jobs,
-//! which are therefore other ones on every node, and the clock.
+//! Every site has a root, a cell and a spool directory of its own. What real machines do not share is
+//! kept apart, too: the group ids by which an execd knows the processes of its jobs, and the
+//! directory for temporary ones of jobs, which has the job's number for a name.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -113,9 +113,11 @@ impl Queue for GridEngine {
         format!(
             "[batch]\nsystem = \"grid-engine\"\nnodes = {}\nroot = {:?}\ncell = \"default\"\n\
              qmaster_port = {QMASTER_PORT}\nexecd_port = {EXECD_PORT}\ncommands = \"/usr/bin\"\n\
-             queue = \"{QUEUE}\"\nparallel_environment = \"{ENVIRONMENT}\"\n",
+             queue = \"{QUEUE}\"\nparallel_environment = \"{ENVIRONMENT}\"\ninvocations = {:?}\n",
             state.plan.nodes,
             directory(state, site).display().to_string(),
+            // Not in the home, which the account has in every grid on this machine.
+            directory(state, site).join("shared/{user}").display().to_string(),
         )
     }
 
@@ -234,6 +236,12 @@ impl GridEngine {
              urgency_slots min\naccounting_summary FALSE\nqsort_args NONE\n"
         );
         tell("-Ap", "environment", &environment)?;
+        let temporary = root.join("tmp");
+        let mut directories = temporary.display().to_string();
+        for node in nodes {
+            fs::create_dir_all(temporary.join(node))?;
+            directories.push_str(&format!(",[{node}={}]", temporary.join(node).display()));
+        }
         let queue = changed(
             &ask(&["qconf", "-sq"])?,
             &[
@@ -241,6 +249,7 @@ impl GridEngine {
                 ("hostlist", "@nodes"),
                 ("slots", if state.plan.batch.alone { "1" } else { "4" }),
                 ("pe_list", ENVIRONMENT),
+                ("tmpdir", &directories),
                 ("notify", &clock(NOTIFY_S)),
                 // A busy machine is no reason to let jobs wait here.
                 ("load_thresholds", "NONE"),
@@ -290,6 +299,9 @@ fn make_cell(root: &Path, head: &str) -> Result<()> {
         fs::set_permissions(&made, fs::Permissions::from_mode(0o755))?;
         chown(&made, Some(owner.uid.as_raw()), Some(owner.gid.as_raw()))?;
     }
+    let shared = root.join("shared");
+    fs::create_dir_all(&shared)?;
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777))?;
     symlink(format!("{SHARE}/util"), root.join("util"))?;
     let kind = run(Command::new(format!("{SHARE}/util/arch")).env("SGE_ROOT", root))?;
     for of_kind in ["bin", "lib", "utilbin"] {

@@ -1,14 +1,15 @@
 //! Handing a batch job over to Grid Engine, and the files that go with it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use nix::unistd::{Uid, User};
+use nix::unistd::User;
 use protocol::names::NodeName;
 
 use super::GridEngine;
-use super::script::{Script, invocations, without};
-use crate::batch::commands::Answer;
+use crate::batch::commands::{Answer, filled};
+use crate::batch::files::Files;
+use crate::batch::host_script::{Dialect, Script, invocations};
 use crate::batch::names::{Group, group, job_name};
 use crate::batch::notes::Note;
 use crate::batch::{BatchError, BatchJob};
@@ -16,20 +17,11 @@ use crate::site::{Account, Submit};
 
 /// Of the time of a batch job beyond the life of its pilots, so that they end first.
 const WALLTIME_MARGIN_S: u32 = 60;
-/// Of what Launchers said, the end.
-const WORDS_BYTES: &str = "2048";
 /// How long a sweep may take, with the time that the scheduler takes to begin it; below what the
 /// owner waits for it.
 const SWEEP_TIME: Duration = Duration::from_secs(12);
 /// The sweep itself, seconds.
 const SWEEP_LIMIT: &str = "h_rt=60";
-
-/// The files of one batch job.
-struct Files {
-    directory: PathBuf,
-    invocations: PathBuf,
-    words: PathBuf,
-}
 
 impl GridEngine {
     pub(super) async fn hand_over(&self, job: &BatchJob) -> Result<(), BatchError> {
@@ -47,7 +39,7 @@ impl GridEngine {
             Err(error @ BatchError::Unknown(_)) => Err(error),
             Err(error) => {
                 self.ledger.forget(group);
-                self.remove_files(&files, &first.account).await;
+                files.remove(&self.commands, &first.account).await;
                 Err(error)
             }
         }
@@ -61,14 +53,21 @@ impl GridEngine {
         files: &Files,
     ) -> Result<String, BatchError> {
         let secrets = invocations(job.pilots.iter().map(|(_, invocation)| invocation.as_slice()));
-        self.write(files, &first.account, &secrets).await?;
+        files.write(&self.commands, &first.account, &secrets).await?;
         let mut words = self.request(first, group, job.pilots.len());
         if first.begin_in_s > 0 {
-            words.extend(self.begin(first, group, job.pilots.len()).await?);
+            words.extend(["-a".to_owned(), self.date(&first.account, first.begin_in_s).await?]);
+        }
+        if let Some(number) = self.place(group.0, &first.account).await {
+            words.extend(["-ar".to_owned(), number]);
         }
         words.extend(self.extra.iter().cloned());
-        let script =
-            Script { launcher: &self.launcher, invocations: &files.invocations, words: &files.words };
+        let script = Script {
+            dialect: Dialect::GridEngine,
+            launcher: &self.launcher,
+            invocations: &files.invocations,
+            words: &files.words,
+        };
         let answer = self.commands.run(Some(&first.account), "qsub", &words, script.text().as_bytes()).await;
         let answer = answer.map_err(|error| error.of_submission())?;
         let number = answer.out.trim();
@@ -94,102 +93,28 @@ impl GridEngine {
         words
     }
 
-    /// The words that let it begin later: in a reservation of Grid Engine's own, where the site
-    /// permits them, else not before.
-    async fn begin(&self, submit: &Submit, group: Group, hosts: usize) -> Result<Vec<String>, BatchError> {
-        // Grid Engine reads local times, which only the system's own program should write.
-        let words = vec![format!("--date=+{} seconds", submit.begin_in_s), "+%Y%m%d%H%M.%S".to_owned()];
-        let begin = self.act(&submit.account, "date", words).await?;
-        let begin = begin.out.trim().to_owned();
-        if !self.reserve_ahead {
-            return Ok(vec!["-a".to_owned(), begin]);
-        }
-        let duration = walltime_s(submit);
-        let duration = format!("{}:{}:{}", duration / 3600, duration / 60 % 60, duration % 60);
-        let mut words = vec!["-a".to_owned(), begin, "-d".to_owned(), duration];
-        words.extend(["-N".to_owned(), job_name(&self.site, group)]);
-        words.extend(["-pe".to_owned(), self.environment.clone(), hosts.to_string()]);
-        let without = without(&submit.exclude).map(|hosts| ["-l".to_owned(), hosts]);
-        let queue = self.queue.clone().map(|queue| ["-q".to_owned(), queue]);
-        words.extend([without, queue].into_iter().flatten().flatten());
-        let answer = self.act(&submit.account, "qrsub", words).await?;
-        match reservation_number(&answer.out).filter(|_| answer.status.success()) {
-            Some(number) => Ok(vec!["-ar".to_owned(), number.to_string()]),
-            None => Err(refusal(&answer)),
+    /// A time from now as Grid Engine reads it: a local one, which only the system's own program
+    /// should write.
+    pub(super) async fn date(&self, account: &Account, in_s: u32) -> Result<String, BatchError> {
+        let words = vec![format!("--date=+{in_s} seconds"), "+%Y%m%d%H%M.%S".to_owned()];
+        let answer = self.act(account, "date", words).await?;
+        match answer.status.success() {
+            true => Ok(answer.out.trim().to_owned()),
+            false => Err(refusal(&answer)),
         }
     }
 
-    fn files(&self, group: Group, account: &Account) -> Result<Files, BatchError> {
-        let directory = match self.directory.contains("{home}") {
-            true => self.directory.replace("{home}", &home_of(account)?),
-            false => self.directory.clone(),
-        };
-        let directory = PathBuf::from(directory.replace("{user}", account.name.as_str()));
-        let name = job_name(&self.site, group);
-        Ok(Files {
-            invocations: directory.join(format!("{name}.invocations")),
-            words: directory.join(format!("{name}.words")),
-            directory,
-        })
-    }
-
-    /// Writes the secrets, as the account and for it alone. What stands there is replaced.
-    async fn write(&self, files: &Files, account: &Account, secrets: &str) -> Result<(), BatchError> {
-        let make = ["-d".to_owned(), "-m".to_owned(), "700".to_owned(), shown(&files.directory)];
-        let file = shown(&files.invocations);
-        // Nobody else may read it before anything is in it. Its standard input is not the account's
-        // to open by a name.
-        let put = ["-m".to_owned(), "600".to_owned(), "/dev/null".to_owned(), file.clone()];
-        let fill = [format!("of={file}"), "conv=notrunc".to_owned(), "status=none".to_owned()];
-        let steps: [(&str, &[String], &str); 3] =
-            [("install", &make, ""), ("install", &put, ""), ("dd", &fill, secrets)];
-        for (program, words, input) in steps {
-            let answer = self.commands.run(Some(account), program, words, input.as_bytes()).await;
-            let answer = answer.map_err(|error| error.of_question())?;
-            if !answer.status.success() {
-                let what = format!("its invocations cannot be left with account {}", account.name);
-                return Err(BatchError::refused(format!("{what}: {}", answer.complaint())));
-            }
-        }
-        Ok(())
-    }
-
-    /// The last line of what a job's Launchers said, if anything; then its files go.
-    pub(super) async fn take_words(&self, group: Group, account: &Account) -> Option<String> {
-        let files = self.files(group, account).ok()?;
-        let words = vec!["-c".to_owned(), WORDS_BYTES.to_owned(), shown(&files.words)];
-        let said = self.act(account, "tail", words).await;
-        self.remove_files(&files, account).await;
-        let said = said.ok().filter(|answer| answer.status.success())?.out;
-        let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty() && !is_log(line));
-        lines.next_back().map(str::to_owned)
-    }
-
-    /// Repeatable. What cannot be removed stays: it holds nothing that is of use any more.
-    async fn remove_files(&self, files: &Files, account: &Account) {
-        let remove = vec!["-f".to_owned(), shown(&files.invocations), shown(&files.words)];
-        let close = vec!["--ignore-fail-on-non-empty".to_owned(), shown(&files.directory)];
-        for (program, words) in [("rm", remove), ("rmdir", close)] {
-            if let Err(error) = self.act(account, program, words).await {
-                tracing::warn!("files of account {} stay: {error}", account.name);
-            }
-        }
+    pub(super) fn files(&self, group: Group, account: &Account) -> Result<Files, BatchError> {
+        Files::new(self.directory.as_deref(), &job_name(&self.site, group), account)
     }
 
     /// By the site's own command, else by a small batch job that runs on the node soon or not at all.
     pub(super) async fn sweep_node(&self, node: &NodeName, account: &Account) -> Result<(), BatchError> {
         let node_manager = self.launcher.with_file_name("node-manager");
         let name = format!("gridpilot-sweep-{node}");
-        let (program, words, user) = match self.sweep.split_first() {
-            Some((program, words)) => {
-                let replace = |word: &String| {
-                    word.replace("{node}", node.as_str())
-                        .replace("{user}", account.name.as_str())
-                        .replace("{uid}", &account.uid.to_string())
-                        .replace("{gid}", &account.gid.to_string())
-                };
-                (program.clone(), words.iter().map(replace).collect::<Vec<_>>(), None)
-            }
+        let own = filled(&self.sweep, node, account);
+        let (program, words, user) = match own.split_first() {
+            Some((program, words)) => (program.clone(), words.to_vec(), None),
             None => {
                 let own = ["-sync", "y", "-b", "y", "-r", "n", "-m", "n", "-wd", "/", "-j", "y"];
                 let mut words: Vec<String> = own.map(String::from).into();
@@ -230,21 +155,21 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn home_of(account: &Account) -> Result<String, BatchError> {
-    let found = User::from_uid(Uid::from_raw(account.uid));
-    let home = found.ok().flatten().map(|user| shown(&user.dir));
-    home.ok_or_else(|| BatchError::refused(format!("account {} has no home here", account.name)))
+/// The request for hosts: none of those that are not clean. `None` = any host.
+pub fn without(hosts: &[NodeName]) -> Option<String> {
+    let all: Vec<String> = hosts.iter().map(|host| format!("!{host}")).collect();
+    (!all.is_empty()).then(|| format!("h={}", all.join("&")))
 }
 
-/// The node manager's notes for the system log, which come here when there is none.
-fn is_log(line: &str) -> bool {
-    line.starts_with("gridpilot node-manager[")
+/// As Grid Engine writes a length of time.
+pub(super) fn clock(seconds: u32) -> String {
+    format!("{}:{}:{}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
-/// Of `Your advance reservation 1 has been granted`.
-fn reservation_number(said: &str) -> Option<u32> {
-    let (_, rest) = said.split_once("advance reservation ")?;
-    rest.split_once(" has been granted")?.0.trim().parse().ok()
+/// The account of this name, where the grid can carry the name.
+pub(super) fn account_of(name: &str) -> Option<Account> {
+    let user = User::from_name(name).ok()??;
+    Some(Account { name: name.parse().ok()?, uid: user.uid.as_raw(), gid: user.gid.as_raw() })
 }
 
 /// What a command that failed means.
@@ -267,5 +192,50 @@ pub(super) fn refusal(answer: &Answer) -> BatchError {
     match what.contains("jobs are allowed") || what.contains("jobs allowed") {
         true => BatchError::unavailable(what),
         false => BatchError::refused(what),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::ExitStatus;
+
+    use super::*;
+
+    #[test]
+    fn hosts_that_are_not_clean_are_excluded_together() {
+        let hosts = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<_>>();
+        assert_eq!(without(&[]), None);
+        assert_eq!(without(&hosts(&["a1"])).unwrap(), "h=!a1");
+        assert_eq!(without(&hosts(&["a1", "b.c"])).unwrap(), "h=!a1&!b.c");
+    }
+
+    #[test]
+    fn a_refusal_is_told_apart_from_a_qmaster_that_is_away() {
+        let answer =
+            |err: &str| Answer { status: ExitStatus::default(), out: String::new(), err: err.into() };
+        let kind = |err: &str| refusal(&answer(err));
+        // Recorded from Grid Engine 8.1.9.
+        for (err, words) in [
+            ("Unable to run job: error: no suitable queues\nExiting.\n", "no suitable queues"),
+            (
+                "Unable to run job: Job was rejected because job requests unknown queue \"no.q\"\nExiting.\n",
+                "Job was rejected because job requests unknown queue \"no.q\"",
+            ),
+            (
+                "denied: \"u\" must be manager or in userset \"arusers\"\n",
+                "denied: \"u\" must be manager or in userset \"arusers\"",
+            ),
+        ] {
+            assert_eq!(kind(err), BatchError::refused(words));
+        }
+        let refused = "error: commlib error: got select error (Connection refused)\nerror: unable to send \
+                       message to qmaster using port 6444 on host \"a0\": got send error\n";
+        assert!(matches!(kind(refused), BatchError::Unavailable(_)));
+        let lost = "error: commlib error: got select error (Connection reset by peer)\n\
+                    failed receiving gdi request response for mid=1 (can't find connection).\n";
+        assert!(matches!(kind(lost), BatchError::Unknown(_)));
+        let many =
+            "Unable to run job: job rejected: Only 2 jobs are allowed per user (current job count: 2).\n";
+        assert!(matches!(kind(many), BatchError::Unavailable(_)));
     }
 }

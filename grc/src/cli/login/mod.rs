@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod file;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -150,9 +151,9 @@ pub async fn dial(remote: &Remote) -> Result<(Connection<Line>, Key), CliError> 
     let stream: Line = Box::new(stream);
     let mut line = greet(stream, Role::Client, &[Role::Grc]).await.map_err(|error| match error {
         ConnectionError::Version(refusal) => CliError::Refused(refusal),
-        other => unreachable(other.to_string()),
+        other => unreachable(ended(&other)),
     })?;
-    let lost = |error: ConnectionError| unreachable(format!("it ended the login: {error}"));
+    let lost = |error: ConnectionError| unreachable(ended(&error));
     let ToStranger::Challenge(challenge) = hear(&mut line).await.map_err(lost)? else {
         return Err(bug("the GRC did not begin with a challenge".to_owned()));
     };
@@ -184,6 +185,18 @@ pub async fn dial(remote: &Remote) -> Result<(Connection<Line>, Key), CliError> 
         }
     }
     Err(CliError::NotLetIn { grc: remote.address.clone(), user: remote.user.to_string(), tried, unusable })
+}
+
+/// Why a login came to nothing, in words; TLS has longer ones for somebody who hangs up.
+fn ended(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::Closed => "it ended the login".to_owned(),
+        ConnectionError::Io(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            "it hung up: too many log in at once, or that is not its port for users".to_owned()
+        }
+        ConnectionError::Io(error) => reason(error),
+        other => other.to_string(),
+    }
 }
 
 async fn hear(line: &mut Connection<Line>) -> Result<ToStranger, ConnectionError> {

@@ -52,18 +52,38 @@ async fn what_the_monitor_ends_by_itself_is_told_with_its_reason() {
     for state in LIVE_STATES {
         let mut world = World::in_state(state).await;
         let ended = operation::Notice::Ended { reason: EndReason::LauncherGone };
+        if state != State::Building {
+            // The sandbox is removed before the word, and its first process is missed meanwhile.
+            world.seen().init = None;
+            for _ in 0..50 {
+                assert!(matches!(world.ask(&Request::GetStatus).await, Reply::Status { .. }));
+            }
+        }
         world.monitor.send(&ended.encode(), &[]).await.unwrap();
         if state == State::Building {
             assert!(matches!(world.reply(1).await, Reply::Failed(_)));
         }
+        // At once, and again when nothing is left.
+        let first = loop {
+            if let Notice::StateChanged { state: State::TearingDown, cause } = world.notice().await {
+                break cause.unwrap();
+            }
+        };
+        assert_eq!(first.cause.as_str(), "the Launcher died");
         let Notice::Gone { dirty: None, cause: Some(cause) } = gone(&mut world).await else {
             panic!("in {state:?}")
         };
-        assert_eq!(cause.cause.as_str(), "the Launcher died");
+        assert_eq!(cause, first);
         assert_eq!(cause.node.unwrap().as_str(), "a1");
         assert_eq!(world.seen().tear_downs, 1, "asked once what is left");
         assert!(matches!(world.agent.await.unwrap(), Ending::Confirmed { .. }));
     }
+}
+
+/// The CRM knows it by these words.
+#[test]
+fn an_end_by_the_batch_system_is_told_in_the_words_of_the_protocol() {
+    assert_eq!(EndReason::LauncherAsked.sentence(), protocol::node::ENDED_BY_BATCH_SYSTEM);
 }
 
 #[tokio::test]

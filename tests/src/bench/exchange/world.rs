@@ -423,6 +423,7 @@ impl World {
                     self.under_way.push_back(Wire::ToAgent(number, pilot, None, body));
                 }
                 site::Action::Dismiss { .. } => (),
+                site::Action::Reserve(_) | site::Action::Unreserve { .. } => (),
                 // Void its token; the batch system takes it away, and says so.
                 site::Action::Adopt { .. } => bail!("nothing is restored here"),
                 site::Action::Cancel { pilot } => {
