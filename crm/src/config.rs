@@ -72,6 +72,9 @@ pub struct Config {
     pub batch: Batch,
 }
 
+/// What `[times] hold_s` is if it is not said.
+const HOLD_S: u32 = 600;
+
 /// `[times]`, in seconds.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -84,6 +87,9 @@ pub struct TimesConfig {
     pub end_s: u32,
     /// How long CRM and node may hear nothing of each other before both give up.
     pub lease_s: u32,
+    /// How long pilots that came are held for those of other sites, before they are released and
+    /// begun again later.
+    pub hold_s: u32,
     pub grace_s: u32,
 }
 
@@ -98,6 +104,7 @@ impl Default for TimesConfig {
             run_s: s(times.run),
             end_s: s(times.end),
             lease_s: s(times.lease),
+            hold_s: HOLD_S,
             grace_s: s(times.grace),
         }
     }
@@ -216,7 +223,7 @@ impl Config {
 
     fn check_times(&self) -> Result<(), String> {
         let t = &self.times;
-        if [t.pilots_s.unwrap_or(1), t.setup_s, t.keys_s, t.run_s, t.end_s].contains(&0) {
+        if [t.pilots_s.unwrap_or(1), t.setup_s, t.keys_s, t.run_s, t.end_s, t.hold_s].contains(&0) {
             return Err("[times] holds a 0".into());
         }
         if !LEASE_S.contains(&t.lease_s) {
@@ -260,6 +267,8 @@ impl Config {
                 grace: s(self.times.grace_s),
             },
             lead: s(self.lead_s),
+            hold: s(self.times.hold_s),
+            queue: self.batch.queue_name().into(),
             catalog: sandbox_images::Catalog::host_only(),
         }
     }

@@ -334,6 +334,9 @@ impl Driver {
             Action::Unreserve { reservation } => {
                 let _ = self.batch.send(batch::Command::Unreserve { reservation });
             }
+            Action::Probe => {
+                let _ = self.batch.send(batch::Command::Probe);
+            }
             Action::Sweep { pilot, node, account } => {
                 let _ = self.batch.send(batch::Command::Sweep { pilot, node, account });
             }

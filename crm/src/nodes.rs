@@ -30,15 +30,17 @@ pub struct Node {
     taken: BTreeSet<(u32, PilotId)>,
     /// Pilots that did not go, the machine that they are on, and what is left of them.
     dirt: BTreeMap<PilotId, (NodeName, Text)>,
+    /// Why it gets no pilot for a while, although nothing is left on it.
+    away: Option<Text>,
 }
 
 impl Node {
     pub fn new(name: NodeName, memory_bytes: u64, members_max: u32) -> Self {
-        Self { name, memory_bytes, members_max, taken: BTreeSet::new(), dirt: BTreeMap::new() }
+        Self { name, memory_bytes, members_max, taken: BTreeSet::new(), dirt: BTreeMap::new(), away: None }
     }
 
     fn is_usable(&self) -> bool {
-        self.dirt.is_empty()
+        self.dirt.is_empty() && self.away.is_none()
     }
 
     fn is_in(&self, layer: u32) -> bool {
@@ -168,7 +170,11 @@ impl Nodes {
 
     /// Nodes that take no pilot, and why.
     pub fn unusable(&self) -> Vec<(NodeName, Text)> {
-        self.list.iter().filter_map(|node| node.dirt.values().next().cloned()).collect()
+        let away = |node: &Node| Some((node.name.clone(), node.away.clone()?));
+        self.list
+            .iter()
+            .filter_map(|node| node.dirt.values().next().cloned().or_else(|| away(node)))
+            .collect()
     }
 
     /// Pilots that have a place somewhere.
@@ -296,6 +302,20 @@ impl Nodes {
     pub fn soil(&mut self, node: &NodeName, pilot: PilotId, machine: &NodeName, what: Text) {
         if let Some(node) = self.node_mut(node) {
             node.dirt.insert(pilot, (machine.clone(), what));
+        }
+    }
+
+    /// Keeps a node that is known by name away from new pilots, until it is let back.
+    pub fn keep_away(&mut self, node: &NodeName, why: Text) {
+        if let Some(node) = self.node_mut(node) {
+            node.away = Some(why);
+        }
+    }
+
+    /// Repeatable.
+    pub fn let_back(&mut self, node: &NodeName) {
+        if let Some(node) = self.node_mut(node) {
+            node.away = None;
         }
     }
 

@@ -19,8 +19,9 @@
 //!  Gone <-----+-------------------------+-----------'            Dirty (swept again)
 //! ```
 //! No I/O and no clock here: [`State::step`] says what follows, [`crate::site`] does it. Every
-//! arrow of the picture is one arm below; news that fits no arrow is late or repeated and
-//! changes nothing. The node and the address are given back exactly once, on the way into `Gone`.
+//! arrow of the picture is one arm below, beside one from `Submitted` back to `Held` (the batch
+//! system did not take it, and may later); news that fits no arrow is late or repeated and changes
+//! nothing. The node and the address are given back exactly once, on the way into `Gone`.
 //! After a restart of the CRM the pilots of before begin at `Submitted` if they never arrived, at
 //! `Away` if they did, and at `Cancelling` if they do not go. One that is away with its end asked is
 //! ended by the batch system; one that was asked to end and returns is asked again.
@@ -125,6 +126,8 @@ pub enum Event {
     Returned(node::State),
     /// The batch system says that the pilot's process is gone.
     BatchGone,
+    /// The batch system did not take it, and may later.
+    TurnedBack,
     /// The deadline of the present state passed.
     TimeOver,
     Swept,
@@ -170,6 +173,7 @@ impl State {
         use {Do::*, Event::*, State::*};
         match (self, event) {
             (Held, Committed) => (Submitted, &[Submit]),
+            (Submitted, TurnedBack) => (Held, &[]),
             (Submitted, Arrived) => (Building, &[SetUp]),
             (Building, SandboxBuilt) => (Built, &[]),
             (Built, KeysGiven) => (Ready, &[]),
@@ -320,6 +324,11 @@ pub struct Pilot {
     pub orders: BTreeMap<u32, u32>,
     /// When its node ends it by itself, margin included.
     pub lease_end: Duration,
+    /// Why it waits in the queue, and until when, as the batch system says.
+    pub queued: Option<protocol::names::Text>,
+    pub expected: Option<Duration>,
+    /// Why its submission had no answer: it may be with the batch system or not.
+    pub unanswered: Option<protocol::names::Text>,
     /// Why it is not clean, while it is not.
     pub dirt: Option<Text>,
 }
@@ -343,6 +352,9 @@ impl Pilot {
             told: None,
             orders: BTreeMap::new(),
             lease_end: Duration::ZERO,
+            queued: None,
+            expected: None,
+            unanswered: None,
             dirt: None,
         }
     }
@@ -365,7 +377,7 @@ mod tests {
 
     use super::*;
 
-    const EVENTS: [Event; 15] = {
+    const EVENTS: [Event; 16] = {
         use Event::*;
         [
             Committed,
@@ -380,6 +392,7 @@ mod tests {
             SandboxDirty,
             AgentLost,
             BatchGone,
+            TurnedBack,
             TimeOver,
             Swept,
             NotSwept,

@@ -33,7 +33,7 @@ impl BatchError {
 }
 
 /// What a batch system can do by itself; what it cannot, the CRM does around it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Capabilities {
     /// It starts a pilot on the node that the CRM names. If not, a node is known at arrival.
     pub places_on_named_nodes: bool,
@@ -48,6 +48,8 @@ pub struct Capabilities {
     pub nodes_max: Option<u32>,
     /// The longest time that a batch job may be given; `None` = not limited, or not said.
     pub walltime_max: Option<Duration>,
+    /// Why the queue starts nothing now, whatever is submitted: it is shut or drained.
+    pub closed: Option<Text>,
 }
 
 /// A pilot as the batch system knows it.

@@ -145,7 +145,7 @@ impl Grid {
     async fn hear_news(&mut self) -> FromSite {
         loop {
             match self.hear().await {
-                FromSite::Publish { .. } | FromSite::Progress { .. } => {}
+                FromSite::Publish { .. } | FromSite::Progress { .. } | FromSite::Waits { .. } => {}
                 news => return news,
             }
         }

@@ -49,7 +49,10 @@ pub fn reservation(reservation: &Reservation, wall: Wall, away: &Away) -> Explan
     reasons.extend(broken(reservation, now));
     if let Some(stage) = stage {
         let behind = reservation.parts.iter().filter(|part| part.stage < stage);
-        reasons.extend(behind.map(|part| waits_for(part, reservation.phase)));
+        reasons.extend(behind.map(|part| waits_for(part, reservation.phase, now)));
+    }
+    if reservation.phase == Phase::Starting {
+        reasons.extend(reservation.parts.iter().filter_map(|part| held(part, now)));
     }
     if reservation.phase != Phase::Over {
         reasons.extend(away.iter().map(|(site, since)| is_away(site, *since, now)));
@@ -176,14 +179,53 @@ fn cause(failure: &Failure) -> String {
     format!("{line}: {}", failure.cause)
 }
 
-fn waits_for(part: &PartState, phase: Phase) -> Text {
+/// Pilots that came and wait for those of others, and until when.
+fn held(part: &PartState, now: Duration) -> Option<Text> {
+    let until = part.waiting.as_ref()?.held_until?;
+    let (site, span) = (&part.site, in_span(until, now));
+    Some(
+        format!("site {site} holds the pilots that came for {span} more; then it begins them again later")
+            .into(),
+    )
+}
+
+/// What the queue says of the pilots that have not come.
+fn queue_says(part: &PartState, now: Duration) -> String {
+    let mut text = String::new();
+    if let Some(waiting) = part.waiting.as_ref().filter(|waiting| waiting.pilots > 0) {
+        text.push_str(&format!("; {} wait", waiting.pilots));
+        if !part.queue.as_str().is_empty() {
+            text.push_str(&format!(" in its queue ({})", part.queue));
+        }
+        if !waiting.why.as_str().is_empty() {
+            text.push_str(&format!(": {}", waiting.why));
+        }
+        if let Some(expected) = waiting.expected.filter(|at| *at > now) {
+            text.push_str(&format!(", expected to start in {}", in_span(expected, now)));
+        }
+        if let Some(until) = waiting.until {
+            text.push_str(&format!(", given up in {}", in_span(until, now)));
+        }
+    }
+    if let Some(again) = part.again {
+        text.push_str("; they came before the others and were released, ");
+        match again > now {
+            true => text.push_str(&format!("and begin again in {}", in_span(again, now))),
+            false => text.push_str("and begin again now"),
+        }
+    }
+    text
+}
+
+fn waits_for(part: &PartState, phase: Phase, now: Duration) -> Text {
     let (site, wanted, progress) = (&part.site, part.members, part.progress);
     match phase {
         Phase::Starting => format!(
-            "site {site}: of {wanted} pilots {} are with the batch system, {} are in, {} sandboxes stand",
+            "site {site}: of {wanted} pilots {} are with the batch system, {} are in, {} sandboxes stand{}",
             progress.submitted.min(wanted),
             progress.arrived.min(wanted),
-            progress.built.min(wanted)
+            progress.built.min(wanted),
+            queue_says(part, now)
         ),
         Phase::Joining => {
             format!("site {site}: {} of {wanted} members have joined", progress.joined.min(wanted))

@@ -25,7 +25,7 @@ use protocol::ids::{Epoch, JobId, RequestId, ReservationId, Version};
 use protocol::names::{SiteName, Text, UserName};
 use protocol::refusal::{Failure, Refusal};
 use protocol::reservation::{AddressBlock, Ask, PairRate, Progress};
-use protocol::site::{ReadyMember, Remaining};
+use protocol::site::{ReadyMember, Remaining, Waits};
 use serde::{Deserialize, Serialize};
 
 use crate::coallocate::Coallocation;
@@ -206,13 +206,74 @@ pub struct PartState {
     pub progress: Progress,
     /// What the site reported, checked and in order; empty before.
     pub ready: Vec<ReadyMember>,
+    /// The latest of the site's submissions that it spoke of.
+    pub round: u32,
+    /// What its pilots wait for, while they do.
+    pub waiting: Option<Waiting>,
+    /// The site's batch system and which of its queues, once something was said of waiting.
+    pub queue: Text,
+    /// When it begins its pilots again, which it has released.
+    pub again: Option<Duration>,
+}
+
+/// What the pilots of a part wait for; times are the owner's.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Waiting {
+    pub pilots: u32,
+    pub why: Text,
+    pub expected: Option<Duration>,
+    /// When the site gives them up.
+    pub until: Option<Duration>,
+    /// Until when those that came are held for the others.
+    pub held_until: Option<Duration>,
+}
+
+impl Waiting {
+    /// As a site says it now.
+    pub fn new(said: Waits, now: Duration) -> Self {
+        let at = |span: Option<u32>| span.map(|seconds| now + Duration::from_secs(seconds.into()));
+        Self {
+            pilots: said.pilots,
+            why: said.why,
+            expected: at(said.expected_in_s),
+            until: at(said.until_in_s),
+            held_until: at(said.held_for_s),
+        }
+    }
 }
 
 impl PartState {
     pub fn new(share: &Share, stage: PartStage) -> Self {
         let Share { site, members, layer, carve } = share.clone();
         let progress = Progress { wanted: members, ..Progress::default() };
-        Self { site, members, layer, carve, stage, acknowledged: false, progress, ready: Vec::new() }
+        let (ready, round, waiting, again, queue) = (Vec::new(), 0, None, None, Text::default());
+        Self {
+            site,
+            members,
+            layer,
+            carve,
+            stage,
+            acknowledged: false,
+            progress,
+            ready,
+            round,
+            waiting,
+            queue,
+            again,
+        }
+    }
+
+    /// Whether this is not of an older submission than the site spoke of before. A newer one takes
+    /// the place of whatever was known.
+    pub fn hears_of(&mut self, round: u32) -> bool {
+        if round > self.round {
+            let anew = self.round > 0;
+            self.round = round;
+            if anew {
+                self.begin_anew();
+            }
+        }
+        round == self.round
     }
 
     pub fn share(&self) -> Share {
@@ -224,6 +285,7 @@ impl PartState {
         self.stage = PartStage::Held;
         self.progress = Progress { wanted: self.members, ..Progress::default() };
         self.ready.clear();
+        (self.waiting, self.again) = (None, None);
     }
 }
 

@@ -7,7 +7,7 @@ use protocol::codec;
 use protocol::job::JobView;
 use protocol::limits::{FRAME_BYTES_MAX, LISTING_MAX, SITES_MAX};
 use protocol::names::{HostName, SiteName, Text};
-use protocol::reservation::{MemberView, PairView, PartView, ReservationState, ReservationView};
+use protocol::reservation::{MemberView, PairView, PartView, QueueView, ReservationState, ReservationView};
 use protocol::site::Offer;
 use serde::Serialize;
 
@@ -46,7 +46,7 @@ pub fn reservation(reservation: &Reservation, wall: Wall, members: Members) -> R
         state: state(reservation),
         slots: reservation.ask.slots,
         environment: reservation.ask.environment.clone(),
-        parts: reservation.parts.iter().map(|one| part(one, members)).collect(),
+        parts: reservation.parts.iter().map(|one| part(one, members, wall)).collect(),
         made_s: wall.at(reservation.made),
         version: reservation.grant.as_ref().map(|grant| grant.version).unwrap_or_default(),
         epoch: reservation.epoch,
@@ -102,7 +102,31 @@ fn state(reservation: &Reservation) -> ReservationState {
     }
 }
 
-fn part(part: &PartState, members: Members) -> PartView {
+/// What a part's pilots wait for, while they do.
+fn queue(part: &PartState, wall: Wall) -> Option<QueueView> {
+    let at = |time: Option<Duration>| time.map(|at| wall.at(at));
+    let queue = part.queue.clone();
+    match (&part.waiting, part.again) {
+        (Some(waiting), again) => Some(QueueView {
+            pilots: waiting.pilots,
+            queue,
+            why: waiting.why.clone(),
+            expected_s: at(waiting.expected),
+            until_s: at(waiting.until),
+            held_until_s: at(waiting.held_until),
+            again_s: at(again),
+        }),
+        (None, Some(again)) => {
+            let (why, again_s) = (Text::default(), Some(wall.at(again)));
+            let (expected_s, until_s, held_until_s) = (None, None, None);
+            let pilots = part.members;
+            Some(QueueView { pilots, queue, why, expected_s, until_s, held_until_s, again_s })
+        }
+        (None, None) => None,
+    }
+}
+
+fn part(part: &PartState, members: Members, wall: Wall) -> PartView {
     let members = match members {
         Members::LeftOut => Vec::new(),
         Members::Shown => part
@@ -122,6 +146,7 @@ fn part(part: &PartState, members: Members) -> PartView {
         progress: part.progress,
         members,
         proof: Vec::new(),
+        queue: queue(part, wall),
     }
 }
 
@@ -162,6 +187,7 @@ pub fn site(name: &SiteName, facts: &SiteFacts<'_>, wall: Wall) -> SiteView {
         problems.push("has not connected since the GRC started".into());
     }
     if let Some(offer) = live {
+        problems.extend(offer.paused.iter().map(|why| paused(offer, why)));
         problems.extend(offer.unusable.iter().map(|(node, why)| format!("node {node}: {why}").into()));
     }
     let mut view = SiteView {
@@ -183,6 +209,13 @@ pub fn site(name: &SiteName, facts: &SiteFacts<'_>, wall: Wall) -> SiteView {
     };
     shorten(&mut view);
     view
+}
+
+fn paused(offer: &Offer, why: &Text) -> Text {
+    match offer.queue.as_str() {
+        "" => format!("its batch queue is paused: {why}").into(),
+        queue => format!("its batch queue ({queue}) is paused: {why}").into(),
+    }
 }
 
 /// A site may say more of itself than fits beside all others: the end of its longest list goes.
@@ -264,6 +297,11 @@ mod tests {
             lead_s: 0,
             unusable: vec![("n".parse().unwrap(), "y".repeat(5000).into()); 1000],
             environments: vec!["e".repeat(80).parse().unwrap(); 10_000],
+            queue: "q".repeat(5000).into(),
+            pilots_s: 600,
+            nodes_max: None,
+            lasts_s_max: None,
+            paused: Some("z".repeat(5000).into()),
         };
         let facts = SiteFacts {
             connected: true,

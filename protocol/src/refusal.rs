@@ -105,6 +105,10 @@ pub enum Refusal {
     SiteNotForUser { site: SiteName, user: UserName },
     #[error("this key does not let anybody in as {user}; the grid's administrator keeps the `users` file")]
     LoginRefused { user: UserName },
+    #[error("site {site} begins nothing now, its batch queue is paused: {why}")]
+    QueuePaused { site: SiteName, why: Text },
+    #[error("the queue of site {site} gives at most {max} {what}, {asked} were asked")]
+    OverQueueLimit { site: SiteName, what: Text, asked: u64, max: u64 },
 }
 
 /// Something of which there is only so much at a time.

@@ -256,6 +256,26 @@ pub struct Progress {
     pub joined: u32,
 }
 
+/// What the pilots of a part wait for, as shown to the user. Times are seconds since the epoch on
+/// the GRC's clock.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct QueueView {
+    /// Pilots that have not come.
+    pub pilots: u32,
+    /// The site's batch system, and which of its queues.
+    pub queue: Text,
+    /// Why they wait, as it says; empty when it says nothing.
+    pub why: Text,
+    /// When they may start, as it expects.
+    pub expected_s: Option<u64>,
+    /// When the site gives them up.
+    pub until_s: Option<u64>,
+    /// Until when those that came are held for the others.
+    pub held_until_s: Option<u64>,
+    /// They were released and are begun again then.
+    pub again_s: Option<u64>,
+}
+
 /// One site's share as shown to the user.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct PartView {
@@ -270,6 +290,8 @@ pub struct PartView {
     /// One for each block, when the reservation is shown by itself; empty in listings.
     #[serde(deserialize_with = "at_most::<{limits::BLOCKS_PER_PART_MAX}, _, _>")]
     pub proof: Vec<BlockProof>,
+    /// While pilots are waited for.
+    pub queue: Option<QueueView>,
 }
 
 /// Why nobody else has an address of a block: of all blocks in the whole grid whose reservation

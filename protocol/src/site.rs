@@ -12,8 +12,10 @@
 //!   <------------- Committed                 durable before it is said
 //!                                            the window comes near: pilots of epoch 1
 //!   Start (epoch) ---------------->          only to begin anew: the next incarnation
-//!   <------------- Progress*                 pilots in the queue, in, built
+//!   <------------- Progress*, Waits*         pilots in the queue and why, in, built
 //!   <------------- SiteReady                 first barrier: every sandbox stands
+//!   <------------- Withdrawn                 they waited too long for other sites: a later round
+//!   Hasten (epoch) --------------->          ... which begins now, for all others are ready
 //!   Join (key ring) -------------->
 //!   <------------- Joined                    second barrier: every sshd answers
 //!   Exec, Signal, OutputSaved, ExitSaved -->
@@ -82,6 +84,16 @@ pub struct Offer {
     pub unusable: Vec<(NodeName, Text)>,
     #[serde(deserialize_with = "at_most::<{limits::ENVIRONMENTS_PER_SITE_MAX}, _, _>")]
     pub environments: Vec<EnvironmentName>,
+    /// Which queue of the batch system it is, in its words; empty where there is none.
+    pub queue: Text,
+    /// How long pilots may wait in that queue, seconds; then the site gives them up.
+    pub pilots_s: u32,
+    /// Most nodes that one part may have; `None` is as many as there are.
+    pub nodes_max: Option<u32>,
+    /// Longest that a part may last, seconds, the time before its window included.
+    pub lasts_s_max: Option<u32>,
+    /// Why nothing is begun now, and nothing new is held.
+    pub paused: Option<Text>,
 }
 
 impl Offer {
@@ -230,6 +242,8 @@ pub enum ToSite {
     /// Tear everything of this reservation down, whatever its version and epoch. Legal at any
     /// time, always answered by `Ended`.
     End { reservation: ReservationId },
+    /// All other sites are ready: a site that has released its pilots begins them again now.
+    Hasten { reservation: ReservationId, epoch: Epoch },
 }
 
 impl ToSite {
@@ -246,9 +260,25 @@ impl ToSite {
             | Self::Release { .. }
             | Self::OutputSaved { .. }
             | Self::ExitSaved { .. }
-            | Self::End { .. } => Ok(()),
+            | Self::End { .. }
+            | Self::Hasten { .. } => Ok(()),
         }
     }
+}
+
+/// What the pilots of a part wait for before the first barrier. Spans count from now.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Waits {
+    /// Pilots that have not come.
+    pub pilots: u32,
+    /// Why, as the batch system says it; empty when it says nothing.
+    pub why: Text,
+    /// When they may start, as the batch system expects it.
+    pub expected_in_s: Option<u32>,
+    /// When they are given up.
+    pub until_in_s: Option<u32>,
+    /// How long those that came are still held for the others.
+    pub held_for_s: Option<u32>,
 }
 
 /// What one part sent to another since it last said so.
@@ -301,11 +331,14 @@ pub enum FromSite {
     Progress {
         reservation: ReservationId,
         epoch: Epoch,
+        /// Counts what the site submitted for the reservation: what it says of an older one is over.
+        round: u32,
         progress: Progress,
     },
     SiteReady {
         reservation: ReservationId,
         epoch: Epoch,
+        round: u32,
         #[serde(deserialize_with = "at_most::<{limits::MEMBERS_MAX}, _, _>")]
         members: Vec<ReadyMember>,
     },
@@ -364,6 +397,21 @@ pub enum FromSite {
         #[serde(deserialize_with = "at_most::<{limits::PEERS_MAX}, _, _>")]
         flows: Vec<Flow>,
     },
+    /// What pilots wait for; said when it changed. `None`: for nothing any more.
+    Waits {
+        reservation: ReservationId,
+        epoch: Epoch,
+        waits: Option<Waits>,
+    },
+    /// The pilots of this round waited too long for others and are released: the site was ready, or
+    /// partly, and is not any more. It begins the next round of this epoch by itself.
+    Withdrawn {
+        reservation: ReservationId,
+        epoch: Epoch,
+        round: u32,
+        why: Text,
+        again_in_s: u32,
+    },
 }
 
 impl FromSite {
@@ -386,6 +434,8 @@ impl FromSite {
             | Self::Failed { .. }
             | Self::Exited { .. }
             | Self::ExecFailed { .. }
+            | Self::Waits { .. }
+            | Self::Withdrawn { .. }
             | Self::Ended { .. } => Ok(()),
         }
     }

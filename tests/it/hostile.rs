@@ -164,6 +164,11 @@ fn a_stranger_cannot_speak_as_a_site() {
         lead_s: 0,
         unusable: vec![],
         environments: vec![],
+        queue: "".into(),
+        pilots_s: 60,
+        nodes_max: None,
+        lasts_s_max: None,
+        paused: None,
     };
     let publish = as_site(&world, FromSite::Publish { site: "a".parse().unwrap(), offer });
     assert_turned_away(&publish, refused);

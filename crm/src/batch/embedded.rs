@@ -159,6 +159,7 @@ impl Batch for Embedded {
             lead: Duration::ZERO,
             nodes_max: None,
             walltime_max: None,
+            closed: None,
         })
     }
 

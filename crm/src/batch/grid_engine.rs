@@ -233,8 +233,9 @@ impl Batch for GridEngine {
             reserves_ahead: self.reserve_ahead,
             enforces_limits: false,
             lead: Duration::ZERO,
-            nodes_max: Some(slots.unwrap_or(u32::MAX).min(hosts.count)),
+            nodes_max: Some(slots.unwrap_or(u32::MAX).min(hosts.count)).filter(|max| *max > 0),
             walltime_max,
+            closed: hosts.closed,
         })
     }
 

@@ -249,6 +249,7 @@ impl Batch for Pbs {
             lead: Duration::ZERO,
             nodes_max: admits.nodes_max,
             walltime_max: admits.walltime_max,
+            closed: admits.closed,
         })
     }
 

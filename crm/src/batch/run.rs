@@ -13,8 +13,8 @@ use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
 use crate::pilot::PilotId;
 use crate::site::{Account, Ahead, Event, News};
 
-/// Queues change their limits without telling.
-const CAPABILITIES_INTERVAL: Duration = Duration::from_secs(180);
+/// Queues are shut, opened and given other limits without telling.
+const CAPABILITIES_INTERVAL: Duration = Duration::from_secs(30);
 /// A system that did not answer is asked sooner.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a submission without an answer may still turn up in the queue.
@@ -34,6 +34,8 @@ pub enum Command {
     Watch {
         pilot: PilotId,
     },
+    /// Asks how the queue is, now: answered by [`News::Capabilities`] or [`News::Answers`].
+    Probe,
     Sweep {
         pilot: PilotId,
         node: NodeName,
@@ -149,6 +151,10 @@ impl<B: Batch> Task<B> {
                     tracing::warn!("nodes stay kept for {reservation} until its window is over");
                 });
             }
+            Command::Probe => {
+                self.capabilities = None;
+                self.ask_capabilities().await;
+            }
             Command::Sweep { pilot, node, account } => {
                 let (batch, events) = (self.batch.clone(), self.events.clone());
                 tokio::spawn(async move {
@@ -197,7 +203,8 @@ impl<B: Batch> Task<B> {
     async fn ask_capabilities(&mut self) -> bool {
         match self.batch.capabilities().await {
             Ok(capabilities) => {
-                if self.capabilities.replace(capabilities) != Some(capabilities) {
+                if self.capabilities.as_ref() != Some(&capabilities) {
+                    self.capabilities = Some(capabilities.clone());
                     self.tell(News::Capabilities(capabilities)).await;
                 }
                 self.heard(Ok(())).await;

@@ -249,6 +249,7 @@ impl Batch for Slurm {
             lead: LEAD,
             nodes_max: partition.nodes_max,
             walltime_max: partition.walltime_max,
+            closed: partition.closed,
         })
     }
 

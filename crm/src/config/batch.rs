@@ -138,6 +138,15 @@ fn is_blank(word: &str) -> bool {
 }
 
 impl Batch {
+    /// Which of its queues it is, as users see it: empty where there is none, or none was named.
+    pub fn queue_name(&self) -> String {
+        match (&self.partition, &self.queue) {
+            (Some(partition), _) => format!("partition {partition}"),
+            (None, Some(queue)) => format!("queue {queue}"),
+            (None, None) => String::new(),
+        }
+    }
+
     pub(super) fn check(&self) -> Result<(), String> {
         self.check_keys()?;
         match self.system.is_queue() {

@@ -6,16 +6,16 @@ use protocol::names::Text;
 use protocol::node::{self, Notice, Reply};
 use protocol::refusal::{Failure, Step};
 
-use super::{Action, Asked, News, Site};
+use super::{Action, Asked, Site};
 use crate::pilot::{Event, PilotId, State};
 use crate::record::{Arrived, Key, Record, Value};
-use crate::standing::{BatchError, Standing};
 
 impl Site {
     pub(super) fn on_arrived(&mut self, id: PilotId, nonce: [u8; 16], mut arrived: Arrived) {
         if !self.advance(id, Event::Arrived) {
             return;
         }
+        self.came(id);
         // A node that is configured by name keeps that, whatever its machine calls itself.
         // One of a queue is called what the batch system calls it, for that is what it understands.
         let called = self.pilot(id).and_then(|pilot| pilot.at.clone());
@@ -34,6 +34,7 @@ impl Site {
     /// SETUP for a pilot that has arrived, or has come back as if it had.
     pub(super) fn set_up_pilot(&mut self, id: PilotId, nonce: [u8; 16]) {
         if let Some(pilot) = self.pilot_mut(id) {
+            (pilot.queued, pilot.expected, pilot.unanswered) = (None, None, None);
             pilot.nonce = Some(nonce);
         }
         let granted = self.bookings.get(&id.reservation).and_then(|booking| booking.grant.as_ref());
@@ -131,6 +132,16 @@ impl Site {
 
     pub(super) fn on_batch_gone(&mut self, id: PilotId, reason: &Text) {
         let Some(pilot) = self.pilot_mut(id).filter(|pilot| pilot.state != State::Held) else { return };
+        let was_queued = pilot.state == State::Submitted;
+        if was_queued && self.on_never_there(id) {
+            return;
+        }
+        // Where it ran, the node is looked at.
+        let nowhere = self.settings.anonymous && self.pilot(id).is_some_and(|pilot| pilot.at.is_none());
+        if was_queued && nowhere {
+            self.account_failed(id, reason);
+        }
+        let Some(pilot) = self.pilot_mut(id) else { return };
         pilot.batch_gone = true;
         let cause = match pilot.state {
             State::Submitted => format!("the pilot ended before it dialled in: {reason}"),
@@ -139,35 +150,6 @@ impl Site {
         self.pass_verdict(id, reason);
         self.lost(id, None, cause.into());
         self.advance(id, Event::BatchGone);
-    }
-
-    pub(super) fn on_batch_news(&mut self, news: News) {
-        match news {
-            News::NotSubmitted { error: BatchError::Unknown(_), .. } => {}
-            News::NotSubmitted { pilots, error } => {
-                let reason = format!("it could not be submitted: {error}").into();
-                pilots.into_iter().for_each(|pilot| self.on_batch_gone(pilot, &reason));
-            }
-            News::Stands { pilot: id, standing } => {
-                let anonymous = self.settings.anonymous;
-                let Some(pilot) = self.pilot_mut(id) else {
-                    // Nobody waits for it any more: its submission had no answer, and came late.
-                    return self.actions.push(Action::Cancel { pilot: id });
-                };
-                if let Standing::Running { node: Some(node) } = standing
-                    && anonymous
-                {
-                    pilot.at = Some(node);
-                }
-            }
-            News::Capabilities(capabilities) => {
-                let lead = self.settings.lead.max(capabilities.lead);
-                self.offer_changed |= lead != self.settings.lead;
-                self.settings.lead = lead;
-                self.set_reserves_ahead(capabilities.reserves_ahead);
-            }
-            News::Answers(_) => {}
-        }
     }
 
     pub(super) fn on_swept(&mut self, id: PilotId, outcome: Result<(), Text>) {
@@ -187,9 +169,13 @@ impl Site {
         let time = self.settings.times.of(state).unwrap_or_default().as_secs();
         match state {
             State::Submitted => {
-                let hint = "see the CRM's log and the Launcher's last lines there; is the node up?";
-                let cause = format!("no pilot dialled in within {time} s");
-                self.fail_at(id, Failure::new(Step::Pilots, cause, hint));
+                let failure = self.never_came(id);
+                self.fail_at(id, failure);
+            }
+            State::Held => {
+                let why = self.queue.paused_as().unwrap_or_else(|| "it takes no submission".into());
+                let failure = self.paused_failure(id.reservation, &why);
+                self.fail_at(id, failure);
             }
             state if state.has_agent() => {
                 let step = state.step_under_way();
@@ -231,6 +217,11 @@ impl Site {
 
     pub(super) fn fail_at(&mut self, id: PilotId, failure: Failure) {
         if let Some(epoch) = self.epoch_of(id) {
+            let began =
+                |pilot: &crate::pilot::Pilot| (State::Submitted..State::Running).contains(&pilot.state);
+            if self.pilot(id).is_some_and(began) {
+                self.node_failed(id, &failure.cause);
+            }
             let failure = self.placed(id, failure);
             self.fail(id.reservation, epoch, failure);
         }

@@ -41,7 +41,7 @@ impl Site {
 
     /// Asks for what a grant needs, if that was not asked already. Repeatable.
     pub(super) fn reserve_ahead(&mut self, reservation: ReservationId) {
-        let (now, lead) = (self.now, self.settings.lead);
+        let (now, lead) = (self.now, self.lead());
         let Some(booking) = self.bookings.get(&reservation).filter(|booking| !booking.ending) else { return };
         let Some(grant) = booking.grant.as_ref().filter(|_| self.reserves_ahead) else { return };
         let begin = grant.start.saturating_sub(lead);

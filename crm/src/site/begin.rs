@@ -36,13 +36,17 @@ impl Site {
             Some(_) | None => {}
         }
         self.shape(reservation);
+        if self.bookings.get(&reservation).and_then(|one| self.held_until(one)).is_some_and(|at| at <= now) {
+            self.release_early(reservation);
+        }
         self.try_begin(reservation);
         self.schedule(reservation);
     }
 
     /// Sets when the booking must be looked at again.
     pub(super) fn schedule(&mut self, reservation: ReservationId) {
-        let (now, lead) = (self.now, self.settings.lead);
+        let (now, lead) = (self.now, self.lead());
+        let held_until = self.bookings.get(&reservation).and_then(|booking| self.held_until(booking));
         let Some(booking) = self.bookings.get_mut(&reservation) else { return };
         let mut times = Vec::new();
         let shaping = booking.incarnation.as_ref().and_then(|incarnation| incarnation.shaping.as_ref());
@@ -56,9 +60,11 @@ impl Site {
             }
             if let Some(grant) = &booking.grant {
                 times.push(grant.end);
+                times.extend(held_until);
                 let begins = [grant.start.saturating_sub(lead), grant.start];
+                let begins = booking.again_at.into_iter().chain(begins);
                 if booking.is_to_begin() && !self.closing {
-                    times.extend(begins.into_iter().find(|at| *at > now).or(booking.late_at));
+                    times.extend(begins.filter(|at| *at > now).min().or(booking.late_at));
                 }
             }
         }
@@ -89,8 +95,12 @@ impl Site {
             return;
         };
         let Some(grant) = booking.standing() else { return };
-        if self.closing || now < grant.start.saturating_sub(self.settings.lead) {
+        let begins = booking.again_at.unwrap_or_default().max(grant.start.saturating_sub(self.lead()));
+        if self.closing || now < begins {
             return;
+        }
+        if self.is_paused(&booking.account).is_some() {
+            return self.wait_to_begin(reservation, None);
         }
         let part = &grant.part;
         let is_early = now < grant.start;
@@ -133,7 +143,7 @@ impl Site {
         let (record, pilots) = (incarnation.record(reservation), incarnation.pilot_ids());
         booking.begun = booking.wanted;
         booking.failed = None;
-        booking.late_at = None;
+        (booking.late_at, booking.again_at, booking.waits) = (None, None, None);
         if is_early {
             booking.early.get_or_insert(now);
         }
@@ -152,19 +162,26 @@ impl Site {
     /// the time that pilots have to come in.
     fn wait_to_begin(&mut self, reservation: ReservationId, nodes: Option<u32>) {
         let (now, time) = (self.now, self.settings.times.pilots);
+        let paused = self.bookings.get(&reservation).and_then(|booking| self.is_paused(&booking.account));
         let Some(booking) = self.bookings.get_mut(&reservation) else { return };
+        self.progressed.insert(reservation);
         let Some(grant) = &booking.grant else { return };
         self.waiting.insert(reservation);
         if now < grant.start {
             return;
         }
         if *booking.late_at.get_or_insert(now + time) > now {
-            return;
+            return self.schedule(reservation);
         }
         self.waiting.remove(&reservation);
-        booking.late_at = None;
+        (booking.late_at, booking.again_at) = (None, None);
         booking.begun = booking.wanted;
         let (epoch, members) = (booking.wanted, grant.part.members);
+        if let Some(why) = paused {
+            self.record_booking(reservation);
+            let failure = self.paused_failure(reservation, &why);
+            return self.fail(reservation, epoch, failure);
+        }
         let dirty = self.nodes.unusable();
         let cause = match (nodes, dirty.first()) {
             (Some(have), Some((node, what))) => {
@@ -220,11 +237,15 @@ impl Site {
     }
 
     fn order(&mut self, reservation: ReservationId, epoch: Epoch, before: Epoch) {
+        if epoch > before && self.take_over(reservation, epoch) {
+            self.schedule(reservation);
+            return self.tell_standing(reservation);
+        }
         let Some(booking) = self.bookings.get_mut(&reservation) else { return };
         booking.wanted = epoch;
         booking.begun = booking.begun.min(before);
         booking.failed = None;
-        booking.late_at = None;
+        (booking.late_at, booking.again_at, booking.waits) = (None, None, None);
         self.record_booking(reservation);
         self.wind_down(reservation);
         self.try_begin(reservation);
@@ -241,30 +262,38 @@ impl Site {
     fn tell_standing(&mut self, reservation: ReservationId) {
         let Some(booking) = self.bookings.get(&reservation) else { return };
         let (epoch, members) = (booking.wanted, booking.grant.as_ref().map_or(0, |grant| grant.part.members));
+        let round = booking.round.0;
         let message = match (&booking.failed, &booking.incarnation) {
             (Some(failure), _) => FromSite::Failed { reservation, epoch, failure: failure.clone() },
             // Of an older one, which is being torn down, nothing counts.
             (None, Some(incarnation)) if incarnation.epoch == epoch => {
                 match incarnation.roster.ready_members() {
                     Some(members) if incarnation.phase != Phase::Starting => {
-                        FromSite::SiteReady { reservation, epoch, members }
+                        FromSite::SiteReady { reservation, epoch, round, members }
                     }
-                    _ => FromSite::Progress { reservation, epoch, progress: incarnation.roster.progress() },
+                    _ => {
+                        let progress = incarnation.roster.progress();
+                        FromSite::Progress { reservation, epoch, round, progress }
+                    }
                 }
             }
             (None, _) => {
                 let progress = Progress { wanted: members, ..Progress::default() };
-                FromSite::Progress { reservation, epoch, progress }
+                FromSite::Progress { reservation, epoch, round, progress }
             }
         };
         self.tell(message);
+        if let Some(booking) = self.bookings.get_mut(&reservation) {
+            booking.waits = None;
+            self.tell_waits(reservation);
+        }
     }
 
     /// Whether the pilots are together where the next phase begins.
     pub(super) fn check_barriers(&mut self, reservation: ReservationId) {
         let booking = self.bookings.get_mut(&reservation);
         let Some(incarnation) = booking.and_then(|booking| booking.incarnation.as_mut()) else { return };
-        let epoch = incarnation.epoch;
+        let (epoch, round) = (incarnation.epoch, incarnation.round.0);
         match incarnation.phase {
             Phase::Starting if incarnation.roster.all_ready() => {
                 let Some(members) = incarnation.roster.ready_members() else { return };
@@ -272,10 +301,12 @@ impl Site {
                 let joined = incarnation.roster.all_running();
                 incarnation.phase = if joined { Phase::Joined } else { Phase::Ready };
                 self.tell_progress(reservation);
-                self.tell(FromSite::SiteReady { reservation, epoch, members });
+                self.tell(FromSite::SiteReady { reservation, epoch, round, members });
                 if joined {
                     self.tell(FromSite::Joined { reservation, epoch });
                 }
+                // How long it waits for others is told with the next report.
+                self.progressed.insert(reservation);
             }
             Phase::Joining if incarnation.roster.all_running() => {
                 incarnation.phase = Phase::Joined;
@@ -335,23 +366,19 @@ impl Site {
         left as u32
     }
 
-    /// How long a pilot that is submitted, or awaited anew, may take to arrive.
-    pub(super) fn token_s(&self) -> u32 {
-        u32::try_from(self.settings.times.pilots.as_secs().saturating_add(1)).unwrap_or(u32::MAX)
-    }
-
     pub(super) fn submit(&mut self, pilot: &Pilot) {
         let Some(booking) = self.bookings.get(&pilot.id.reservation) else { return };
         let Some(grant) = &booking.grant else { return };
         let submit = Submit {
             pilot: pilot.id,
             node: pilot.node.clone(),
-            exclude: if self.settings.anonymous { self.nodes.soiled() } else { Vec::new() },
+            exclude: self.excluded(),
             account: booking.account.clone(),
             limits: grant.part.limits,
             begin_in_s: 0,
             lifetime_s: self.lifetime_s(pilot.id.reservation),
-            token_s: self.token_s(),
+            // It may wait as long as somebody waits for it; cancelled, its token is void.
+            token_s: self.lifetime_s(pilot.id.reservation),
         };
         self.actions.push(Action::Submit(submit));
     }

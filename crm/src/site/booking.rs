@@ -12,6 +12,7 @@ use protocol::reservation::Progress;
 use protocol::site::{Part, Remaining};
 
 use super::Account;
+use super::rounds::Told;
 use super::shaping::Shaping;
 use crate::nodes::Charge;
 use crate::pilot::{PilotId, Round};
@@ -58,6 +59,12 @@ pub(super) struct Booking {
     pub late_at: Option<Duration>,
     /// What is charged for it now.
     pub charges: Vec<Charge>,
+    /// Its pilots were released, for the others did not come: when they begin again.
+    pub again_at: Option<Duration>,
+    /// How often in a row.
+    pub releases: u32,
+    /// What its pilots wait for, as it was told.
+    pub waits: Option<Told>,
     /// When it must be looked at again.
     pub wake: Option<Duration>,
     /// Its times are from before a restart: the next word about them is taken whole.
@@ -80,6 +87,9 @@ impl Booking {
             early: None,
             late_at: None,
             charges: Vec::new(),
+            again_at: None,
+            releases: 0,
+            waits: None,
             wake: None,
             unsure: false,
         }
@@ -108,7 +118,8 @@ impl Booking {
 
     /// An epoch is to be begun, and nothing of an older one is in its way.
     pub fn is_to_begin(&self) -> bool {
-        self.standing().is_some() && self.incarnation.is_none() && self.wanted > self.begun
+        let anew = self.wanted > self.begun || self.again_at.is_some();
+        self.standing().is_some() && self.incarnation.is_none() && anew
     }
 
     /// The highest version that was heard of.
@@ -168,6 +179,8 @@ pub(super) struct Incarnation {
     pub roster: Roster,
     pub phase: Phase,
     pub told: Progress,
+    /// When the first of its pilots came.
+    pub came: Option<Duration>,
     /// Only of a part with peers.
     pub shaping: Option<Shaping>,
     /// The head member of the whole reservation, once the ring is here.
@@ -191,6 +204,7 @@ impl Incarnation {
             roster,
             phase,
             told: Progress::default(),
+            came: None,
             shaping: None,
             head: None,
             ring: None,

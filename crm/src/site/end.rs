@@ -34,8 +34,8 @@ impl Site {
             return;
         }
         incarnation.told = progress;
-        let epoch = incarnation.epoch;
-        self.tell(FromSite::Progress { reservation, epoch, progress });
+        let (epoch, round) = (incarnation.epoch, incarnation.round.0);
+        self.tell(FromSite::Progress { reservation, epoch, round, progress });
     }
 
     /// Begins the end of everything of a reservation, from wherever it is.

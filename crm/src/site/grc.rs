@@ -15,6 +15,7 @@ impl Site {
         self.published = None;
         self.publish();
         for reservation in self.bookings.keys().copied().collect::<Vec<_>>() {
+            self.hold_anew(reservation);
             self.tell_all(reservation);
             self.schedule(reservation);
         }
@@ -35,6 +36,10 @@ impl Site {
         }
         if let Some(failure) = failed {
             self.tell(FromSite::Failed { reservation, epoch: begun, failure });
+        }
+        if let Some(booking) = self.bookings.get_mut(&reservation) {
+            booking.waits = None;
+            self.tell_waits(reservation);
         }
         self.resend(reservation);
     }
@@ -66,6 +71,7 @@ impl Site {
             ToSite::Release { reservation, version } => self.release_hold(reservation, version),
             ToSite::Start { reservation, epoch, window } => self.start(reservation, epoch, window),
             ToSite::Join { reservation, epoch, ring } => self.join(reservation, epoch, ring),
+            ToSite::Hasten { reservation, epoch } => self.hasten(reservation, epoch),
             ToSite::End { reservation } => match self.bookings.get(&reservation) {
                 Some(booking) if booking.ending => {}
                 Some(_) => self.end(reservation),

@@ -92,6 +92,12 @@ impl Site {
         }
         let part = timeless(part);
         let account = self.check_part(&part, account)?;
+        self.check_limits(&part, start, end)?;
+        // A change of what is granted is no new submission.
+        let is_granted = self.bookings.get(&reservation).is_some_and(|booking| booking.grant.is_some());
+        if let Some(why) = self.is_paused(&account).filter(|_| !is_granted) {
+            return Err(Refusal::QueuePaused { site: self.settings.name.clone(), why });
+        }
         if let Some(grant) = self.bookings.get(&reservation).and_then(|booking| booking.grant.as_ref()) {
             if grant.part.user != part.user {
                 return Err(wrong("the reservation is of another user"));

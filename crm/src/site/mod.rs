@@ -32,7 +32,9 @@ mod grc;
 mod hold;
 mod jobs;
 mod moves;
+mod queue;
 mod restore;
+mod rounds;
 mod shaping;
 mod verdict;
 mod words;
@@ -44,7 +46,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use protocol::identity::Pin;
 use protocol::ids::{Epoch, MemberNumber, ReservationId, Version};
-use protocol::names::{SiteName, Text};
+use protocol::names::{NodeName, SiteName, Text};
 use protocol::refusal::Refusal;
 use protocol::site::{FromSite, Offer};
 use sandbox_images::Catalog;
@@ -53,9 +55,12 @@ use crate::addresses::Addresses;
 use crate::nodes::{Node, Nodes};
 use crate::offer::offer;
 use crate::pilot::{Pilot, PilotId, State, Times};
+use crate::queue::Queue;
 use crate::record::{Arrived, Record, Terms};
+use crate::trouble::Troubles;
 pub use ahead::Ahead;
 use booking::{Booking, Incarnation};
+pub use queue::{lasts_max, walltime};
 pub use words::{Account, Action, Asked, Back, Event, News, Submit};
 
 /// What a grant's lifetime has beyond the window, so that the node never ends a sandbox before its
@@ -87,6 +92,10 @@ pub struct Settings {
     pub times: Times,
     /// How long before a window its pilots may begin.
     pub lead: Duration,
+    /// How long pilots that came are held for those that have not.
+    pub hold: Duration,
+    /// Which queue of the batch system it is; empty where there is none.
+    pub queue: Text,
     pub catalog: Catalog,
 }
 
@@ -96,6 +105,12 @@ pub struct Site {
     settings: Settings,
     nodes: Nodes,
     addresses: Addresses,
+    queue: Queue,
+    /// What the batch system asks for at least.
+    lead_of_batch: Duration,
+    /// Nodes, and accounts, whose pilots fail one after another.
+    troubles: Troubles<NodeName>,
+    accounts: Troubles<u32>,
     bookings: BTreeMap<ReservationId, Booking>,
     /// When bookings must be looked at.
     wakes: BTreeSet<(Duration, ReservationId)>,
@@ -134,6 +149,10 @@ impl Site {
             addresses: Addresses::new(&settings.ranges, settings.prefix_len, reserved),
             nodes: Nodes::new(nodes),
             settings,
+            queue: Queue::default(),
+            lead_of_batch: Duration::ZERO,
+            troubles: Troubles::default(),
+            accounts: Troubles::default(),
             bookings: BTreeMap::new(),
             wakes: BTreeSet::new(),
             waiting: BTreeSet::new(),
@@ -189,9 +208,10 @@ impl Site {
     pub fn next_deadline(&self) -> Option<Duration> {
         let pilots = self.deadlines.first().map(|(at, _)| *at);
         let bookings = self.wakes.first().map(|(at, _)| *at);
+        let queue = self.next_look_at_queue();
         let reports = (self.connected && (self.offer_changed || !self.progressed.is_empty()))
             .then(|| self.published_at + REPORT_INTERVAL);
-        [pilots, bookings, reports, self.verdicts.next_deadline()].into_iter().flatten().min()
+        [pilots, bookings, queue, reports, self.verdicts.next_deadline()].into_iter().flatten().min()
     }
 
     /// Whether this pilot may arrive: it was submitted, did not arrive yet, and runs as the
@@ -320,8 +340,8 @@ impl Site {
 
     /// Tells the offer if it changed.
     fn publish(&mut self) {
-        let Settings { batch_system, ranges, catalog, name, lead, .. } = &self.settings;
-        let offer = offer(batch_system, ranges, &self.nodes, &self.addresses, catalog, *lead, self.now);
+        let name = &self.settings.name;
+        let offer = offer(&self.settings, &self.nodes, &self.addresses, &self.queue, self.lead(), self.now);
         self.offer_changed = false;
         if self.connected && self.published.as_ref() != Some(&offer) {
             let site = name.clone();
@@ -342,6 +362,7 @@ impl Site {
         for reservation in std::mem::take(&mut self.progressed) {
             self.published_at = self.now;
             self.tell_progress(reservation);
+            self.tell_waits(reservation);
         }
     }
 
@@ -362,5 +383,6 @@ impl Site {
             self.on_wake(reservation);
         }
         self.pass_old_verdicts();
+        self.look_at_queue();
     }
 }

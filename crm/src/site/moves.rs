@@ -27,7 +27,24 @@ impl Site {
         if before == after && follows.is_empty() {
             return false;
         }
-        self.set_deadline(id, self.settings.times.of(after).map(|time| self.now + time));
+        let queued_until = match after {
+            State::Held | State::Submitted => {
+                self.bookings.get(&id.reservation).map(|one| self.queued_until(one))
+            }
+            _ => None,
+        };
+        let deadline = match (before, after) {
+            // How long it may wait counts from when it was first submitted.
+            (State::Submitted, State::Held) => self.pilot(id).and_then(|pilot| pilot.deadline),
+            (State::Held, State::Submitted) => {
+                self.pilot(id).and_then(|pilot| pilot.deadline).or(queued_until)
+            }
+            _ => self.settings.times.of(after).map(|time| self.now + time),
+        };
+        self.set_deadline(id, deadline);
+        if after == State::Ready {
+            self.worked(id);
+        }
         if before.has_agent() && !after.has_agent() {
             self.lost_from_rates(id);
         }

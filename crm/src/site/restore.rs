@@ -175,7 +175,7 @@ impl Site {
             let time = self.settings.times.of(state);
             self.set_deadline(pilot, time.map(|time| self.now + time));
             let awaited = state == State::Submitted && !planted(Bug::QueueTokenForgotten);
-            let token_s = awaited.then(|| self.token_s());
+            let token_s = awaited.then(|| self.lifetime_s(pilot.reservation));
             self.actions.push(match state {
                 State::Away if planted(Bug::RestartEndsPilots) => Action::Cancel { pilot },
                 State::Submitted | State::Away => Action::Adopt { pilot, token_s },

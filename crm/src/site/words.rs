@@ -120,6 +120,8 @@ pub enum Action {
     Reserve(Ahead),
     /// It need not any more. Repeatable, also of what was never kept.
     Unreserve { reservation: ReservationId },
+    /// Ask the batch system how the queue is; answered by [`News::Capabilities`] if it answers.
+    Probe,
     /// Remove what dead pilots left on the node; answered by [`Event::Swept`].
     Sweep { pilot: PilotId, node: NodeName, account: Account },
     /// Sign grant and rates, then send SETUP and GET_KEYS back to back.

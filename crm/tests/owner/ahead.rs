@@ -20,6 +20,7 @@ fn says(reserves_ahead: bool) -> Event {
         lead: Duration::from_secs(20),
         nodes_max: None,
         walltime_max: None,
+        closed: None,
     }))
 }
 

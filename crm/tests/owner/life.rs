@@ -138,7 +138,7 @@ fn a_newer_epoch_waits_until_the_older_one_is_gone() {
     world.say(start(Epoch(2)));
     assert_eq!(world.submitted.len(), 1);
     let progress = protocol::reservation::Progress { wanted: 1, ..Default::default() };
-    let standing = FromSite::Progress { reservation: R, epoch: Epoch(2), progress };
+    let standing = FromSite::Progress { reservation: R, epoch: Epoch(2), round: 1, progress };
     assert_eq!(world.told.last(), Some(&standing), "of the older one nothing counts");
     world.wait(|w| w.submitted.len() == 2);
     assert_eq!(world.submitted[1].round, Round(2));

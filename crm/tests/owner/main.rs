@@ -8,5 +8,6 @@ mod restarts;
 mod said;
 mod shaping;
 mod votes;
+mod waiting;
 mod windows;
 mod world;

@@ -77,6 +77,10 @@ pub struct World {
     pub stand: BTreeMap<PilotId, node::State>,
     /// Agents come back to a CRM that was started anew; else their nodes are cut off from it.
     pub come_back: bool,
+    /// How often the batch system was asked how its queue is.
+    pub probed: usize,
+    /// Machines that the last submission must not come to.
+    pub excluded: Vec<String>,
 }
 
 /// A pilot on the node that it was meant for dials in.
@@ -117,6 +121,8 @@ pub fn settings() -> Settings {
         driver: grant::Driver::Macvlan,
         times: Times::default(),
         lead: Duration::from_secs(10),
+        hold: Duration::from_secs(600),
+        queue: "".into(),
         catalog: Catalog::host_only(),
     }
 }
@@ -225,6 +231,8 @@ impl World {
             kept: BTreeSet::new(),
             stand: BTreeMap::new(),
             come_back: true,
+            probed: 0,
+            excluded: vec![],
         };
         world.say(Event::GrcConnected);
         world
@@ -374,6 +382,7 @@ impl World {
                 self.passed.push((pilot, request));
             }
             Action::Reserve(_) | Action::Unreserve { .. } => {}
+            Action::Probe => self.probed += 1,
             Action::Shape { pilot, rates } => {
                 rates.check().unwrap();
                 self.shaped.push((pilot, *rates));
@@ -391,6 +400,7 @@ impl World {
             Action::Submit(submit) => {
                 let pilot = submit.pilot;
                 self.submitted.push(pilot);
+                self.excluded = submit.exclude.iter().map(ToString::to_string).collect();
                 let address = self.site.pilot(pilot).unwrap().address;
                 let place = (submit.node.as_str().to_owned(), address);
                 let doubled = self.where_alive.iter().find(|(id, (node, has))| {

@@ -8,7 +8,7 @@ use protocol::job::{JobState, JobView};
 use protocol::reservation::{ReservationState, ReservationView};
 
 use super::args::OutputMode;
-use super::table::{moment, safe, width};
+use super::table::{moment, safe, waiting, width};
 use super::values::show_duration;
 use super::when::now_s;
 
@@ -141,7 +141,10 @@ pub fn of_reservation(view: &ReservationView) -> Option<Phase> {
         ReservationState::Starting => {
             let (arrived, built) = (sum(|p| p.arrived), sum(|p| p.built));
             if arrived < members {
-                ("pilots", format!("{id} pilots in {arrived} of {members} at {}", sites(view)))
+                (
+                    "pilots",
+                    format!("{id} pilots in {arrived} of {members} at {}{}", sites(view), queues(view)),
+                )
             } else {
                 ("keys", format!("{id} keys of {built} of {members} members"))
             }
@@ -160,6 +163,15 @@ pub fn of_reservation(view: &ReservationView) -> Option<Phase> {
     // A ready reservation's deadline is its end, which nobody waits for.
     let deadline_s = view.deadline_s.filter(|_| view.state != ReservationState::Ready);
     Some(Phase { name, text, deadline_s })
+}
+
+/// What is waited for at each site that has pilots in a queue, or holds some for the others.
+fn queues(view: &ReservationView) -> String {
+    let say = |part: &protocol::reservation::PartView| {
+        let queue = part.queue.as_ref()?;
+        Some(format!("; {}: {}", safe(&part.site), waiting(queue)))
+    };
+    view.parts.iter().filter_map(say).collect()
 }
 
 fn sites(view: &ReservationView) -> String {

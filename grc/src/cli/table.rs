@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use protocol::client::{Explanation, SiteView};
 use protocol::job::{ExitStatus, JobState, JobView, Target};
-use protocol::reservation::{PairView, ReservationState, ReservationView, UsagePoint};
+use protocol::reservation::{PairView, QueueView, ReservationState, ReservationView, UsagePoint};
 
 use super::hits;
 use super::json::job_state;
@@ -278,6 +278,9 @@ pub fn reservation(view: &ReservationView) -> String {
             p.built,
             p.joined,
         ));
+        text.extend(
+            part.queue.iter().map(|queue| format!("site {}: {}\n", safe(&part.site), waiting(queue))),
+        );
     }
     text.extend(view.pairs.iter().map(pair));
     let members: Vec<Vec<String>> = view
@@ -290,6 +293,31 @@ pub fn reservation(view: &ReservationView) -> String {
         text.push_str(&render(&["HOST", "ADDRESS", "NODE"], members));
     }
     text
+}
+
+/// What a part's pilots wait for, in which queue, why, and until when.
+pub fn waiting(queue: &QueueView) -> String {
+    let mut parts = Vec::new();
+    let by = |at: Option<u64>| at.map(|at| format!(" until {}", moment(at))).unwrap_or_default();
+    if let Some(again) = queue.again_s {
+        parts.push(format!("came before the others and was released, begins again {}", moment(again)));
+    } else if queue.pilots > 0 {
+        let mut text = format!("{} in queue", queue.pilots);
+        if !queue.queue.as_str().is_empty() {
+            text.push_str(&format!(" ({})", safe(&queue.queue)));
+        }
+        if !queue.why.as_str().is_empty() {
+            text.push_str(&format!(": {}", safe(&queue.why)));
+        }
+        if let Some(at) = queue.expected_s {
+            text.push_str(&format!(", expected {}", moment(at)));
+        }
+        parts.push(text + &by(queue.until_s));
+    }
+    if queue.held_until_s.is_some() {
+        parts.push(format!("those that came are held{}", by(queue.held_until_s)));
+    }
+    parts.join("; ")
 }
 
 fn pair(pair: &PairView) -> String {

@@ -55,6 +55,10 @@ impl Coordinator {
                 usable: offer.nodes_usable,
                 free: offer.nodes_usable,
                 environments: offer.environments.clone(),
+                nodes_max: offer.nodes_max,
+                lasts_s_max: offer.lasts_s_max,
+                lead_s: offer.lead_s,
+                paused: offer.paused.clone(),
             })
         };
         self.sites.keys().map(|name| (name.clone(), capacity(name))).collect()
@@ -418,6 +422,7 @@ fn may_be_tried_again(why: &Why) -> bool {
                 | Refusal::MoreNodesThanExist { .. }
                 | Refusal::NoRoom { .. }
                 | Refusal::SiteDown { .. }
+                | Refusal::QueuePaused { .. }
                 | Refusal::TooMany { .. }
                 | Refusal::WrongState { .. }
         ),

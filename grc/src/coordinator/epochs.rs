@@ -45,6 +45,9 @@ impl Coordinator {
         self.has_begun(id);
         if let Some(part) = self.reservations.get_mut(&id).and_then(|r| r.part_mut(site)) {
             part.progress = Progress { wanted: part.members, ..progress };
+            if progress.submitted > 0 {
+                part.again = None;
+            }
             self.watchers.reservation_changed(id);
         }
     }
@@ -61,6 +64,7 @@ impl Coordinator {
                 part.progress.arrived = part.members;
                 part.progress.submitted = part.members;
                 part.ready = ready;
+                (part.waiting, part.again) = (None, None);
                 None
             }
             Ok(again) => (again != part.ready).then_some(ExchangeError::Changed),
@@ -75,6 +79,8 @@ impl Coordinator {
             self.fail(id, exchange_failure(site, &error));
         } else if self.reservations.get(&id).is_some_and(|r| r.all_parts(PartStage::Ready)) {
             self.advance(id, Happening::AllReady);
+        } else {
+            self.hasten(id);
         }
     }
 
@@ -155,7 +161,7 @@ impl Coordinator {
     }
 
     /// The sandboxes of this epoch are given up, and what ran in them; the grant stands.
-    fn lose_incarnation(&mut self, id: ReservationId, failure: Failure) {
+    pub(super) fn lose_incarnation(&mut self, id: ReservationId, failure: Failure) {
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
         reservation.troubles.last = Some(failure.clone());
         reservation.was_ready = false;
@@ -179,9 +185,13 @@ impl Coordinator {
         reservation.troubles.count += 1;
         reservation.troubles.next_try = Some(next);
         let start = reservation.window().map_or(next, |window| window.start);
-        reservation.deadline = Some(start.max(next) + self.settings.deadlines.starting);
         for part in &mut reservation.parts {
             part.begin_anew();
+        }
+        let barrier =
+            self.reservations.get(&id).map(|reservation| self.barrier(reservation, start.max(next)));
+        if let Some(reservation) = self.reservations.get_mut(&id) {
+            reservation.deadline = barrier;
         }
         self.save(id);
         self.set_timer(next, Due::BeginAnew(id));

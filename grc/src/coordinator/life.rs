@@ -22,15 +22,18 @@ impl Coordinator {
     pub(super) fn advance(&mut self, id: ReservationId, happening: Happening) {
         let now = self.now;
         let deadlines = self.settings.deadlines;
+        let barrier = self.reservations.get(&id).map(|reservation| {
+            let start = reservation.window().map_or(now, |window| window.start);
+            self.barrier(reservation, start.max(now))
+        });
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
         let Ok((next, orders)) = reservation.phase.step(happening) else { return };
         if next != reservation.phase {
             reservation.phase = next;
-            let start = reservation.window().map_or(now, |window| window.start);
             reservation.deadline = match next {
                 Phase::Waiting => Some(reservation.made + deadlines.waiting),
                 Phase::Holding => reservation.attempt.as_ref().map(|attempt| attempt.deadline),
-                Phase::Starting => Some(start.max(now) + deadlines.starting),
+                Phase::Starting => barrier,
                 Phase::Joining => Some(now + deadlines.joining),
                 Phase::Ending => Some(now + deadlines.ending),
                 Phase::Booked | Phase::Ready | Phase::Over => None,

@@ -33,6 +33,7 @@ mod room;
 mod sites;
 mod submit;
 mod users;
+mod waiting;
 mod watch;
 mod whose;
 

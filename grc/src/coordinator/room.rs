@@ -119,14 +119,26 @@ impl Room {
             if let Some((site, _)) = parts.iter().find(away) {
                 return Err(Refusal::SiteDown { site: site.clone() }.into());
             }
+            let paused =
+                parts.iter().find_map(|(site, _)| Some((site, sites.get(site)?.as_ref()?.paused.clone()?)));
+            if let Some((site, why)) = paused {
+                return Err(Refusal::QueuePaused { site: site.clone(), why }.into());
+            }
         }
         let most = |site: &SiteName| wish.most.get(site).copied().unwrap_or(u32::MAX);
         let candidates: Vec<Candidate> = sites
             .iter()
             .filter(|(_, capacity)| {
-                capacity.as_ref().is_some_and(|capacity| capacity.environments.contains(&ask.environment))
+                capacity.as_ref().is_some_and(|capacity| {
+                    let fits =
+                        capacity.environments.contains(&ask.environment) && capacity.lasts(ask.duration_s);
+                    fits && capacity.paused.is_none()
+                })
             })
-            .map(|(site, _)| Candidate { site: site.clone(), warm: true, most: most(site) })
+            .map(|(site, capacity)| {
+                let of_queue = capacity.as_ref().and_then(|capacity| capacity.nodes_max).unwrap_or(u32::MAX);
+                Candidate { site: site.clone(), warm: true, most: most(site).min(of_queue) }
+            })
             .collect();
         let named = |site: &SiteName| match &ask.placement {
             Placement::Sites(parts) => parts.iter().any(|(one, _)| one == site),
@@ -152,7 +164,16 @@ impl Room {
             lead,
             tail: ceil_s(self.tail),
         };
-        let plan = self.book.plan(&request, network).map_err(|none| short(none, ask, now))?;
+        let plan = self.book.plan(&request, network).map_err(|none| short(none, ask, now));
+        let paused =
+            || sites.iter().find_map(|(site, one)| Some((site.clone(), one.as_ref()?.paused.clone()?)));
+        let plan = match (plan, paused()) {
+            // With its nodes it might have been had.
+            (Err(Short { next_s: None, .. }), Some((site, why))) => {
+                return Err(Refusal::QueuePaused { site, why }.into());
+            }
+            (plan, _) => plan?,
+        };
         let Plan { window, parts, pairs, .. } = plan;
         let shares = parts.into_iter().map(share_of).collect();
         Ok(Found { start_s: window.start(), shares, rates: pairs, lead: Duration::from_secs(lead) })

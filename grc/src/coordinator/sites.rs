@@ -77,14 +77,24 @@ impl Coordinator {
             FromSite::Asks { reservation, version } => self.asks(name, reservation, version),
             FromSite::Committed { reservation, version } => self.committed(name, reservation, version),
             FromSite::Lost { reservation, version } => self.lost(name, reservation, version),
-            FromSite::Progress { reservation, epoch, progress } => {
-                if self.current(name, reservation, epoch) {
+            FromSite::Progress { reservation, epoch, round, progress } => {
+                if self.current(name, reservation, epoch) && self.hears_of(name, reservation, round) {
                     self.progress(name, reservation, progress);
                 }
             }
-            FromSite::SiteReady { reservation, epoch, members } => {
-                if self.current(name, reservation, epoch) {
+            FromSite::SiteReady { reservation, epoch, round, members } => {
+                if self.current(name, reservation, epoch) && self.hears_of(name, reservation, round) {
                     self.site_ready(name, reservation, members);
+                }
+            }
+            FromSite::Waits { reservation, epoch, waits } => {
+                if self.current(name, reservation, epoch) {
+                    self.site_waits(name, reservation, waits);
+                }
+            }
+            FromSite::Withdrawn { reservation, epoch, round, why, again_in_s } => {
+                if self.current(name, reservation, epoch) && self.hears_of(name, reservation, round) {
+                    self.withdrawn(name, reservation, &why, again_in_s);
                 }
             }
             FromSite::Joined { reservation, epoch } => {
@@ -130,6 +140,8 @@ impl Coordinator {
             | FromSite::Failed { reservation, .. }
             | FromSite::Exited { reservation, .. }
             | FromSite::ExecFailed { reservation, .. }
+            | FromSite::Waits { reservation, .. }
+            | FromSite::Withdrawn { reservation, .. }
             | FromSite::Used { reservation, .. } => (*reservation, None),
             // These say themselves that nothing is there.
             FromSite::Lost { .. } | FromSite::Ended { .. } => return false,
@@ -189,6 +201,7 @@ impl Coordinator {
             }
             // A change waited for that.
             self.hold(id, site);
+            self.all_acknowledged(id);
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::names::{EnvironmentName, SiteName};
+use protocol::names::{EnvironmentName, SiteName, Text};
 use protocol::refusal::Refusal;
 use protocol::reservation::{Ask, Placement};
 
@@ -15,6 +15,43 @@ pub struct Capacity {
     /// Nodes with room now, less what holds on their way will take.
     pub free: u32,
     pub environments: Vec<EnvironmentName>,
+    /// Most nodes that its queue gives to one part.
+    pub nodes_max: Option<u32>,
+    /// Longest that its queue gives a part, seconds, with what lies before the window: that many.
+    pub lasts_s_max: Option<u32>,
+    pub lead_s: u32,
+    /// Why it begins nothing now.
+    pub paused: Option<Text>,
+}
+
+impl Capacity {
+    /// What the site's queue would turn down, whatever else is there.
+    fn check_queue(&self, site: &SiteName, members: u32, duration_s: u32) -> Result<(), Refusal> {
+        let over = |what: &str, asked: u64, max: u32| {
+            let (site, what) = (site.clone(), what.into());
+            Err(Refusal::OverQueueLimit { site, what, asked, max: max.into() })
+        };
+        if let Some(max) = self.nodes_max.filter(|max| members > *max) {
+            return over("nodes of one batch job", members.into(), max);
+        }
+        let lasts_s = duration_s.saturating_add(self.lead_s);
+        match self.lasts_s_max {
+            Some(max) if lasts_s > max => {
+                over("seconds of one batch job, what lies before the window included", lasts_s.into(), max)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Nodes that one part could have at most.
+    fn at_most(&self) -> u32 {
+        self.usable.min(self.nodes_max.unwrap_or(u32::MAX))
+    }
+
+    /// Whether a part of this length could ever be there.
+    pub fn lasts(&self, duration_s: u32) -> bool {
+        self.lasts_s_max.is_none_or(|max| duration_s.saturating_add(self.lead_s) <= max)
+    }
 }
 
 /// The sites of the grid: `None` is one that is not connected.
@@ -37,12 +74,19 @@ pub fn check(ask: &Ask, sites: &Sites) -> Result<(), Refusal> {
                 let (asked, have) = (*count, capacity.usable);
                 return Err(Refusal::MoreNodesThanExist { site: site.clone(), asked, have });
             }
-            Ok(())
+            capacity.check_queue(site, *count, ask.duration_s)
         }),
         Placement::Anywhere(asked) => {
-            let have = candidates(ask, sites).fold(0u32, |sum, (_, c)| sum.saturating_add(c.usable));
+            let have = candidates(ask, sites).fold(0u32, |sum, (_, c)| sum.saturating_add(c.at_most()));
             if have >= *asked {
                 return Ok(());
+            }
+            // Sites with enough nodes, but none whose queue gives so long: say that.
+            let short = sites
+                .iter()
+                .find_map(|(site, c)| Some((site, c.as_ref().filter(|c| !c.lasts(ask.duration_s))?)));
+            if let Some((site, capacity)) = short.filter(|_| have == 0) {
+                capacity.check_queue(site, 1, ask.duration_s)?;
             }
             // Say which of the two it is: too few nodes, or too few with this environment.
             let missing = sites.iter().find_map(|(site, capacity)| {
@@ -117,7 +161,7 @@ fn candidates<'a>(ask: &'a Ask, sites: &'a Sites) -> impl Iterator<Item = (&'a S
     sites
         .iter()
         .filter_map(|(site, capacity)| capacity.as_ref().map(|c| (site, c)))
-        .filter(|(_, c)| c.environments.contains(&ask.environment))
+        .filter(|(_, c)| c.environments.contains(&ask.environment) && c.lasts(ask.duration_s))
 }
 
 #[cfg(test)]
@@ -136,7 +180,15 @@ mod tests {
         let host = vec![EnvironmentName::host()];
         free.iter()
             .enumerate()
-            .map(|(n, &free)| (name(n), Some(Capacity { usable: 10, free, environments: host.clone() })))
+            .map(|(n, &free)| {
+                let (environments, lead_s) = (host.clone(), 0);
+                let (nodes_max, lasts_s_max, paused) = (None, None, None);
+                let usable = 10;
+                (
+                    name(n),
+                    Some(Capacity { usable, free, environments, nodes_max, lasts_s_max, lead_s, paused }),
+                )
+            })
             .collect()
     }
 
@@ -195,6 +247,30 @@ mod tests {
     fn named_sites_keep_their_order_for_the_first_has_the_head() {
         let parts = vec![(site("s01"), 2), (site("s00"), 1)];
         assert_eq!(choose(&ask(Placement::Sites(parts.clone())), &sites(&[5, 5])).unwrap(), parts);
+    }
+
+    #[test]
+    fn what_a_queue_would_turn_down_is_refused_with_its_limit() {
+        let mut grid = sites(&[5, 5]);
+        let queue = grid.get_mut(&site("s00")).unwrap().as_mut().unwrap();
+        (queue.nodes_max, queue.lasts_s_max, queue.lead_s) = (Some(4), Some(100), 10);
+        let at = |name: &str, count| Placement::Sites(vec![(site(name), count)]);
+        let refused = |asked: &Ask| check(asked, &grid).unwrap_err().to_string();
+        let what = refused(&ask(at("s00", 5)));
+        assert!(what.contains("at most 4 nodes of one batch job, 5 were asked"), "{what}");
+        let long = |placement| Ask { duration_s: 91, ..ask(placement) };
+        let what = refused(&long(at("s00", 1)));
+        assert!(what.contains("at most 100 seconds") && what.contains("101 were asked"), "{what}");
+        assert_eq!(check(&Ask { duration_s: 90, ..ask(at("s00", 4)) }, &grid), Ok(()));
+        assert_eq!(check(&long(at("s01", 10)), &grid), Ok(()));
+        // A free choice goes elsewhere, as long as there is room elsewhere.
+        assert_eq!(check(&ask(Placement::Anywhere(14)), &grid), Ok(()));
+        assert_eq!(
+            check(&ask(Placement::Anywhere(15)), &grid),
+            Err(Refusal::MoreNodesThanGrid { asked: 15, have: 14 })
+        );
+        assert_eq!(check(&long(Placement::Anywhere(10)), &grid), Ok(()));
+        assert!(check(&long(Placement::Anywhere(11)), &grid).is_err());
     }
 
     #[test]

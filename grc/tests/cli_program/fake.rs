@@ -234,6 +234,7 @@ pub fn reservation(state: ReservationState, arrived: u32) -> ReservationView {
                 node: "a1".parse().unwrap(),
             }],
             proof: vec![BlockProof { block, below: None, above: Some([10, 71, 128, 7].into()) }],
+            queue: None,
         }],
         made_s: 1_800_000_000,
         version: Version(3),

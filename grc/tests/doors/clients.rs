@@ -48,7 +48,7 @@ async fn to_exec(site: &mut Site, key: u8) -> (ReservationId, Epoch, JobId) {
     let keys = MemberKeys { host: PublicKey([key; 32]), user: PublicKey([key + 1; 32]) };
     let address = part.addresses[0].first;
     let members = vec![ReadyMember { number: 0, node: "a1".parse().unwrap(), address, keys }];
-    site.say(FromSite::SiteReady { reservation, epoch, members });
+    site.say(FromSite::SiteReady { reservation, epoch, round: 1, members });
     let ToSite::Join { ring, .. } = site.hear().await else { panic!() };
     assert_eq!((ring.user.as_str(), ring.members.len()), ("u", 1));
     site.say(FromSite::Joined { reservation, epoch });

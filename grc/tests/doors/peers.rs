@@ -156,6 +156,11 @@ pub fn publish(site: &str, range: &str) -> FromSite {
         lead_s: 0,
         unusable: vec![],
         environments: vec![EnvironmentName::host()],
+        queue: "".into(),
+        pilots_s: 60,
+        nodes_max: None,
+        lasts_s_max: None,
+        paused: None,
     };
     FromSite::Publish { site: name(site), offer }
 }

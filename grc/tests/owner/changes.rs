@@ -146,7 +146,7 @@ fn sandboxes_that_were_begun_before_a_change_of_their_number_are_begun_anew() {
     let fewer = Change { placement: Some(Placement::Sites(sites)), ..Change::default() };
     assert_eq!(modify(&mut grid, id, fewer), modified(id, 2));
     grid.pass(Duration::from_secs(999));
-    grid.say("b", FromSite::SiteReady { reservation: id, epoch, members });
+    grid.say("b", FromSite::SiteReady { reservation: id, epoch, round: 1, members });
     assert_eq!((grid.state(id).as_str(), grid.owner.live_grants().len()), ("starting", 1));
     grid.pass(Duration::from_secs(10));
     let view = grid.reservation(id);

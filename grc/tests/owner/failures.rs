@@ -26,7 +26,8 @@ fn muted(mute: Mute) -> Grid {
 fn every_deadline_ends_the_wait_and_names_step_and_site() {
     let cases = [
         (Mute::Commit, "starting", 90, Step::Commit),
-        (Mute::Start, "starting", 90, Step::Pilots),
+        // As long as pilots may wait in the queue, and what is needed to build.
+        (Mute::Start, "starting", 90 + 60, Step::Pilots),
         (Mute::Join, "joining", 60, Step::SetKeys),
     ];
     for (mute, state, seconds, step) in cases {
@@ -244,7 +245,7 @@ fn a_site_that_reports_what_is_not_its_own_ends_the_reservation_by_name() {
         let (epoch, part) = (Epoch::FIRST, grid.sites[&site("b")].part(reservation));
         let mut members = ready(&site("b"), reservation, epoch, part);
         lie(&mut members);
-        grid.say("b", FromSite::SiteReady { reservation, epoch, members });
+        grid.say("b", FromSite::SiteReady { reservation, epoch, round: 1, members });
         let failure = grid.failure(reservation);
         assert_eq!(failure.site, Some(site("b")));
         assert!(failure.to_string().contains(sentence), "{failure}");
@@ -258,12 +259,12 @@ fn keys_that_change_after_they_were_reported_end_the_reservation() {
     let reservation = grid.reserve(ask(&[("a", 1), ("b", 1)]));
     let (epoch, part) = (Epoch::FIRST, grid.sites[&site("b")].part(reservation));
     let members = ready(&site("b"), reservation, epoch, part);
-    let again = FromSite::SiteReady { reservation, epoch, members: members.clone() };
+    let again = FromSite::SiteReady { reservation, epoch, round: 1, members: members.clone() };
     grid.say("b", again);
     assert_eq!(grid.state(reservation), "ready", "a repeated report is harmless");
     let mut changed = members;
     changed[0].keys.host = PublicKey([77; 32]);
-    grid.say("b", FromSite::SiteReady { reservation, epoch, members: changed });
+    grid.say("b", FromSite::SiteReady { reservation, epoch, round: 1, members: changed });
     assert!(grid.failure(reservation).to_string().contains("changes the keys"));
 }
 

@@ -101,6 +101,11 @@ pub fn offer(fake: &Fake) -> Offer {
         lead_s: fake.lead_s,
         unusable: vec![],
         environments: vec![EnvironmentName::host()],
+        queue: "".into(),
+        pilots_s: 60,
+        nodes_max: None,
+        lasts_s_max: None,
+        paused: None,
     }
 }
 
@@ -232,7 +237,8 @@ fn obey(fake: &mut Fake, name: &SiteName, message: ToSite) -> Vec<FromSite> {
         | ToSite::Exec { .. }
         | ToSite::Signal { .. }
         | ToSite::OutputSaved { .. }
-        | ToSite::ExitSaved { .. } => vec![],
+        | ToSite::ExitSaved { .. }
+        | ToSite::Hasten { .. } => vec![],
     }
 }
 
@@ -251,5 +257,5 @@ fn begin(fake: &mut Fake, name: &SiteName, reservation: ReservationId, epoch: Ep
         return vec![];
     }
     let Some((_, part)) = &kept.granted else { return vec![] };
-    vec![FromSite::SiteReady { reservation, epoch, members: ready(name, reservation, epoch, part) }]
+    vec![FromSite::SiteReady { reservation, epoch, round: 1, members: ready(name, reservation, epoch, part) }]
 }

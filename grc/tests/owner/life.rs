@@ -138,7 +138,7 @@ fn who_waits_hears_of_every_change_and_is_answered_once() {
     let fake = &grid.sites[&site("b")];
     let epoch = protocol::ids::Epoch::FIRST;
     let members = ready(&site("b"), reservation, epoch, fake.part(reservation));
-    grid.say("b", protocol::site::FromSite::SiteReady { reservation, epoch, members });
+    grid.say("b", protocol::site::FromSite::SiteReady { reservation, epoch, round: 1, members });
     assert!(matches!(grid.answers.get(&for_ready), Some(Reply::Reservation(view))
         if view.state == ReservationState::Ready && view.parts[0].members.len() == 1));
     let mut states: Vec<String> = grid

@@ -256,6 +256,13 @@ pub fn refusal() -> Any<Refusal> {
             max_kbit
         }),
         (site(), site()).prop_map(|(a, b)| UnknownLink { a, b }),
+        (site(), text()).prop_map(|(site, why)| QueuePaused { site, why }),
+        (site(), text(), any::<(u64, u64)>()).prop_map(|(site, what, (asked, max))| OverQueueLimit {
+            site,
+            what,
+            asked,
+            max
+        }),
     ];
     let of_users = prop_oneof![
         (text(), any::<u64>(), any::<u64>()).prop_map(|(what, asked, limit)| OverUserLimit {
@@ -319,8 +326,9 @@ pub fn offer() -> Any<Offer> {
         .prop_map(|(address, length)| Ipv4Net::new(address, length).expect("a prefix length"));
     let lists = (vec(range, 0..4), vec(any::<Ipv4Addr>(), 0..4), vec((node(), text()), 0..3));
     let layers = (vec(any::<u32>(), 0..4), any::<u32>());
-    (text(), lists, any::<(u32, u32)>(), vec(environment(), 0..3), layers)
-        .prop_map(|(batch_system, (ranges, reserved, unusable), nodes, environments, layers)| Offer {
+    let queue = (text(), any::<(u32, Option<u32>, Option<u32>)>(), maybe(text()));
+    (text(), lists, any::<(u32, u32)>(), vec(environment(), 0..3), layers, queue)
+        .prop_map(|(batch_system, (ranges, reserved, unusable), nodes, environments, layers, queue)| Offer {
             batch_system,
             ranges,
             reserved,
@@ -330,6 +338,11 @@ pub fn offer() -> Any<Offer> {
             lead_s: layers.1,
             unusable,
             environments,
+            queue: queue.0,
+            pilots_s: queue.1.0,
+            nodes_max: queue.1.1,
+            lasts_s_max: queue.1.2,
+            paused: queue.2,
         })
         .boxed()
 }

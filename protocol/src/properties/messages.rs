@@ -9,7 +9,7 @@ use super::views::*;
 use crate::client::{self, Selector};
 use crate::login::{FromStranger, ToStranger};
 use crate::node;
-use crate::site::{FromSite, ToSite};
+use crate::site::{self, FromSite, ToSite};
 
 type Any<T> = BoxedStrategy<T>;
 
@@ -126,6 +126,7 @@ pub fn to_site() -> Any<ToSite> {
             member
         }),
         1 => reservation().prop_map(|reservation| End { reservation }),
+        1 => of().prop_map(|(reservation, epoch)| Hasten { reservation, epoch }),
         1 => (of(), ring()).prop_map(|((reservation, epoch), ring)| Join { reservation, epoch, ring }),
         1 => (of(), job(), target(), command()).prop_map(|((reservation, epoch), job, target, command)| Exec {
             reservation,
@@ -154,6 +155,18 @@ pub fn to_site() -> Any<ToSite> {
     .boxed()
 }
 
+fn waits() -> Any<site::Waits> {
+    (any::<u32>(), text(), any::<(Option<u32>, Option<u32>, Option<u32>)>())
+        .prop_map(|(pilots, why, (expected_in_s, until_in_s, held_for_s))| site::Waits {
+            pilots,
+            why,
+            expected_in_s,
+            until_in_s,
+            held_for_s,
+        })
+        .boxed()
+}
+
 pub fn from_site() -> Any<FromSite> {
     use FromSite::*;
     let of = || (reservation(), epoch());
@@ -175,15 +188,18 @@ pub fn from_site() -> Any<FromSite> {
         (site(), offer()).prop_map(|(site, offer)| Publish { site, offer }),
         held,
         of().prop_map(|(reservation, epoch)| Joined { reservation, epoch }),
-        (of(), progress()).prop_map(|((reservation, epoch), progress)| Progress {
+        (of(), any::<u32>(), progress()).prop_map(|((reservation, epoch), round, progress)| Progress {
             reservation,
             epoch,
+            round,
             progress
         }),
-        (of(), vec(ready_member(), 0..4)).prop_map(|((reservation, epoch), members)| SiteReady {
-            reservation,
-            epoch,
-            members
+        (of(), any::<u32>(), vec(ready_member(), 0..4)).prop_map(|((reservation, epoch), round, members)| {
+            SiteReady { reservation, epoch, round, members }
+        }),
+        (of(), maybe(waits())).prop_map(|((reservation, epoch), waits)| Waits { reservation, epoch, waits }),
+        (of(), any::<(u32, u32)>(), text()).prop_map(|((reservation, epoch), (round, again_in_s), why)| {
+            Withdrawn { reservation, epoch, round, why, again_in_s }
         }),
         (of(), failure()).prop_map(|((reservation, epoch), failure)| Failed { reservation, epoch, failure }),
         prop_oneof![

@@ -10,7 +10,7 @@ use super::arbitrary::*;
 use crate::client::{Explanation, SiteView};
 use crate::job::{JobState, JobView};
 use crate::reservation::{
-    BlockProof, MemberView, PairView, PartView, ReservationState, ReservationView, UsagePoint,
+    BlockProof, MemberView, PairView, PartView, QueueView, ReservationState, ReservationView, UsagePoint,
 };
 
 type Any<T> = BoxedStrategy<T>;
@@ -21,6 +21,21 @@ pub fn member_view() -> Any<MemberView> {
         .boxed()
 }
 
+fn queue_view() -> Any<QueueView> {
+    let times = any::<(Option<u64>, Option<u64>, Option<u64>, Option<u64>)>();
+    (any::<u32>(), text(), text(), times)
+        .prop_map(|(pilots, queue, why, (expected_s, until_s, held_until_s, again_s))| QueueView {
+            pilots,
+            queue,
+            why,
+            expected_s,
+            until_s,
+            held_until_s,
+            again_s,
+        })
+        .boxed()
+}
+
 pub fn reservation_view() -> Any<ReservationView> {
     use ReservationState::*;
     let still = vec![Waiting, Holding, Starting, Joining, Ready, Ending, Ended, Booked];
@@ -28,14 +43,15 @@ pub fn reservation_view() -> Any<ReservationView> {
     let proof = (block(), any::<(Option<Ipv4Addr>, Option<Ipv4Addr>)>())
         .prop_map(|(block, (below, above))| BlockProof { block, below, above });
     let lists = (vec(block(), 0..3), vec(member_view(), 0..3), vec(proof, 0..3));
-    let part = (site(), any::<u32>(), progress(), lists).prop_map(
-        |(site, nodes, progress, (addresses, members, proof))| PartView {
+    let part = (site(), any::<u32>(), progress(), lists, maybe(queue_view())).prop_map(
+        |(site, nodes, progress, (addresses, members, proof), queue)| PartView {
             site,
             nodes,
             addresses,
             progress,
             members,
             proof,
+            queue,
         },
     );
     let pair = (site(), site(), any::<(u32, Option<u32>, Option<u32>)>()).prop_map(

@@ -8,7 +8,7 @@ use crate::names::EnvironmentName;
 use crate::refusal::{Failure, Refusal, Resource, Step};
 use crate::reservation::{
     AddressBlock, Ask, Bandwidth, BlockProof, Change, Limits, MemberView, PairRate, PairView, PartView,
-    Placement, Progress, ReservationState, ReservationView, Start, UsagePoint,
+    Placement, Progress, QueueView, ReservationState, ReservationView, Start, UsagePoint,
 };
 use crate::samples::{Sample, address, every_variant, host, name};
 
@@ -104,6 +104,15 @@ pub fn reservation_view() -> ReservationView {
             progress: PROGRESS,
             members: vec![MemberView { host: host("a", 0), address: address(1), node: name("a1") }],
             proof: vec![BlockProof { block: block(), below: None, above: Some(address(9)) }],
+            queue: Some(QueueView {
+                pilots: 1,
+                queue: "slurm, partition main".into(),
+                why: "Priority".into(),
+                expected_s: Some(1_795_000_060),
+                until_s: Some(1_795_000_600),
+                held_until_s: None,
+                again_s: None,
+            }),
         }],
         made_s: 1_795_000_000,
         version: VERSION,
@@ -198,6 +207,10 @@ pub fn nouns() -> Vec<Sample> {
         OverUserLimit: Refusal::OverUserLimit { what: "nodes at once".into(), asked: 20, limit: 16 },
         SiteNotForUser: Refusal::SiteNotForUser { site: site(), user: name("ada") },
         LoginRefused: Refusal::LoginRefused { user: name("ada") },
+        QueuePaused: Refusal::QueuePaused { site: site(), why: "partition main is down".into() },
+        OverQueueLimit: Refusal::OverQueueLimit {
+            site: site(), what: "nodes of one batch job".into(), asked: 9, max: 4,
+        },
     });
     samples.extend(every_variant!(Step, None, {
         Plan: Step::Plan,

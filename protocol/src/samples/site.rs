@@ -10,7 +10,7 @@ use crate::samples::noun::{
     block, command, failure, hits, keys, ring,
 };
 use crate::samples::{Sample, address, every_variant, name};
-use crate::site::{Flow, FromSite, Offer, Part, Peer, ReadyMember, Remaining, ToSite};
+use crate::site::{Flow, FromSite, Offer, Part, Peer, ReadyMember, Remaining, ToSite, Waits};
 
 const WINDOW: Remaining = Remaining { starts_in_ms: 300_000, ends_in_ms: 3_900_000 };
 
@@ -32,6 +32,7 @@ pub fn site() -> Vec<Sample> {
         OutputSaved: ToSite::OutputSaved { reservation, epoch, job, member, stream, upto: 65_536 },
         ExitSaved: ToSite::ExitSaved { reservation, epoch, job, member },
         End: ToSite::End { reservation },
+        Hasten: ToSite::Hasten { reservation, epoch },
     });
     samples.extend(every_variant!(FromSite, Some(Kind::Notice), {
         Register: FromSite::Register { site: name("a"), secret: [0x5a; 32] },
@@ -45,8 +46,8 @@ pub fn site() -> Vec<Sample> {
         Asks: FromSite::Asks { reservation, version },
         Committed: FromSite::Committed { reservation, version },
         Lost: FromSite::Lost { reservation, version },
-        Progress: FromSite::Progress { reservation, epoch, progress },
-        SiteReady: FromSite::SiteReady { reservation, epoch, members: vec![ready_member()] },
+        Progress: FromSite::Progress { reservation, epoch, round: 2, progress },
+        SiteReady: FromSite::SiteReady { reservation, epoch, round: 2, members: vec![ready_member()] },
         Joined: FromSite::Joined { reservation, epoch },
         Failed: FromSite::Failed { reservation, epoch, failure: failure() },
         Output: FromSite::Output {
@@ -63,6 +64,15 @@ pub fn site() -> Vec<Sample> {
             reservation, epoch, over_ms: 1003,
             flows: vec![Flow { to: name("b"), granted_kbit: 100_000, sent_bytes: 12_000_000 }],
         },
+        Waits: FromSite::Waits {
+            reservation, epoch,
+            waits: Some(Waits {
+                pilots: 2, why: "Priority".into(), expected_in_s: Some(60), until_in_s: Some(599), held_for_s: None,
+            }),
+        },
+        Withdrawn: FromSite::Withdrawn {
+            reservation, epoch, round: 2, why: "its pilots waited 600 s".into(), again_in_s: 30,
+        },
     }));
     samples
 }
@@ -78,6 +88,11 @@ pub fn offer() -> Offer {
         lead_s: 10,
         unusable: vec![(name("a3"), "drained".into())],
         environments: vec![EnvironmentName::host()],
+        queue: "partition main".into(),
+        pilots_s: 600,
+        nodes_max: Some(2),
+        lasts_s_max: None,
+        paused: Some("partition main is down".into()),
     }
 }
 

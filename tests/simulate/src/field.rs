@@ -76,6 +76,8 @@ pub enum News {
     /// The batch system reports.
     Gone(PilotId),
     Swept(PilotId, usize),
+    /// The batch system speaks to this life of the CRM.
+    Batch(u32, crm::site::News),
     Counts(usize),
 }
 
@@ -110,6 +112,8 @@ pub struct Process {
     pub silent: bool,
     pub tearing: bool,
     pub sandbox: Option<Ipv4Addr>,
+    /// The batch system said that it is not there.
+    pub lied: bool,
     /// Of the grant that it was built by.
     pub epoch: Epoch,
     /// Nothing that it says overtakes what it said before.
@@ -166,6 +170,8 @@ pub struct Field {
     told: BTreeMap<PilotId, u32>,
     /// The CRM of now.
     pub crm: u32,
+    /// The queue takes nothing until then.
+    pub(crate) shut_until: Micros,
     pub traffic: bool,
 }
 
@@ -180,6 +186,7 @@ impl Field {
             tokens: BTreeMap::new(),
             told: BTreeMap::new(),
             crm: 0,
+            shut_until: 0,
             traffic,
         }
     }
@@ -204,7 +211,17 @@ impl Field {
 
     pub fn submit(&mut self, around: &mut Around, submit: &Submit) {
         let pilot = submit.pilot;
+        let alive = |process: &&Process| process.pilot == pilot && !process.ended && process.crm == self.crm;
+        if let Some(process) = self.processes.iter().find(alive).filter(|process| !process.lied) {
+            let what = || format!("{pilot} is submitted while {} of it is there", process.node);
+            around.history.broken(around.at, "submit-once", what);
+        }
         let temper = around.temper;
+        if let Some(unsure) = self.queue_takes(around, pilot) {
+            if !unsure {
+                return;
+            }
+        }
         self.tokens.insert(pilot, Token { crm: self.crm, used: false, void: false });
         self.told.remove(&pilot);
         let gone = |random: &mut Random| (random.between(5, 500) * MS, News::Gone(pilot));
@@ -242,6 +259,7 @@ impl Field {
                 silent: false,
                 tearing: false,
                 sandbox: None,
+                lied: false,
                 epoch: Epoch(0),
                 says_at: 0,
                 commands: BTreeMap::new(),
@@ -387,8 +405,11 @@ impl Field {
             }
             News::Gone(pilot) => {
                 self.told.insert(pilot, self.crm);
+                let mine = self.processes.iter_mut().filter(|process| process.pilot == pilot);
+                mine.for_each(|process| process.lied = true);
                 Some(Event::BatchGone { pilot, reason: "exit code 1".into() })
             }
+            News::Batch(life, news) => (life == self.crm).then_some(Event::Batch(news)),
             News::Swept(pilot, node) => Some(self.swept(around, pilot, node)),
             News::Counts(number) => self.counts(around, number),
         };

@@ -30,6 +30,7 @@ pub mod network;
 pub mod outputs;
 pub mod owners;
 pub mod promises;
+pub mod queue;
 pub mod random;
 pub mod rest;
 pub mod returns;

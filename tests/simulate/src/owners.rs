@@ -115,6 +115,8 @@ impl World {
             driver: grant::Driver::Macvlan,
             times: TIMES,
             lead: Duration::from_secs(3),
+            hold: Duration::from_secs(12),
+            queue: "main".into(),
             catalog: Catalog::host_only(),
         };
         let node = |name: &protocol::names::NodeName| Node::new(name.clone(), 0, place.spec.members_max);

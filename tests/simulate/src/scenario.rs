@@ -185,6 +185,10 @@ pub struct Temper {
     pub batch_never: u32,
     pub batch_refuses: u32,
     pub submit_answer_lost: u32,
+    /// The queue takes nothing for a while, says no, or does not say whether it took something.
+    pub queue_shut: u32,
+    pub queue_refuses: u32,
+    pub queue_unsure: u32,
     pub pilot_twice: u32,
     pub gone_twice: u32,
     pub gone_early: u32,
@@ -415,5 +419,8 @@ fn temper(random: &mut Random) -> Temper {
         agent_dies: some(150, 100),
         agent_silent: some(120, 120),
         sweep_fails: some(120, 300),
+        queue_shut: some(150, 200),
+        queue_refuses: some(100, 200),
+        queue_unsure: some(150, 400),
     }
 }

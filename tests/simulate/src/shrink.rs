@@ -28,7 +28,7 @@ pub fn shrink(mut scenario: Scenario, mut breaks: impl FnMut(&Scenario) -> bool)
     }
 }
 
-const TEMPERS: [fn(&mut Temper); 17] = [
+const TEMPERS: [fn(&mut Temper); 20] = [
     |t| t.drop = 0,
     |t| t.twice = 0,
     |t| t.out_of_order = 0,
@@ -46,6 +46,9 @@ const TEMPERS: [fn(&mut Temper); 17] = [
     |t| t.agent_dies = 0,
     |t| t.agent_silent = 0,
     |t| t.sweep_fails = 0,
+    |t| t.queue_shut = 0,
+    |t| t.queue_refuses = 0,
+    |t| t.queue_unsure = 0,
 ];
 
 /// Leaves out pieces of a list: half of it first, then ever smaller ones.

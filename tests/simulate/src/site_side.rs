@@ -123,6 +123,7 @@ impl World {
                 self.around(site, |field, around| field.adopt(around, pilot, token_s.is_some()));
             }
             Action::Cancel { pilot } => self.around(site, |field, around| field.cancel(around, pilot)),
+            Action::Probe => self.around(site, |field, around| field.probe(around)),
             Action::Sweep { pilot, node, .. } => {
                 self.around(site, |field, around| field.sweep(around, pilot, &node));
             }

@@ -3,7 +3,8 @@
 use std::net::Ipv4Addr;
 
 use protocol::reservation::{
-    AddressBlock, BlockProof, MemberView, PairView, PartView, ReservationState, ReservationView, UsagePoint,
+    AddressBlock, BlockProof, MemberView, PairView, PartView, QueueView, ReservationState, ReservationView,
+    UsagePoint,
 };
 use serde::Serialize;
 
@@ -71,6 +72,33 @@ struct PartJson {
     members: Vec<MemberJson>,
     /// Why nobody else has an address of a block; `show` has it, lists do not.
     proof: Vec<ProofJson>,
+    /// While pilots are waited for.
+    queue: Option<QueueJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct QueueJson {
+    pilots: u32,
+    queue: String,
+    why: String,
+    expected: Option<String>,
+    until: Option<String>,
+    held_until: Option<String>,
+    begins_again: Option<String>,
+}
+
+impl From<&QueueView> for QueueJson {
+    fn from(view: &QueueView) -> Self {
+        Self {
+            pilots: view.pilots,
+            queue: view.queue.to_string(),
+            why: view.why.to_string(),
+            expected: view.expected_s.and_then(time),
+            until: view.until_s.and_then(time),
+            held_until: view.held_until_s.and_then(time),
+            begins_again: view.again_s.and_then(time),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -169,6 +197,7 @@ impl From<&PartView> for PartJson {
             joined: part.progress.joined,
             members: part.members.iter().map(MemberJson::from).collect(),
             proof: part.proof.iter().map(ProofJson::from).collect(),
+            queue: part.queue.as_ref().map(QueueJson::from),
         }
     }
 }

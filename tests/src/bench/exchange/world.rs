@@ -130,6 +130,8 @@ impl World {
                 driver: grant::Driver::Macvlan,
                 times: crm::pilot::Times::default(),
                 lead: Duration::ZERO,
+                hold: Duration::from_secs(600),
+                queue: "".into(),
                 catalog: sandbox_images::Catalog::host_only(),
             };
             let nodes = (0..nodes)
@@ -436,6 +438,7 @@ impl World {
                 site::Action::Record(_) => (),
                 site::Action::Shape { pilot, .. } => bail!("pilot {pilot} is shaped, and nothing was asked"),
                 site::Action::Sweep { pilot, .. } => bail!("after pilot {pilot} is swept"),
+                site::Action::Probe => bail!("a queue of site {number} is asked how it is"),
             }
         }
         Ok(())

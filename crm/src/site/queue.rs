@@ -1,0 +1,254 @@
+//! The batch queue as the owner deals with it: what it says, what it would refuse, and what waits
+//! while it is paused.
+
+use std::time::Duration;
+
+use protocol::ids::ReservationId;
+use protocol::names::{NodeName, Text};
+use protocol::refusal::{Failure, Refusal, Step};
+use protocol::site::Part;
+
+use super::{Account, Action, LEASE_MARGIN, News, Site};
+use crate::pilot::{Event, PilotId, State};
+use crate::queue::QueueState;
+use crate::standing::{BatchError, Standing};
+
+/// What a batch job is given beyond the lifetime of its pilots: the system counts from when it
+/// begins, and ends it by force.
+const WALLTIME_MARGIN: Duration = Duration::from_secs(60);
+
+/// The walltime of a pilot that is over after `lifetime_s` in any case: with a margin, in whole
+/// minutes.
+pub fn walltime(lifetime_s: u32) -> Duration {
+    let seconds = Duration::from_secs(lifetime_s.into()) + WALLTIME_MARGIN;
+    Duration::from_secs(seconds.as_secs().div_ceil(60) * 60)
+}
+
+/// The longest that a part may last, from its pilots' submission to the end of its window, for a
+/// queue with this limit.
+pub fn lasts_max(walltime_max: Duration, grace: Duration) -> Duration {
+    let minutes = Duration::from_secs(walltime_max.as_secs() / 60 * 60);
+    minutes.saturating_sub(WALLTIME_MARGIN + LEASE_MARGIN + grace)
+}
+
+impl Site {
+    pub(super) fn on_batch_news(&mut self, news: News) {
+        let now = self.now;
+        match news {
+            News::NotSubmitted { pilots, error } => self.on_not_submitted(&pilots, error),
+            News::Stands { pilot, standing } => self.on_stands(pilot, standing),
+            News::Capabilities(capabilities) => {
+                self.lead_of_batch = capabilities.lead;
+                self.set_reserves_ahead(capabilities.reserves_ahead);
+                let state = QueueState {
+                    closed: capabilities.closed,
+                    nodes_max: capabilities.nodes_max,
+                    walltime_max: capabilities.walltime_max,
+                };
+                let resumes = self.queue.heard(now, Ok(state));
+                self.queue_changed(resumes);
+            }
+            News::Answers(said) => {
+                let resumes = self.queue.answers(now, said);
+                self.queue_changed(resumes);
+            }
+        }
+    }
+
+    fn queue_changed(&mut self, resumes: bool) {
+        self.offer_changed = true;
+        if resumes {
+            self.freed = true;
+            self.submit_held();
+        }
+        for (reservation, booking) in &self.bookings {
+            if booking.incarnation.is_some() {
+                self.progressed.insert(*reservation);
+            }
+        }
+    }
+
+    /// Pilots that were turned back go to the queue again, each round at once.
+    fn submit_held(&mut self) {
+        let mut held: Vec<PilotId> = Vec::new();
+        for booking in self.bookings.values().filter(|booking| booking.standing().is_some()) {
+            let pilots = booking.incarnation.iter().flat_map(|incarnation| incarnation.roster.pilots());
+            held.extend(pilots.filter(|pilot| pilot.state == State::Held).map(|pilot| pilot.id));
+        }
+        for id in held {
+            self.advance(id, Event::Committed);
+        }
+    }
+
+    /// A batch job was not taken: for good, for now, or perhaps.
+    fn on_not_submitted(&mut self, pilots: &[PilotId], error: BatchError) {
+        match error {
+            BatchError::Refused(why) => {
+                let Some(first) = pilots.first() else { return };
+                self.account_failed(*first, &why);
+                let reason = format!("it was refused: {why}").into();
+                pilots.iter().for_each(|pilot| self.on_batch_gone(*pilot, &reason));
+            }
+            BatchError::Unavailable(why) => {
+                self.queue.turned_back(self.now, why);
+                for pilot in pilots {
+                    self.advance(*pilot, Event::TurnedBack);
+                }
+                self.queue_changed(false);
+            }
+            // It may be there. The batch task says what became of it: it is found by its name, or
+            // it is not there, and submitted again then.
+            BatchError::Unknown(why) => {
+                for id in pilots {
+                    if let Some(pilot) = self.pilot_mut(*id).filter(|pilot| pilot.state == State::Submitted) {
+                        pilot.unanswered = Some(why.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_stands(&mut self, id: PilotId, standing: Standing) {
+        let (anonymous, now) = (self.settings.anonymous, self.now);
+        let Some(pilot) = self.pilot_mut(id) else {
+            // Nobody waits for it any more: its submission had no answer, and came late.
+            return self.actions.push(Action::Cancel { pilot: id });
+        };
+        pilot.unanswered = None;
+        match standing {
+            Standing::Queued { why, expected } => {
+                pilot.queued = why;
+                pilot.expected = expected.map(|expected| now + expected);
+            }
+            Standing::Running { node } => {
+                (pilot.queued, pilot.expected) = (None, None);
+                if let Some(node) = node.filter(|_| anonymous) {
+                    pilot.at = Some(node);
+                }
+            }
+            Standing::Gone(_) => {}
+        }
+        self.progressed.insert(id.reservation);
+    }
+
+    /// A submission without an answer is not there: it is made again when the queue is asked next.
+    /// Returns whether that is what this end of a pilot means.
+    pub(super) fn on_never_there(&mut self, id: PilotId) -> bool {
+        let Some(pilot) = self.pilot_mut(id).filter(|pilot| pilot.state == State::Submitted) else {
+            return false;
+        };
+        let Some(why) = pilot.unanswered.take() else { return false };
+        self.queue.turned_back(self.now, why);
+        self.advance(id, Event::TurnedBack);
+        self.queue_changed(false);
+        true
+    }
+
+    /// No pilot of this submission came.
+    pub(super) fn account_failed(&mut self, id: PilotId, why: &Text) {
+        let Some(account) = self.incarnation(id).map(|incarnation| incarnation.account.clone()) else {
+            return;
+        };
+        self.accounts.failed(self.now, &account.uid, id.reservation, why);
+    }
+
+    /// Why nothing is submitted for this account now.
+    pub(super) fn is_paused(&self, account: &Account) -> Option<Text> {
+        let of_account = || {
+            let why = self.accounts.of(&account.uid)?;
+            Some(format!("for user {}: {why}", account.name).into())
+        };
+        self.queue.paused_as().or_else(of_account)
+    }
+
+    /// What the queue would turn down is turned down before anything is queued.
+    pub(super) fn check_limits(&self, part: &Part, start: Duration, end: Duration) -> Result<(), Refusal> {
+        let site = || self.settings.name.clone();
+        let limits = self.queue.state();
+        if let Some(max) = limits.nodes_max.filter(|max| part.members > *max) {
+            let what = "nodes of one batch job".into();
+            return Err(Refusal::OverQueueLimit {
+                site: site(),
+                what,
+                asked: part.members.into(),
+                max: max.into(),
+            });
+        }
+        let begins = self.now.max(start.saturating_sub(self.lead()));
+        let lifetime = (end + self.settings.times.grace + LEASE_MARGIN).saturating_sub(begins).as_secs();
+        let needed = walltime(u32::try_from(lifetime).unwrap_or(u32::MAX));
+        if let Some(max) = limits.walltime_max.filter(|max| needed > *max) {
+            let what = "minutes of one batch job, its margins included".into();
+            let minutes = |time: Duration| time.as_secs() / 60;
+            let (asked, max) = (minutes(needed), minutes(max));
+            return Err(Refusal::OverQueueLimit { site: site(), what, asked, max });
+        }
+        Ok(())
+    }
+
+    /// Everything of queue, nodes and accounts whose time has come.
+    pub(super) fn look_at_queue(&mut self) {
+        let now = self.now;
+        if self.queue.probe(now) {
+            self.actions.push(Action::Probe);
+            self.offer_changed = true;
+        }
+        self.freed |= !self.accounts.back(now).is_empty();
+        for node in self.troubles.back(now) {
+            self.nodes.let_back(&node);
+            self.freed = true;
+            self.offer_changed = true;
+        }
+    }
+
+    pub(super) fn next_look_at_queue(&self) -> Option<Duration> {
+        [self.queue.next_probe(), self.accounts.next(), self.troubles.next()].into_iter().flatten().min()
+    }
+
+    /// A sandbox stands: nothing is wrong with its node, its account and the queue.
+    pub(super) fn worked(&mut self, id: PilotId) {
+        let Some(node) = self.pilot(id).map(|pilot| pilot.node_name().clone()) else { return };
+        let uid = self.incarnation(id).map(|incarnation| incarnation.account.uid);
+        self.troubles.works(&node);
+        uid.into_iter().for_each(|uid| self.accounts.works(&uid));
+        self.queue.works();
+    }
+
+    /// A pilot came to nothing on its node, before its sandbox stood.
+    pub(super) fn node_failed(&mut self, id: PilotId, cause: &Text) {
+        let (anonymous, now) = (self.settings.anonymous, self.now);
+        let Some(pilot) = self.pilot(id).filter(|pilot| !anonymous || pilot.at.is_some()) else { return };
+        let node = pilot.node_name().clone();
+        if self.troubles.failed(now, &node, id.reservation, cause) {
+            let why = self.troubles.of(&node).unwrap_or_default();
+            self.nodes.keep_away(&node, why);
+            self.offer_changed = true;
+        }
+    }
+
+    /// Machines of a queue that pilots must not come to.
+    pub(super) fn excluded(&self) -> Vec<NodeName> {
+        if !self.settings.anonymous {
+            return Vec::new();
+        }
+        let kept_away = self.troubles.away().map(|(node, _)| node.clone());
+        let mut nodes: Vec<NodeName> = self.nodes.soiled().into_iter().chain(kept_away).collect();
+        nodes.sort();
+        nodes.dedup();
+        nodes
+    }
+
+    /// How long before a window its pilots may begin.
+    pub(super) fn lead(&self) -> Duration {
+        self.settings.lead.max(self.lead_of_batch)
+    }
+
+    /// Why a part does not begin although its time has come: the queue is paused.
+    pub(super) fn paused_failure(&self, reservation: ReservationId, why: &Text) -> Failure {
+        let waited = self.settings.times.pilots.as_secs();
+        let cause = format!("its batch queue was paused for {waited} s: {why}");
+        let hint =
+            format!("`gridpilot sites` shows when it is back; `gridpilot explain {reservation}` says more");
+        Failure::new(Step::Pilots, cause, hint)
+    }
+}
