@@ -377,7 +377,7 @@ mod tests {
 
     use super::*;
 
-    const EVENTS: [Event; 16] = {
+    const EVENTS: [Event; 23] = {
         use Event::*;
         [
             Committed,
@@ -396,8 +396,33 @@ mod tests {
             TimeOver,
             Swept,
             NotSwept,
+            Returned(node::State::Idle),
+            Returned(node::State::Building),
+            Returned(node::State::Ready),
+            Returned(node::State::Joined),
+            Returned(node::State::Running),
+            Returned(node::State::TearingDown),
+            Returned(node::State::Gone),
         ]
     };
+
+    /// A lost connection alone gives nothing back and lets nothing be built again.
+    #[test]
+    fn who_is_away_keeps_what_he_has_until_his_end_is_confirmed() {
+        let connected = State::ALL.into_iter().filter(|state| state.has_agent());
+        for start in connected {
+            let (away, follows) = start.step(Event::AgentLost);
+            assert_eq!((away, follows.is_empty()), (State::Away, true), "from {start:?}");
+            let (over, follows) = away.step(Event::TimeOver);
+            assert_eq!((over, follows), (State::Cancelling, &[Do::Cancel][..]));
+            for event in EVENTS {
+                let (next, follows) = away.step(event);
+                assert!(!follows.contains(&Do::Release), "{event:?}");
+                assert_eq!(follows.contains(&Do::SetUp), event == Event::Returned(node::State::Idle));
+                assert!(next != State::Gone, "{event:?}");
+            }
+        }
+    }
 
     /// The promise to the GRC: `End` is always answered, whoever stays silent.
     #[test]

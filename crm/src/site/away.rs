@@ -66,6 +66,7 @@ impl Site {
         }
         self.back_to_rates(id, state, rates.as_ref());
         self.advance(id, Event::Returned(state));
+        self.came(id);
         match self.pilot(id).map(|pilot| pilot.state) {
             Some(State::Building) if state == node::State::Idle => self.set_up_pilot(id, nonce),
             Some(State::Ready) => self.join_again(id),

@@ -22,6 +22,7 @@ use protocol::refusal::Failure;
 
 use crate::agenda::{MS, Micros, S};
 use crate::history::History;
+use crate::outputs::Output;
 use crate::random::Random;
 use crate::returns::{Expected, pin};
 use crate::scenario::{SiteSpec, Temper};
@@ -128,15 +129,6 @@ pub struct Process {
     pub allowed: Allowed,
     /// Rate and bytes sent, by class.
     pub classes: BTreeMap<u8, (u32, u64)>,
-}
-
-/// What a command has printed.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Output {
-    pub printed: u64,
-    pub saved: u64,
-    /// Where all that is not saved was sent.
-    pub line: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -435,10 +427,7 @@ impl Field {
             }
             // It did not hear that it was let in.
             Some(expected) if expected.returns => {
-                let lost = self.agents.get(&pilot).is_some();
-                let back = self.let_back(around, number);
-                debug_assert!(!lost);
-                return Some(back);
+                return Some(self.let_back(number));
             }
             Some(expected) if expected.arrives => {
                 let token = self.tokens.get_mut(&pilot);
@@ -487,26 +476,6 @@ impl Field {
                 around.follows.push((self.random.between(1_500, 5_000) * MS, News::Gone(pilot)));
             }
         }
-    }
-
-    fn swept(&mut self, around: &mut Around, pilot: PilotId, node: usize) -> Event {
-        let outcome = |what: &str| Event::Swept { pilot, outcome: Err(what.into()) };
-        if self.random.chance(around.temper.sweep_fails) {
-            return outcome("the node does not answer");
-        }
-        let there = |process: &&mut Process| process.pilot == pilot && process.node == node;
-        for (number, process) in self.processes.iter_mut().enumerate() {
-            if !there(&&mut *process) {
-                continue;
-            }
-            if !process.ended && process.sandbox.is_some() {
-                return outcome("it is alive");
-            }
-            if let Some(address) = process.sandbox.take() {
-                around.truth.gone((around.site, number), address);
-            }
-        }
-        Event::Swept { pilot, outcome: Ok(()) }
     }
 
     /// Pilots that are queued or running.

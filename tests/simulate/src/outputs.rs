@@ -14,6 +14,15 @@ use crate::field::{Around, Field, News};
 
 const STREAM: Stream = Stream::Stdout;
 
+/// What a command has printed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Output {
+    pub printed: u64,
+    pub saved: u64,
+    /// Where all that is not saved was sent.
+    pub line: u32,
+}
+
 /// The GRC's files, which outlive it, and what its connections miss.
 #[derive(Debug, Default)]
 pub struct Files {

@@ -1,6 +1,7 @@
 //! Agents that outlive connections and CRMs: they dial again with the same certificate, return, are
 //! lost, or stop; and their leases.
 
+use crm::pilot::PilotId;
 use crm::site::{Action, Back, Event};
 use protocol::identity::Pin;
 use protocol::node::State;
@@ -8,7 +9,7 @@ use protocol::planted::{Bug, planted};
 use protocol::site::FromSite;
 
 use crate::agenda::{MS, Micros, S};
-use crate::field::{Around, Field, News};
+use crate::field::{Around, Field, News, Process};
 use crate::world::{Happening, World};
 
 /// As the owners are told; see `owners::TIMES`.
@@ -91,7 +92,7 @@ impl Field {
                 cause: "it has dialled again".into(),
                 silent: std::time::Duration::ZERO,
             });
-            let back = self.let_back(around, number);
+            let back = self.let_back(number);
             return lost.into_iter().chain([back]).collect();
         }
         if process.stands == State::Idle && !std::mem::replace(&mut process.unknown, true) {
@@ -102,8 +103,29 @@ impl Field {
         Vec::new()
     }
 
+    /// Removes what dead pilots left; not where one lives.
+    pub(crate) fn swept(&mut self, around: &mut Around, pilot: PilotId, node: usize) -> Event {
+        let outcome = |what: &str| Event::Swept { pilot, outcome: Err(what.into()) };
+        if self.random.chance(around.temper.sweep_fails) {
+            return outcome("the node does not answer");
+        }
+        let there = |process: &&mut Process| process.pilot == pilot && process.node == node;
+        for (number, process) in self.processes.iter_mut().enumerate() {
+            if !there(&&mut *process) {
+                continue;
+            }
+            if !process.ended && process.sandbox.is_some() {
+                return outcome("it is alive");
+            }
+            if let Some(address) = process.sandbox.take() {
+                around.truth.gone((around.site, number), address);
+            }
+        }
+        Event::Swept { pilot, outcome: Ok(()) }
+    }
+
     /// It is let in as the pilot that it is.
-    pub(crate) fn let_back(&mut self, _around: &mut Around, number: usize) -> Event {
+    pub(crate) fn let_back(&mut self, number: usize) -> Event {
         let process = &mut self.processes[number];
         process.connected = true;
         process.crm = self.crm;

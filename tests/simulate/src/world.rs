@@ -263,8 +263,11 @@ impl World {
         let calm = crate::scenario::Temper { delay: 5 * MS, ..Default::default() };
         let temper = if now > S + self.scenario.calm_at { &calm } else { &self.scenario.temper };
         let greets = match &message {
-            // Nor is output lost, or overtaken, while its connection stands.
-            Message::Up(message) => matches!(**message, FromSite::Publish { .. } | FromSite::Output { .. }),
+            // Nor is output lost, or overtaken by the end behind it, while its connection stands.
+            Message::Up(message) => matches!(
+                **message,
+                FromSite::Publish { .. } | FromSite::Output { .. } | FromSite::Exited { .. }
+            ),
             Message::Down(message) => matches!(**message, ToSite::Welcome | ToSite::Refused(_)),
         };
         let posted = (&message, greets);
