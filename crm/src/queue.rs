@@ -16,7 +16,7 @@ use protocol::names::Text;
 
 /// Before a paused queue is asked again; doubled with every time in vain.
 const PAUSE_FIRST: Duration = Duration::from_secs(5);
-const PAUSE_LAST: Duration = Duration::from_secs(300);
+const PAUSE_LAST: Duration = Duration::from_secs(60);
 
 /// What the batch system says of the queue.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -161,7 +161,7 @@ mod tests {
             asked.push(at.as_secs());
         }
         let gaps: Vec<u64> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        assert_eq!(gaps, [10, 20, 40, 80, 160, 300, 300, 300]);
+        assert_eq!(gaps, [10, 20, 40, 60, 60, 60, 60, 60]);
         assert!(queue.paused_as().unwrap().as_str().starts_with("partition main is DOWN; it is asked again"));
         assert!(queue.heard(s(99_999), Ok(QueueState::default())), "also unasked");
         assert_eq!((queue.pause(), queue.next_probe()), (None, None));

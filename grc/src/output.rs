@@ -126,9 +126,18 @@ impl Store {
         output.news.send_modify(|news| *news += 1);
     }
 
-    /// Takes the job's files away. Blocks.
-    pub fn forget(&self, job: JobId) {
-        locked(&self.jobs).remove(&job);
+    /// Nothing is known of the job any more; whether there may be files of it, to be taken away by
+    /// [`Self::remove_files`]. Most short commands print nothing and have none.
+    pub fn forget(&self, job: JobId) -> bool {
+        let known = locked(&self.jobs).remove(&job);
+        known.is_none_or(|output| {
+            let offsets = &locked(&output.state).offsets;
+            offsets.stdout + offsets.stderr > 0 || offsets.damage.is_some()
+        })
+    }
+
+    /// Takes the files of a job away that is forgotten. Blocks.
+    pub fn remove_files(&self, job: JobId) {
         let _ = fs::remove_dir_all(self.job_directory(job));
     }
 
@@ -389,7 +398,10 @@ mod tests {
         assert_eq!(store.append(&a, JobId(1), 0, Stream::Stderr, 0, b"abcdef"), Ok(6));
         assert_eq!(store.append(&a, JobId(1), 0, Stream::Stderr, 6, b"g"), Ok(7));
         assert_eq!(on_file(&store, Stream::Stderr), b"abcd");
-        store.forget(JobId(1));
+        assert!(store.forget(JobId(1)));
+        store.remove_files(JobId(1));
+        store.expect(JobId(2), vec![]);
+        assert!(!store.forget(JobId(2)), "nothing of it is on file");
         assert!(!store.directory.join("j1").exists());
     }
 }

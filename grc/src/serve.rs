@@ -314,8 +314,10 @@ impl Driver {
             Action::ExpectOutput { job, sources } => self.store.expect(job, sources),
             Action::CloseOutput { job } => self.store.close(job),
             Action::ForgetOutput { job } => {
-                let store = self.store.clone();
-                tokio::task::spawn_blocking(move || store.forget(job));
+                if self.store.forget(job) {
+                    let store = self.store.clone();
+                    tokio::task::spawn_blocking(move || store.remove_files(job));
+                }
             }
             Action::ReadLog { client, correlation, job, stream, offset, follow } => {
                 let Some(Client { peer, .. }) = self.clients.get(&client) else { return };

@@ -4,7 +4,7 @@
 /// In people's words, for the reason that a user sees.
 pub fn words(code: i32) -> String {
     let what = match code {
-        0 => return "it ended in order".into(),
+        0 => return "its Launcher ended in order".into(),
         2 => "its Launcher was started with arguments that it does not know",
         65 => "its Launcher got no invocation that it could use",
         69 => "its Launcher could not start a NodeManager",

@@ -127,6 +127,14 @@ impl GridEngine {
         }
     }
 
+    /// Our jobs in the list.
+    async fn listed(&self) -> Result<BTreeMap<Number, Listed>, BatchError> {
+        let listed = self.ask("qstat", &["-xml", "-g", "t", "-u", "*"]).await?;
+        let mut listed = status::read(&listed, &self.site)?;
+        listed.retain(|_, job| self.ledger.is_ours(job.group, &job.owner));
+        Ok(listed)
+    }
+
     /// Why jobs wait, when it is time to ask again.
     async fn ask_reasons(&self, listed: &BTreeMap<Number, Listed>) {
         let waiting: Vec<String> = listed
@@ -188,13 +196,11 @@ impl GridEngine {
             Ok(files) => files.take_words(&self.commands, account).await,
             Err(_) => None,
         };
-        match words {
-            Some(words) if !seen.cancelled => format!("{words} ({reason})").into(),
-            _ => match &job.why {
-                // It never ran, and what held it up may be why somebody gave up.
-                Some(why) if !seen.ran && !seen.cancelled => format!("{reason}; it waited: {why}").into(),
-                _ => reason,
-            },
+        match (words, &job.why) {
+            (Some(words), _) => format!("its Launcher says: {words} ({reason})").into(),
+            // It never ran, and what held it up may be why somebody gave up.
+            (None, Some(why)) if !seen.ran && !seen.cancelled => format!("{reason}; it waited: {why}").into(),
+            _ => reason,
         }
     }
 
@@ -244,9 +250,7 @@ impl Batch for GridEngine {
     }
 
     async fn status(&self) -> Result<Vec<(PilotId, Standing)>, BatchError> {
-        let listed = self.ask("qstat", &["-xml", "-g", "t", "-u", "*"]).await?;
-        let mut listed = status::read(&listed, &self.site)?;
-        listed.retain(|_, job| self.ledger.is_ours(job.group, &job.owner));
+        let mut listed = self.listed().await?;
         self.ask_reasons(&listed).await;
         self.clear(&mut listed).await;
         let found: Vec<Found> = listed.values().map(Listed::found).collect();
@@ -273,6 +277,10 @@ impl Batch for GridEngine {
     }
 
     async fn cancel(&self, pilots: &[PilotId]) -> Result<(), BatchError> {
+        // Whoever was first is why it ended. Without an answer that is us.
+        if let Ok(listed) = self.listed().await {
+            self.ledger.observe(&listed.values().map(Listed::found).collect::<Vec<_>>());
+        }
         let mut outcome = Ok(());
         for (group, account) in self.ledger.cancel(pilots) {
             outcome = outcome.and(self.delete(group, &account).await);

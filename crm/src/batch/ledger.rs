@@ -33,7 +33,9 @@ pub struct Job {
     running_since: Option<Instant>,
     limit: Option<Duration>,
     cancelled: BTreeSet<MemberNumber>,
+    /// Somebody else was ending it before we did, or it had ended.
     deleted: bool,
+    ended: bool,
     /// Why it waits, as far as the system was asked.
     pub why: Option<Text>,
 }
@@ -41,11 +43,11 @@ pub struct Job {
 /// What was seen of a batch job that is gone.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Seen {
-    /// We asked for its end.
+    /// We asked for its end, and nobody before us.
     pub cancelled: bool,
     /// It ran.
     pub ran: bool,
-    /// It was seen being deleted.
+    /// It was seen being deleted, not by us.
     pub deleted: bool,
     /// How long it was seen running, and how long it may.
     pub ran_for: Duration,
@@ -73,6 +75,7 @@ impl Job {
             limit,
             cancelled: BTreeSet::new(),
             deleted: false,
+            ended: false,
             why: None,
         }
     }
@@ -83,7 +86,7 @@ impl Job {
 
     pub fn seen(&self) -> Seen {
         Seen {
-            cancelled: self.is_cancelled(),
+            cancelled: self.is_cancelled() && !self.deleted && !self.ended,
             ran: self.running_since.is_some(),
             deleted: self.deleted,
             ran_for: self.running_since.map_or(Duration::ZERO, |since| since.elapsed()),
@@ -189,19 +192,29 @@ impl Ledger {
         }
     }
 
-    /// Takes note of what is listed, and takes out what is gone; the note of that stays until it is
-    /// forgotten.
-    pub fn see(&self, listed: &[Found]) -> Vec<(Group, Job)> {
+    /// Takes note of what is listed.
+    pub fn observe(&self, listed: &[Found]) {
         let mut jobs = self.jobs();
         jobs.looked = true;
         for found in listed {
             let Some(job) = jobs.all.get_mut(&found.group) else { continue };
             job.note.id.get_or_insert_with(|| found.id.clone());
-            job.deleted |= found.deleted;
+            job.deleted |= found.deleted && !job.is_cancelled();
             if found.running {
                 job.running_since.get_or_insert_with(Instant::now);
             }
         }
+        let there: BTreeSet<Group> = listed.iter().map(|found| found.group).collect();
+        for (group, job) in &mut jobs.all {
+            job.ended |= job.note.id.is_some() && !there.contains(group) && !job.is_cancelled();
+        }
+    }
+
+    /// Takes note of what is listed, and takes out what is gone; the note of that stays until it is
+    /// forgotten.
+    pub fn see(&self, listed: &[Found]) -> Vec<(Group, Job)> {
+        self.observe(listed);
+        let mut jobs = self.jobs();
         let there: BTreeSet<Group> = listed.iter().map(|found| found.group).collect();
         let is_gone = |group: &Group, job: &Job| {
             let was_there = job.note.id.is_some() || job.since.elapsed() >= TURN_UP_TIME;
@@ -309,6 +322,28 @@ mod tests {
         assert_eq!(ledger.cancel(&[member(GROUP, 2)]).into_keys().collect::<Vec<_>>(), [GROUP]);
         let gone = ledger.see(&[]);
         assert!(gone[0].1.seen().cancelled && gone[0].1.seen().ran);
+    }
+
+    #[test]
+    fn whoever_ended_a_job_first_is_named() {
+        let pilots = [member(GROUP, 0), member(GROUP, 2)];
+        let deleted = Found { deleted: true, ..found(true) };
+        // What is seen before we cancel and after it, and whether it is we who ended it.
+        for (before, after, ours) in [
+            (Some(found(true)), Some(deleted.clone()), true),
+            (Some(deleted.clone()), Some(deleted), false),
+            (None, None, false),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let ledger = open(&dir);
+            ledger.note(GROUP, note(None), Duration::from_secs(60)).unwrap();
+            ledger.accepted(GROUP, "7".into());
+            ledger.observe(&before.into_iter().collect::<Vec<_>>());
+            ledger.cancel(&pilots);
+            ledger.observe(&after.into_iter().collect::<Vec<_>>());
+            let gone = ledger.see(&[]);
+            assert_eq!(gone[0].1.seen().cancelled, ours);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -222,11 +222,11 @@ impl Pbs {
         };
         let comment = over.and_then(|over| over.comment.as_ref());
         let reason = match over {
-            _ if seen.cancelled => return "its batch job was cancelled by this site".into(),
+            _ if seen.cancelled => "its batch job was cancelled by this site".into(),
             None if !seen.ran => "its batch job was deleted from the queue before it ran".into(),
             over => status::reason(over.and_then(|over| over.exit_status), ran_out, comment),
         };
-        words.map_or(reason.clone(), |words| format!("{words} ({reason})").into())
+        words.map_or(reason.clone(), |words| format!("its Launcher says: {words} ({reason})").into())
     }
 }
 

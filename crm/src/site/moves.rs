@@ -106,6 +106,7 @@ impl Site {
                 },
             }),
             Do::Dismiss => self.actions.push(Action::Dismiss { pilot: id }),
+            Do::Cancel if self.verdicts.keep_cancel(id) => {}
             Do::Cancel => self.actions.push(Action::Cancel { pilot: id }),
             Do::Sweep => {
                 let account = match self.incarnation(id) {

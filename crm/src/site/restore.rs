@@ -39,8 +39,8 @@ impl Site {
         }
         let mut site = Self::new(settings, nodes);
         site.now = now;
-        let arrivals = current.extract_if(.., |key, _| matches!(key, Key::Pilot(_)));
-        let arrivals: Vec<(Key, Value)> = arrivals.collect();
+        let (arrivals, current): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            current.into_iter().partition(|(key, _)| matches!(key, Key::Pilot(_)));
         let mut arrived: BTreeMap<PilotId, Option<Arrived>> = BTreeMap::new();
         for (key, value) in arrivals {
             if let (Key::Pilot(id), Value::Pilot(of)) = (key, value) {

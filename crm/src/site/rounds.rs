@@ -131,8 +131,11 @@ impl Site {
     pub(super) fn hold_anew(&mut self, reservation: ReservationId) {
         let now = self.now;
         let booking = self.bookings.get_mut(&reservation);
-        let came = booking.and_then(|booking| booking.incarnation.as_mut()?.came.as_mut());
-        came.into_iter().for_each(|came| *came = now);
+        let Some(incarnation) = booking.and_then(|booking| booking.incarnation.as_mut()) else { return };
+        // Those of before a restart came then.
+        if incarnation.came.is_some() || incarnation.roster.pilots().iter().any(|pilot| pilot.pin.is_some()) {
+            incarnation.came = Some(now);
+        }
     }
 
     /// The pilots waited too long for the others: their nodes go back, and they are begun again

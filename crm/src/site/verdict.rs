@@ -7,21 +7,37 @@ use std::time::Duration;
 use protocol::names::Text;
 use protocol::refusal::Failure;
 
-use super::Site;
+use super::{Action, Site};
 use crate::pilot::PilotId;
 
-/// How long the batch system may take to say why: more than one look at its queue.
-const WORD_TIME: Duration = Duration::from_secs(3);
+/// How long the batch system may take to say why: Slurm does at the next look at its queue, Grid
+/// Engine when all of the batch job has ended and is accounted for.
+const WORD_TIME: Duration = Duration::from_secs(10);
 
-/// Failures that wait, each with the time until which it does.
+/// A failure that waits.
+#[derive(Debug)]
+struct Verdict {
+    until: Duration,
+    failure: Failure,
+    /// The batch system is to be asked to take the pilot away when the word is there.
+    cancel: bool,
+}
+
+/// Failures that wait.
 #[derive(Debug, Default)]
 pub(super) struct Verdicts {
-    waiting: BTreeMap<PilotId, (Duration, Failure)>,
+    waiting: BTreeMap<PilotId, Verdict>,
 }
 
 impl Verdicts {
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.waiting.values().map(|(at, _)| *at).min()
+        self.waiting.values().map(|verdict| verdict.until).min()
+    }
+
+    /// Keeps a cancel back with the failure, if there is one: after it, the batch system would only
+    /// say that it was asked to.
+    pub fn keep_cancel(&mut self, id: PilotId) -> bool {
+        self.waiting.get_mut(&id).map(|verdict| verdict.cancel = true).is_some()
     }
 }
 
@@ -29,12 +45,12 @@ impl Site {
     /// Keeps a failure back for the batch system's word. One that waits already stays.
     pub(super) fn await_word(&mut self, id: PilotId, failure: Failure) {
         let until = self.now + WORD_TIME;
-        self.verdicts.waiting.entry(id).or_insert((until, failure));
+        self.verdicts.waiting.entry(id).or_insert(Verdict { until, failure, cancel: false });
     }
 
     /// The word has come.
     pub(super) fn pass_verdict(&mut self, id: PilotId, word: &Text) {
-        if let Some((_, mut failure)) = self.verdicts.waiting.remove(&id) {
+        if let Some(Verdict { mut failure, .. }) = self.verdicts.waiting.remove(&id) {
             failure.cause = format!("{}: {word}", failure.cause).into();
             self.fail_at(id, failure);
         }
@@ -42,11 +58,14 @@ impl Site {
 
     /// Tells those that have waited long enough as they are.
     pub(super) fn pass_old_verdicts(&mut self) {
-        let old = |(at, _): &(Duration, Failure)| *at <= self.now;
+        let waiting = self.verdicts.waiting.iter();
         let due: Vec<PilotId> =
-            self.verdicts.waiting.iter().filter(|(_, verdict)| old(verdict)).map(|(id, _)| *id).collect();
+            waiting.filter(|(_, verdict)| verdict.until <= self.now).map(|(id, _)| *id).collect();
         for id in due {
-            if let Some((_, failure)) = self.verdicts.waiting.remove(&id) {
+            if let Some(Verdict { failure, cancel, .. }) = self.verdicts.waiting.remove(&id) {
+                if cancel {
+                    self.actions.push(Action::Cancel { pilot: id });
+                }
                 self.fail_at(id, failure);
             }
         }

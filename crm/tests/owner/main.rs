@@ -8,6 +8,7 @@ mod life;
 mod restarts;
 mod said;
 mod shaping;
+mod signals;
 mod votes;
 mod waiting;
 mod windows;

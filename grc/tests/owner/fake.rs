@@ -41,6 +41,9 @@ pub struct Fake {
     pub now: Duration,
     pub nodes: u32,
     pub lead_s: u32,
+    pub pilots_s: u32,
+    pub nodes_max: Option<u32>,
+    pub paused: Option<&'static str>,
     pub ranges: Vec<&'static str>,
     pub mute: BTreeSet<Mute>,
     /// Answers the next hold with this.
@@ -61,6 +64,9 @@ impl Fake {
             now: Duration::ZERO,
             nodes,
             lead_s: 0,
+            pilots_s: 60,
+            nodes_max: None,
+            paused: None,
             ranges: ranges.to_vec(),
             mute: BTreeSet::new(),
             refuse: None,
@@ -101,11 +107,11 @@ pub fn offer(fake: &Fake) -> Offer {
         lead_s: fake.lead_s,
         unusable: vec![],
         environments: vec![EnvironmentName::host()],
-        queue: "".into(),
-        pilots_s: 60,
-        nodes_max: None,
+        queue: "partition main".into(),
+        pilots_s: fake.pilots_s,
+        nodes_max: fake.nodes_max,
         lasts_s_max: None,
-        paused: None,
+        paused: fake.paused.map(Into::into),
     }
 }
 

@@ -13,4 +13,5 @@ mod limits;
 mod operators;
 mod ownership;
 mod restarts;
+mod waiting;
 mod windows;

@@ -51,9 +51,11 @@ impl Directories {
 /// Reads a descriptor to its end, from the start where it has one.
 pub fn read_all(fd: OwnedFd, limit: usize) -> Result<Vec<u8>> {
     let mut file = File::from(fd);
-    // A pipe cannot be rewound and needs not.
+    // Room for all of it at once, and one byte by which the end is seen. A pipe has no size, cannot
+    // be rewound and needs not.
+    let size = file.seek(SeekFrom::End(0)).unwrap_or(0).min(limit as u64);
     let _ = file.seek(SeekFrom::Start(0));
-    let mut content = Vec::new();
+    let mut content = Vec::with_capacity(size as usize + 1);
     file.take(limit as u64 + 1).read_to_end(&mut content).map_err(errno)?;
     if content.len() > limit { Err(Errno::FBIG) } else { Ok(content) }
 }

@@ -12,6 +12,7 @@ mod spawn;
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
+use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -57,6 +58,8 @@ struct Init {
     listener: Option<TcpListener>,
     directories: Directories,
     address: Ipv4Addr,
+    /// Every command's standard input.
+    null: File,
     running: HashMap<i32, Running>,
     /// Ids that were ever spawned.
     used: HashSet<u64>,
@@ -92,6 +95,7 @@ impl Init {
             listener: None,
             directories: Directories::open(user)?,
             address,
+            null: File::open(NUL)?,
             running: HashMap::new(),
             used: HashSet::new(),
             agent_open: true,
@@ -136,7 +140,8 @@ impl Init {
             self.started(*pid);
         }
         if ready[1] {
-            while let Ok(Some(_)) = self.signals.read_signal() {}
+            // One is all there can be: a signal that is pending already is not queued again.
+            let _ = self.signals.read_signal();
             self.reap();
         }
         if ready[2] && self.agent_open {
@@ -235,7 +240,7 @@ impl Init {
             file::read_all(blob, record::COMMAND_BYTES_MAX).map_err(|errno| (SpawnStage::Command, errno))?;
         let command = Command::decode(&content).map_err(|_| (SpawnStage::Command, Errno::INVAL))?;
         let program = Program::new(&command).map_err(|errno| (SpawnStage::Command, errno))?;
-        let null = std::fs::File::open(NUL).map_err(|_| (SpawnStage::Fork, Errno::IO))?;
+        let null = &self.null;
         let starting = program
             .start([null.as_fd(), stdout.as_fd(), stderr.as_fd()], id)
             .map_err(|errno| (SpawnStage::Fork, errno))?;

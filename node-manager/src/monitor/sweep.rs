@@ -88,7 +88,8 @@ fn remove_orphan(directory: &Path) -> bool {
     loop {
         let Err(error) = fs::remove_dir(directory) else { return true };
         if error.raw_os_error() != Some(libc::EBUSY) || start.elapsed() > DYING_TIMEOUT {
-            return false;
+            // Somebody else's sweep was faster.
+            return error.raw_os_error() == Some(libc::ENOENT);
         }
         let members = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
         for pid in members.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
@@ -98,6 +99,9 @@ fn remove_orphan(directory: &Path) -> bool {
     }
 }
 
+/// Dead, whether or not its parent has looked: some take their time.
 fn is_gone(pid: i32) -> bool {
-    Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let unreaped = stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z"));
+    unreaped || Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
 }

@@ -211,10 +211,8 @@ impl Field {
             around.history.broken(around.at, "submit-once", what);
         }
         let temper = around.temper;
-        if let Some(unsure) = self.queue_takes(around, pilot) {
-            if !unsure {
-                return;
-            }
+        if self.queue_takes(around, pilot) == Some(false) {
+            return;
         }
         self.tokens.insert(pilot, Token { crm: self.crm, used: false, void: false });
         self.told.remove(&pilot);

@@ -156,7 +156,9 @@ impl Ending {
         match self {
             Self::CancelledInQueue => "cancel",
             Self::TimeOver => "time",
-            Self::One(Process::Launcher, _) => "Launcher",
+            // To the Launcher a signal is the batch system's wish.
+            Self::One(Process::Launcher, Blow::Term) => "the batch system ended the pilot",
+            Self::One(Process::Launcher, Blow::Kill) => "Launcher",
             Self::NodeDaemon => "node",
             _ => "",
         }

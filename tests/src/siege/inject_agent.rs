@@ -51,7 +51,7 @@ fn all(grid: &Grid, every: usize, say: &mut dyn FnMut(String)) -> Result<Sum> {
     let mut sum = Sum::default();
     let clean = once(grid, None)?;
     ensure!(clean.code == 0, "a clean run ended with {}: {}", clean.code, clean.said);
-    sum.calls.insert(Role::Monitor, clean.calls);
+    sum.calls.insert(Role::Agent, clean.calls);
     let every = if every == 1 { 1 } else { every | 1 };
     let turns = (0..clean.calls).flat_map(|number| FAULTS.map(|fault| (number, fault)));
     for (number, fault) in turns.step_by(every) {
@@ -86,7 +86,7 @@ fn agents(grid: &Grid) -> Vec<Identity> {
 /// One reservation; afterwards it is over.
 fn once(grid: &Grid, spot: Option<Spot>) -> Result<Outcome> {
     let before = agents(grid);
-    let said = grid.state.path("run/said");
+    let said = grid.state.path("log/said");
     let file = fs::File::create(&said)?;
     let mut command = grid.gridpilot_as_user()?;
     command.args(["--output-mode", "quiet", "reserve", "--wait", "--nodes", "a=1"]);

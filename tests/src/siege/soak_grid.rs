@@ -128,26 +128,35 @@ impl Soak<'_> {
             Ok(())
         };
         if ending == Ending::ErrorAtSetup {
-            return reached(&["failed"]);
+            // It may be tried again, or be over: either way its user is told why.
+            let mut told = String::new();
+            let named = wait_until(END_TIME, || {
+                told = self.type_in(&["explain", &id]).unwrap_or_default();
+                told.contains("upper_bytes") && told.contains("a1")
+            });
+            ensure!(named, "nobody is told why {id} is not built: {told}");
+        } else {
+            reached(&["ready"])?;
         }
-        reached(&["ready"])?;
         let victim = match ending {
             Ending::LauncherKilled => Some(("launcher", Signal::SIGKILL)),
             Ending::MonitorKilled => Some(("node-manager", Signal::SIGKILL)),
             Ending::AgentStopped => Some(("node-agent", Signal::SIGSTOP)),
             _ => None,
         };
-        match victim {
-            None => drop(self.type_in(&["release", &id])?),
-            Some((program, signal)) => {
-                self.process_of(&id, program)?.signal(signal);
-            }
+        if let Some((program, signal)) = victim {
+            let [monitor, victim] = self.processes_of(&id, program)?;
+            victim.signal(signal);
+            ensure!(wait_until(END_TIME, || !monitor.alive()), "the monitor of {id} outlives its {program}");
         }
+        // What lost its pilot may be about to get another; released it ends all the same.
+        let _ = self.type_in(&["release", &id]);
         reached(&["ended", "failed"])
     }
 
-    /// A program of the pilot of a reservation: that whose sandbox has the reservation's address.
-    fn process_of(&self, id: &str, program: &str) -> Result<Identity> {
+    /// The monitor and another program of the pilot of a reservation: that whose sandbox has the
+    /// reservation's address.
+    fn processes_of(&self, id: &str, program: &str) -> Result<[Identity; 2]> {
         let _one = self.looking.lock().unwrap_or_else(|e| e.into_inner());
         let view: Value = serde_json::from_str(&self.type_in(&["--output-mode", "json", "show", id])?)?;
         let address = view["parts"][0]["members"][0]["address"].as_str().context("no address")?.to_owned();
@@ -170,6 +179,6 @@ impl Soak<'_> {
                 .find(|stat| stat.name == program && stat.parent == monitor.identity.pid)
                 .map(|stat| stat.identity),
         };
-        found.with_context(|| format!("no {program} of {id}"))
+        Ok([monitor.identity, found.with_context(|| format!("no {program} of {id}"))?])
     }
 }

@@ -18,6 +18,8 @@ pub enum Role {
     Monitor,
     /// What it forks: the sandbox's first process.
     Child,
+    /// The same as `Monitor` for the tracer: the one that was there.
+    Agent,
 }
 
 /// What happens at the call.

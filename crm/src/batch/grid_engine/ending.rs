@@ -52,9 +52,10 @@ pub fn accounted(tail: &str, number: Number, name: &str) -> Option<Accounted> {
 pub fn reason(seen: &Seen, accounted: Option<Accounted>) -> Text {
     let at_limit = seen.limit.filter(|limit| seen.ran && seen.ran_for + LIMIT_SLACK >= *limit);
     match (seen, accounted) {
+        // Before the cancel, which follows for whatever has ended already.
+        (_, Some(Accounted { failed: 37, .. })) => "its batch job reached its time limit (h_rt)".into(),
         (Seen { cancelled: true, .. }, _) => "its batch job was cancelled by this site".into(),
         (Seen { ran: false, .. }, None) => "its batch job was deleted from the queue before it ran".into(),
-        (_, Some(Accounted { failed: 37, .. })) => "its batch job reached a limit of the queue (h_rt)".into(),
         (Seen { deleted: true, .. }, _) => match at_limit {
             Some(limit) => format!("its batch job reached its time limit of {} s", limit.as_secs()).into(),
             None => "its batch job was deleted by qdel".into(),
@@ -117,7 +118,8 @@ mod tests {
         for (seen, accounted, said) in [
             (Seen { cancelled: true, ..ran }, of(22, "gridpilot-a-r20.2"), "cancelled by this site"),
             (Seen::default(), None, "before it ran"),
-            (ran, of(3, "gp-a-r12.1"), "limit"),
+            (ran, of(3, "gp-a-r12.1"), "time limit"),
+            (Seen { cancelled: true, ..ran }, of(3, "gp-a-r12.1"), "time limit"),
             (Seen { deleted: true, limit, ..ran }, None, "qdel"),
             (
                 Seen { deleted: true, limit, ran_for: Duration::from_secs(58), ..ran },

@@ -161,7 +161,10 @@ async fn a_job_is_handed_over_without_its_secrets_and_found_again() {
     );
     let gone = pbs.status().await.unwrap();
     let Standing::Gone(why) = &gone[0].1 else { panic!("{gone:?}") };
-    assert_eq!(why.as_str(), "ended on SIGTERM (its batch job was ended by qdel, or by a limit (signal 15))");
+    assert_eq!(
+        why.as_str(),
+        "its Launcher says: ended on SIGTERM (its batch job was ended by qdel, or by a limit (signal 15))"
+    );
     assert!(!bed.path("of-alice").exists(), "nothing of it stays");
     assert!(pbs.status().await.unwrap().is_empty(), "said once");
 }
