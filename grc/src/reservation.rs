@@ -263,6 +263,15 @@ impl PartState {
         }
     }
 
+    /// Nobody of it is waited for any more; those that came may be held for others.
+    pub fn all_came(&mut self) {
+        self.again = None;
+        let held_until = self.waiting.take().and_then(|waiting| waiting.held_until);
+        let why = Text::default();
+        self.waiting =
+            held_until.map(|_| Waiting { pilots: 0, why, expected: None, until: None, held_until });
+    }
+
     /// Whether this is not of an older submission than the site spoke of before. A newer one takes
     /// the place of whatever was known.
     pub fn hears_of(&mut self, round: u32) -> bool {

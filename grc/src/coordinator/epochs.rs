@@ -64,7 +64,7 @@ impl Coordinator {
                 part.progress.arrived = part.members;
                 part.progress.submitted = part.members;
                 part.ready = ready;
-                (part.waiting, part.again) = (None, None);
+                part.all_came();
                 None
             }
             Ok(again) => (again != part.ready).then_some(ExchangeError::Changed),

@@ -73,11 +73,16 @@ fn the_barrier_lasts_as_long_as_the_slowest_queue_may_and_the_queue_is_named_eve
         (2, "fake, partition main", "Priority")
     );
     assert_eq!((queue.expected_s, queue.until_s), (Some(1_000_300), Some(1_003_600)));
+    // What a site said before it was ready stays said: its pilots are held.
+    let held =
+        Waits { pilots: 1, why: "".into(), expected_in_s: None, until_in_s: None, held_for_s: Some(600) };
+    grid.say("b", FromSite::Waits { reservation: id, epoch: Epoch(1), waits: Some(held) });
     grid.pass(s(3000));
     assert_eq!(grid.state(id), "starting", "it waits");
     is_ready(&mut grid, "b", id, Epoch(1), 1);
     assert_eq!(grid.state(id), "ready");
-    assert_eq!(grid.reservation(id).parts[1].queue, None);
+    let queue = grid.reservation(id).parts[1].queue.clone().unwrap();
+    assert_eq!((queue.pilots, queue.held_until_s), (0, Some(1_000_600)));
 }
 
 #[test]
