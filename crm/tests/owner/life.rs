@@ -254,9 +254,12 @@ fn why_the_batch_system_ended_a_pilot_is_what_the_user_reads() {
     let ended = |world: &mut World| {
         let cause = Failure::new(Step::Running, ENDED_BY_BATCH_SYSTEM, "see the batch system");
         let state = Notice::StateChanged { state: State::TearingDown, cause: Some(cause) };
+        world.mute = true;
         world.say(Event::Noticed { pilot: pilot(1), notice: state });
-        // Nor is it cancelled: then that were the answer.
+        let asked = world.asked;
+        world.say(Event::Noticed { pilot: pilot(1), notice: Notice::Gone { dirty: None, cause: None } });
         assert_eq!(world.heard(is_failed), 0, "it is not known why yet");
+        assert_eq!(world.asked, asked, "a cancel would be taken for the reason");
     };
     let mut world = joined(2);
     ended(&mut world);

@@ -109,6 +109,8 @@ pub struct Process {
     /// Those that hold, and how many are under way.
     pub rates: Option<Rates>,
     pub shaping: u32,
+    /// Its whole node stands still until then: nothing there ends either.
+    pub frozen_until: Micros,
     /// It answers nothing any more.
     pub silent: bool,
     pub tearing: bool,
@@ -246,6 +248,7 @@ impl Field {
                 keys_line: 0,
                 rates: None,
                 shaping: 0,
+                frozen_until: 0,
                 silent: false,
                 tearing: false,
                 sandbox: None,
@@ -457,6 +460,10 @@ impl Field {
     pub fn dies(&mut self, around: &mut Around, number: usize, leaves: bool) {
         let process = &mut self.processes[number];
         if process.ended {
+            return;
+        }
+        if around.at < process.frozen_until {
+            around.follows.push((process.frozen_until - around.at, News::Dies(number, leaves)));
             return;
         }
         process.ended = true;

@@ -47,13 +47,17 @@ impl Field {
         around.follows.push((LEASE, News::Silence(number, line)));
     }
 
-    /// An agent stands still: it says nothing more, and its monitor hears nothing of it.
+    /// An agent stands still: it says nothing more, and its monitor hears nothing of it. Or all of its
+    /// node does, and no lease there ends before it goes on.
     pub(crate) fn falls_silent(&mut self, around: &mut Around, number: usize) {
         let process = &mut self.processes[number];
         if std::mem::replace(&mut process.silent, true) {
             return;
         }
         let line = process.line;
+        if self.random.chance(300) {
+            process.frozen_until = around.at + self.random.between(5, 60) * S;
+        }
         around.follows.push((LEASE, News::Silence(number, line)));
         // The CRM looks every quarter of the lease.
         let found = LEASE + self.random.below(LEASE / 4 / MS) * MS;
@@ -63,6 +67,10 @@ impl Field {
     /// Whether the lease of this line is over.
     pub(crate) fn silence(&mut self, around: &mut Around, number: usize, line: u32) {
         let process = &self.processes[number];
+        if around.at < process.frozen_until {
+            let after = process.frozen_until - around.at;
+            return around.follows.push((after, News::Silence(number, line)));
+        }
         let broken = !process.connected || process.silent;
         if process.line == line && broken {
             self.tear_down(around, number);

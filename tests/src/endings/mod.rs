@@ -152,10 +152,11 @@ impl Ending {
     }
 
     /// A word that the user must read as the reason, if he did not cause it.
-    pub fn reason(self) -> &'static str {
+    pub fn reason(self, bed: Bed) -> &'static str {
         match self {
-            Self::CancelledInQueue => "cancel",
-            Self::TimeOver => "time",
+            Self::CancelledInQueue if bed == Bed::GridEngine => "deleted by qdel",
+            Self::CancelledInQueue => "cancelled",
+            Self::TimeOver => "time limit",
             // To the Launcher a signal is the batch system's wish.
             Self::One(Process::Launcher, Blow::Term) => "the batch system ended the pilot",
             Self::One(Process::Launcher, Blow::Kill) => "Launcher",

@@ -265,7 +265,7 @@ impl<'a> Watched<'a> {
             || cause.is_empty()
         {
             self.broken.push(format!("on {:?}, and is shown as {job_state}: {failure}", scene.nodes));
-        } else if !cause.contains(scene.ending.reason()) {
+        } else if !cause.contains(scene.ending.reason(self.bed)) {
             self.broken.push(format!("the user does not read why: {cause}"));
         }
         Ok(cause)

@@ -77,7 +77,7 @@ pub fn on_node(scripts: &[Script], full: bool, programs: &Path) -> Result<Vec<Ou
 
 fn one(bed: &Bed, script: &Script, full: bool) -> Result<Outcome> {
     let begin = Instant::now();
-    let _ = bed.log.lines();
+    drop(bed.log.lines()?);
     let work = "/opt/work-dir";
     fs::create_dir(work)?;
     chown(work, Some(bed.accounts.user), Some(bed.accounts.user))?;
@@ -111,7 +111,7 @@ fn one(bed: &Bed, script: &Script, full: bool) -> Result<Outcome> {
             stat.identity.signal(nix::sys::signal::Signal::SIGKILL);
         }
     }
-    let lines = bed.log.lines();
+    let lines = bed.log.lines()?;
     if verdict == Verdict::Refused
         && let Err(error) = script.check_log(&lines, full)
     {

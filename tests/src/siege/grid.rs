@@ -98,7 +98,7 @@ fn besiege(grid: &Grid, scripts: &[Script], full: bool) -> Result<Vec<Outcome>> 
     let _ = held.kill();
     held.wait()?;
     residue.expect_none(grid)?;
-    check_log(&log.lines(), pilots)?;
+    check_log(&log.lines()?, pilots)?;
     Ok(outcomes)
 }
 

@@ -3,15 +3,22 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+
+use crate::process::wait_until;
+
+const MARK: &str = "read so far";
+const READ_TIME: Duration = Duration::from_secs(20);
 
 /// Where programs send their lines: `/dev/log`, or what that leads to. The kernel keeps some ten
 /// for a reader, so there is one that does nothing else.
 pub struct Log {
     lines: Arc<Mutex<Vec<String>>>,
+    path: PathBuf,
 }
 
 impl Log {
@@ -28,11 +35,21 @@ impl Log {
                 kept.lock().unwrap_or_else(PoisonError::into_inner).push(line);
             }
         });
-        Ok(Log { lines })
+        Ok(Log { lines, path: path.to_owned() })
     }
 
-    /// Lines since the last call, oldest first.
-    pub fn lines(&self) -> Vec<String> {
-        std::mem::take(&mut self.lines.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Lines since the last call, oldest first; everything that was sent before this call.
+    ///
+    /// # Errors
+    /// The reader is gone.
+    pub fn lines(&self) -> Result<Vec<String>> {
+        // They are read in the order in which they were sent: behind this one is nothing of before.
+        UnixDatagram::unbound()?.send_to(MARK.as_bytes(), &self.path).context("the system log")?;
+        let kept = || self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = wait_until(READ_TIME, || kept().iter().any(|line| line == MARK));
+        ensure!(read, "nobody reads the system log");
+        let mut lines = std::mem::take(&mut *kept());
+        lines.retain(|line| line != MARK);
+        Ok(lines)
     }
 }

@@ -86,7 +86,7 @@ pub fn run(bed: &Bed, count: usize, say: &mut dyn FnMut(String)) -> Result<Sum> 
             waiting.drain(..).try_for_each(finish)?;
             sum.left.extend(bed.ground.wait_until_nothing_is_left(bed.accounts));
             // Nobody else reads it, and it is long.
-            let lines = bed.log.lines();
+            let lines = bed.log.lines()?;
             ensure!(
                 !lines.iter().any(|line| line.contains("left: ") && !line.ends_with("left: nothing")),
                 "{lines:?}"
