@@ -18,7 +18,7 @@ use gridpilot_tests::world::{self, Grid};
 use serde_json::Value;
 
 /// No job of a test runs longer; a command that does is a failed test.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Grids of test runs that were killed go first, once.
 fn sweep_stale() {

@@ -24,3 +24,4 @@ mod refusals;
 mod reservations;
 mod slurm;
 mod users;
+mod waiting;
