@@ -43,6 +43,10 @@ use crate::site::{Account, Ahead};
 const REASONS_INTERVAL: Duration = Duration::from_secs(15);
 /// The end of the accounting file in which a job that has just ended is looked for.
 const ACCOUNTING_BYTES: u64 = 256 << 10;
+/// How long it may take to write of jobs that have ended, and between two looks whether it did. Sites
+/// may let it take longer: then what is seen of the job must do.
+const ACCOUNTING_TIME: Duration = Duration::from_millis(2500);
+const ACCOUNTING_INTERVAL: Duration = Duration::from_millis(250);
 const DEFAULT_ROOT: &str = "/var/lib/gridengine";
 const DEFAULT_CELL: &str = "default";
 const DEFAULT_ENVIRONMENT: &str = "gridpilot";
@@ -184,12 +188,19 @@ impl GridEngine {
         }
     }
 
-    /// Why a job ended, with the last words of its Launchers; its files are removed.
-    async fn post_mortem(&self, group: Group, job: &Job) -> Text {
+    /// Why a job ended, with the last words of its Launchers; its files are removed. Until `patience`
+    /// is over, the line of a job that ran is waited for.
+    async fn post_mortem(&self, group: Group, job: &Job, patience: Instant) -> Text {
         let name = job_name(&self.site, group);
         let number: Option<Number> = job.note.id.as_ref().and_then(|id| id.parse().ok());
-        let accounted = number.and_then(|number| ending::accounted(&self.accounting_tail(), number, &name));
         let seen = job.seen();
+        let accounted = loop {
+            let found = number.and_then(|number| ending::accounted(&self.accounting_tail(), number, &name));
+            if found.is_some() || !seen.ran || Instant::now() >= patience {
+                break found;
+            }
+            tokio::time::sleep(ACCOUNTING_INTERVAL).await;
+        };
         let reason = ending::reason(&seen, accounted);
         let account = &job.note.account;
         let words = match self.files(group, account) {
@@ -255,8 +266,9 @@ impl Batch for GridEngine {
         self.clear(&mut listed).await;
         let found: Vec<Found> = listed.values().map(Listed::found).collect();
         let mut standings = Vec::new();
+        let patience = Instant::now() + ACCOUNTING_TIME;
         for (group, job) in self.ledger.see(&found) {
-            let gone = Standing::Gone(self.post_mortem(group, &job).await);
+            let gone = Standing::Gone(self.post_mortem(group, &job, patience).await);
             standings.extend(job.all(group, &gone));
             self.ledger.forget(group);
         }
