@@ -7,6 +7,7 @@
 //! | reservation, with the grant that was decided | Commit, the answer |
 //! | reservation, ending and why | End, the answer |
 //! | reservation, with its next epoch | Start of it |
+//! | reservation, with the rounds in its key ring | Join |
 //! | job, and how it stands | its answer; Exec; ExitSaved |
 //! | refusal of a request | the answer |
 //! | what a site did not confirm | that the reservation is over |
@@ -143,6 +144,8 @@ pub struct SavedReservation {
     /// Sites that have confirmed the end: what they had may be somebody else's by now.
     pub confirmed: Vec<SiteName>,
     pub epoch: Epoch,
+    /// A key ring of this epoch was sent, with members of these submissions of its sites.
+    pub ring_rounds: Vec<(SiteName, u32)>,
     /// This epoch was ready once.
     pub ready: bool,
     pub failure: Option<Failure>,

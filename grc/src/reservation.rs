@@ -261,6 +261,9 @@ pub struct Reservation {
     pub parts: Vec<PartState>,
     /// The incarnation of its sandboxes.
     pub epoch: Epoch,
+    /// Of which submission each site's members were in the key ring of this epoch; empty until one
+    /// was sent.
+    pub ring_rounds: Vec<(SiteName, u32)>,
     /// Everybody answered in this epoch, once.
     pub was_ready: bool,
     /// Numbers of nodes were changed in this epoch: a site may have begun it with the old ones.
@@ -309,6 +312,7 @@ impl Reservation {
             grant: None,
             parts: Vec::new(),
             epoch: Epoch::FIRST,
+            ring_rounds: Vec::new(),
             was_ready: false,
             resized: false,
             resumed: false,
@@ -401,6 +405,7 @@ impl Reservation {
                 .map(|part| part.site.clone())
                 .collect(),
             epoch: self.epoch,
+            ring_rounds: self.ring_rounds.clone(),
             ready: self.was_ready,
             failure: self.failure.clone(),
             remarks: self.remarks.clone(),

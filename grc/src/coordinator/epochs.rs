@@ -87,7 +87,16 @@ impl Coordinator {
     /// All sites are ready: one ring out of all reports, the same for every site.
     pub(super) fn join(&mut self, id: ReservationId) {
         let Some(reservation) = self.reservations.get(&id) else { return };
-        let sites: Vec<SiteName> = reservation.parts.iter().map(|part| part.site.clone()).collect();
+        let rounds: Vec<(SiteName, u32)> =
+            reservation.parts.iter().map(|part| (part.site.clone(), part.round)).collect();
+        let sites: Vec<SiteName> = rounds.iter().map(|(site, _)| site.clone()).collect();
+        // Durable before anybody has the ring: a restart must not send another one of this epoch.
+        if reservation.ring_rounds != rounds {
+            if let Some(reservation) = self.reservations.get_mut(&id) {
+                reservation.ring_rounds = rounds;
+            }
+            self.save(id);
+        }
         for site in &sites {
             self.join_site(id, site);
         }
@@ -165,6 +174,7 @@ impl Coordinator {
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
         reservation.troubles.last = Some(failure.clone());
         reservation.was_ready = false;
+        reservation.ring_rounds.clear();
         let jobs: Vec<_> = reservation.jobs.iter().copied().collect();
         for job in jobs {
             let Some(job) = self.jobs.get_mut(&job).filter(|job| job.stage != Stage::Waiting) else {

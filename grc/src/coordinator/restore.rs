@@ -142,9 +142,14 @@ impl Coordinator {
             grant: saved.grant,
             parts: shares
                 .iter()
-                .map(|share| PartState::new(share, if confirmed(share) { PartStage::Ended } else { stage }))
+                .map(|share| {
+                    let part = PartState::new(share, if confirmed(share) { PartStage::Ended } else { stage });
+                    let sent = saved.ring_rounds.iter().find(|(site, _)| *site == share.site);
+                    PartState { round: sent.map_or(0, |(_, round)| *round), ..part }
+                })
                 .collect(),
             epoch: saved.epoch,
+            ring_rounds: saved.ring_rounds.clone(),
             was_ready: saved.ready,
             resized: !saved.ready && !changed.is_empty(),
             resumed: true,
