@@ -174,7 +174,6 @@ impl Coordinator {
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
         reservation.troubles.last = Some(failure.clone());
         reservation.was_ready = false;
-        reservation.ring_rounds.clear();
         let jobs: Vec<_> = reservation.jobs.iter().copied().collect();
         for job in jobs {
             let Some(job) = self.jobs.get_mut(&job).filter(|job| job.stage != Stage::Waiting) else {
@@ -216,6 +215,7 @@ impl Coordinator {
         }
         reservation.troubles.next_try = None;
         reservation.epoch = Epoch(reservation.epoch.0 + 1);
+        reservation.ring_rounds.clear();
         reservation.resized = false;
         let sites: Vec<SiteName> = reservation.parts.iter().map(|part| part.site.clone()).collect();
         if planted(Bug::EpochNotRecorded) {

@@ -50,11 +50,15 @@ impl Coordinator {
         let Some(reservation) = self.reservations.get_mut(&id) else { return false };
         let joins = reservation.phase >= Phase::Joining;
         let sent = !reservation.ring_rounds.is_empty();
+        let pauses = reservation.troubles.next_try.is_some();
         let Some(part) = reservation.part_mut(site) else { return false };
         let was_ready = part.stage >= PartStage::Ready;
         let is_newer = part.round > 0 && round > part.round;
         if !part.hears_of(round) {
             return false;
+        }
+        if pauses && sent && is_newer {
+            return false; // This epoch is given up already.
         }
         if (joins && was_ready || sent) && is_newer {
             let cause = "its pilots were released, and begun again, when all others were ready";
@@ -93,7 +97,11 @@ impl Coordinator {
             format!("site {site} releases its pilots: {why}; it begins them again in {again_in_s} s").into();
         self.out.push(Action::Report { reservation: id, what });
         let Some(reservation) = Some(reservation).filter(|r| r.phase >= Phase::Starting) else { return };
-        if reservation.phase > Phase::Starting || !reservation.ring_rounds.is_empty() {
+        let sent = !reservation.ring_rounds.is_empty();
+        if sent && reservation.troubles.next_try.is_some() {
+            return; // This epoch is given up already.
+        }
+        if reservation.phase > Phase::Starting || sent {
             let failure = Failure::new(Step::Pilots, why.clone(), "they are begun anew").at_site(site);
             return self.lose_incarnation(id, failure);
         }

@@ -206,7 +206,7 @@ fn json_has_its_documented_shape() {
         "pairs": [{"a": "a", "b": "b", "granted_kbit": 100_000, "a_to_b_kbit": 1500, "b_to_a_kbit": null}],
         "parts": [{
             "site": "a", "nodes": 2, "addresses": [{"first": "10.71.128.0", "count": 2}],
-            "submitted": 2, "arrived": 2, "built": 2, "joined": 0,
+            "submitted": 2, "arrived": 2, "built": 2, "joined": 0, "queue": null,
             "members": [{"host": "a-0", "address": "10.71.128.0", "node": "a1"}],
             "proof": [{"first": "10.71.128.0", "count": 2, "below": null, "above": "10.71.128.7"}],
         }],
