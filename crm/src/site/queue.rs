@@ -152,6 +152,11 @@ impl Site {
         self.accounts.failed(self.now, &account.uid, id.reservation, why);
     }
 
+    /// Whether no node is kept away and the queue is open: for the simulator.
+    pub fn gives_all(&self) -> bool {
+        self.nodes.unusable().is_empty() && self.queue.paused_as().is_none()
+    }
+
     /// Why nothing is submitted for this account now.
     pub(super) fn is_paused(&self, account: &Account) -> Option<Text> {
         let of_account = || {
@@ -209,6 +214,10 @@ impl Site {
     pub(super) fn worked(&mut self, id: PilotId) {
         let Some(node) = self.pilot(id).map(|pilot| pilot.node_name().clone()) else { return };
         let uid = self.incarnation(id).map(|incarnation| incarnation.account.uid);
+        if self.troubles.of(&node).is_some() {
+            self.nodes.let_back(&node);
+            (self.freed, self.offer_changed) = (true, true);
+        }
         self.troubles.works(&node);
         uid.into_iter().for_each(|uid| self.accounts.works(&uid));
         self.queue.works();

@@ -100,6 +100,9 @@ impl World {
                 Some(owner) if !owner.is_idle() || owner.holdings() != (0, 0) => {
                     left.push(format!("{name} has {:?}", owner.bookings().next()));
                 }
+                Some(owner) if !owner.gives_all() => {
+                    left.push(format!("{name} does not give all that it has"))
+                }
                 Some(_) => {}
             }
             if let Some(process) = place.field.alive().next() {
