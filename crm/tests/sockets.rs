@@ -64,6 +64,9 @@ launcher = "{dir}/launcher"
 mapfile = "{dir}/map"
 ranges = ["10.71.128.0/24"]
 prefix_len = 16
+[times]
+pilots_s = 6
+lease_s = 5
 [batch]
 system = "embedded"
 [[batch.node]]
