@@ -273,7 +273,7 @@ fn grants_and_running_jobs_survive_the_death_of_the_grc() {
 }
 
 #[test]
-fn a_reservation_begins_anew_after_its_sites_crm_was_killed() {
+fn a_reservation_begins_anew_when_its_sites_crm_was_away_for_longer_than_the_lease() {
     let mut world = TestGrid::two_by_two();
     let id = world.reserve("a=1,b=1");
     let epoch = |world: &TestGrid| world.ask(&["show", &id])["epoch"].as_u64();
@@ -281,6 +281,8 @@ fn a_reservation_begins_anew_after_its_sites_crm_was_killed() {
     let crm = world.grid.state.daemon("crm-b").unwrap().identity;
     crm.signal(Signal::SIGKILL);
     wait_until(Duration::from_secs(5), || !crm.alive());
+    // The lease is 5 s: its pilots are gone then, of themselves.
+    std::thread::sleep(Duration::from_secs(8));
     world.grid.start_crm(1).unwrap();
     let anew = wait_until(Duration::from_secs(60), || epoch(&world) > first);
     assert!(anew, "the reservation keeps its epoch{}", world.logs());
