@@ -1,5 +1,5 @@
 //! The setuid half of the NodeManager. Its records ([`operation`], [`init::record`]) and the names
-//! of its cgroups ([`sandbox::cgroup::directories_of`]) are the only parts that the agent uses.
+//! and places of its cgroups ([`sandbox::cgroup`]) are the only parts that the agent uses.
 
 #![deny(unsafe_code)]
 

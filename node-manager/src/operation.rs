@@ -8,8 +8,6 @@
 //!    | Built (+1 fd: the init socket) | Failed --> |
 //!    | <-- Shape                                |   once built, any number
 //!    | Shaped (+1 fd: the sandbox's counters) | Failed --> |
-//!    | <-- Status                               |   any time, any number
-//!    | State                                --> |
 //!    | <-- Heard                                |   any time, any number
 //!    | <-- TearDown                             |   any time; repeatable
 //!    | Gone | Dirty                         --> |   the answer to TearDown
@@ -60,8 +58,6 @@ pub enum Request {
     /// Remove the sandbox. Legal in every state and repeatable; answered `Gone` (also
     /// when there was none) or `Dirty`.
     TearDown,
-    /// Ask for the state; answered `State`.
-    Status,
     /// The CRM was heard: the lease begins anew. Not answered.
     Heard,
 }
@@ -84,8 +80,6 @@ pub enum Notice {
     Gone,
     /// Torn down, except for what the text names; the node's next start sweeps it.
     Dirty { what: String },
-    /// Answer to `Status`.
-    State(State),
     /// The monitor ended the sandbox by itself. Comes after the teardown.
     Ended { reason: EndReason },
 }
@@ -120,16 +114,6 @@ macro_rules! words {
             }
         }
     };
-}
-
-words! {
-    /// What the monitor has.
-    State {
-        Idle => "waiting for a grant",
-        Building => "building the sandbox",
-        Built => "serving the sandbox",
-        TornDown => "at its end",
-    }
 }
 
 words! {
@@ -192,7 +176,6 @@ impl Request {
         match self {
             Request::Build { grant, signature } => [&[1][..], grant, signature].concat(),
             Request::TearDown => vec![2],
-            Request::Status => vec![3],
             Request::Shape { rates, signature } => [&[4][..], rates, signature].concat(),
             Request::Heard => vec![5],
         }
@@ -204,7 +187,6 @@ impl Request {
         let request = match fields.byte()? {
             1 => Request::Build { grant: fields.array()?, signature: fields.array()? },
             2 => Request::TearDown,
-            3 => Request::Status,
             4 => Request::Shape { rates: fields.array()?, signature: fields.array()? },
             5 => Request::Heard,
             _ => return Err(Malformed),
@@ -236,7 +218,6 @@ impl Notice {
                 out.push(5);
                 put_text(&mut out, what);
             }
-            Notice::State(state) => out.extend_from_slice(&[6, *state as u8]),
             Notice::Ended { reason } => out.extend_from_slice(&[7, *reason as u8]),
             Notice::Shaped => out.push(8),
         }
@@ -261,7 +242,6 @@ impl Notice {
             },
             4 => Notice::Gone,
             5 => Notice::Dirty { what: fields.text()? },
-            6 => Notice::State(pick(State::ALL, fields.byte()?)?),
             7 => Notice::Ended { reason: pick(EndReason::ALL, fields.byte()?)? },
             8 => Notice::Shaped,
             _ => return Err(Malformed),
@@ -323,7 +303,6 @@ mod tests {
             Notice::Shaped,
             Notice::Gone,
             Notice::Dirty { what: "cgroup".into() },
-            Notice::State(State::TornDown),
         ];
         all.extend(EndReason::ALL.iter().map(|&reason| Notice::Ended { reason }));
         all.extend(Step::ALL.iter().map(|&step| Notice::Failed { step, errno: 28, detail: "é".into() }));
@@ -345,7 +324,6 @@ mod tests {
             Request::Build { grant: [3; GRANT_LEN], signature: [4; 64] },
             Request::Shape { rates: [5; RATES_LEN], signature: [6; 64] },
             Request::TearDown,
-            Request::Status,
             Request::Heard,
         ] {
             let datagram = request.encode();

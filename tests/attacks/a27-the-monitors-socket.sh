@@ -12,8 +12,8 @@ for hex in ffffffff 09 00 01 0200 "$long" 04ffff; do
 done
 # Before anything is built: nothing to tear down.
 "$PILOT" "raw ffffffff" "expect ended AgentBroke" "exit 0" || fell "garbage first"
-"$PILOT" "raw-fds 03" "expect ended AgentBroke" "exit 0" || fell "descriptors"
+"$PILOT" "raw-fds 05" "expect ended AgentBroke" "exit 0" || fell "descriptors"
 "$PILOT" build "expect built" "build address=10.71.128.9" "expect ended AgentBroke" "exit 0" || fell "a second build"
 "$PILOT" teardown "expect gone" build "expect ended AgentBroke" 2>/dev/null && fell "build after the end"
 # Asking without end and without reading the answers: it hangs up, or goes on; it does not grow.
-"$PILOT" build "expect built" "raw 03 $LOOPS" tether "exit 0" || fell "many records"
+"$PILOT" build "expect built" "raw 02 $LOOPS" tether "exit 0" || fell "many records"

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use node_manager::operation;
-use node_manager::sandbox::cgroup;
 use protocol::connection::{Connection, read};
 use protocol::frame::{Frame, Kind};
 use protocol::ids::JobId;
@@ -272,7 +271,7 @@ impl Handler {
                 // What is left over is said to who asks.
                 self.end(self.cause.clone()).await;
             }
-            Ok(Said::Other(operation::Notice::State(_) | operation::Notice::Welcome(_))) => {}
+            Ok(Said::Other(operation::Notice::Welcome(_))) => {}
             // These are always what they are called.
             Ok(Said::Other(operation::Notice::Built | operation::Notice::Shaped)) => {}
             Err(error) => {
@@ -309,7 +308,7 @@ impl Handler {
         match done {
             Done::Prepared { .. } if self.state != State::Building => {}
             Done::Prepared { init, result: Ok(Prepared { keys, shell }) } => {
-                let counters = Counters::open(&cgroup::directories_of(std::os::unix::process::parent_id()));
+                let counters = Counters::of(std::os::unix::process::parent_id());
                 self.sandbox = Some(Sandbox { init, keys: Arc::new(keys), counters, shell });
                 self.open_network().await;
             }

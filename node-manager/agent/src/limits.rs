@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use node_manager::init::record::Full;
+use node_manager::sandbox::cgroup;
 use protocol::job::Hits;
 
 /// A file of the kernel's with a counter in it, and the limit that it is about.
@@ -44,6 +45,15 @@ const MEMORY: [[&str; 3]; 2] = [
 const PIDS: [[&str; 3]; 1] = [["pids.events", "max", "pids.max"]];
 
 impl Counters {
+    /// Those of the sandbox of this monitor.
+    pub fn of(monitor: u32) -> Self {
+        let ends = format!("-{monitor}");
+        let ours = |name: &str| name.starts_with(cgroup::DIRECTORY_PREFIX) && name.ends_with(&ends);
+        let below = cgroup::places().into_iter().flat_map(|place| fs::read_dir(place).into_iter().flatten());
+        let found = below.flatten().filter(|entry| entry.file_name().to_str().is_some_and(ours));
+        Self::open(&found.map(|entry| entry.path()).collect::<Vec<_>>())
+    }
+
     /// Those in these directories of the sandbox's. What cannot be read is not watched.
     pub fn open(directories: &[PathBuf]) -> Self {
         let find = |kinds: &'static [[&'static str; 3]]| {

@@ -26,7 +26,7 @@ use super::{audit, privilege};
 use crate::channel;
 use crate::failure::{At, Failure};
 use crate::net::link::{HeldLink, INSIDE_NAME};
-use crate::operation::{EndReason, Notice, RECORD_BYTES_MAX, Request, State, Step, Welcome};
+use crate::operation::{EndReason, Notice, RECORD_BYTES_MAX, Request, Step, Welcome};
 use crate::sandbox::{Sandbox, start};
 
 /// A build takes milliseconds; a dead file server must not hold a node for ever.
@@ -35,6 +35,15 @@ const BUILD_TIMEOUT: Duration = Duration::from_secs(15);
 const AGENT_PATIENCE: Duration = Duration::from_secs(3);
 /// `poll` does not count while the machine sleeps; leases do.
 const LOOK_AGAIN: Duration = Duration::from_secs(20);
+
+/// What it has; drawn above.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum State {
+    Idle,
+    Building,
+    Built,
+    TornDown,
+}
 
 pub struct Monitor {
     launcher: Launcher,
@@ -240,7 +249,6 @@ impl Monitor {
                 self.silent_at = self.silent_at.map(|_| boot_time() + self.lease);
                 Turn::Stay
             }
-            (Ok(Request::Status), state) => self.tell(&Notice::State(state), &[]),
             (Ok(Request::Build { .. } | Request::Shape { .. }) | Err(_), _) => self.broke(),
         }
     }

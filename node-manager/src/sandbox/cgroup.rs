@@ -129,14 +129,10 @@ impl Drop for Cgroups {
     }
 }
 
-/// The directories of the sandbox of a monitor that is in the same cgroup as the caller; for the
-/// agent, which reads there what was hit. Needs no privilege.
-pub fn directories_of(monitor: u32) -> Vec<PathBuf> {
-    let ends = format!("-{monitor}");
-    let ours = |name: &str| name.starts_with(DIRECTORY_PREFIX) && name.ends_with(&ends);
-    let below = |place: PathBuf| fs::read_dir(place).into_iter().flatten().flatten();
-    let entries = hierarchies().into_iter().flat_map(|hierarchy| below(hierarchy.place));
-    entries.filter(|entry| entry.file_name().to_str().is_some_and(ours)).map(|entry| entry.path()).collect()
+/// The caller's own places in the hierarchies, below which its sandbox's directories are; for the
+/// agent.
+pub fn places() -> Vec<PathBuf> {
+    hierarchies().into_iter().map(|hierarchy| hierarchy.place).collect()
 }
 
 /// Where the hierarchies are mounted, for the sweep.

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use node_manager::channel;
 use node_manager::init::record;
-use node_manager::operation::{EndReason, Notice, Request, State};
+use node_manager::operation::{EndReason, Notice, Request};
 
 use crate::world::{LIB, UID, World, command, nothing_left};
 
@@ -66,8 +66,9 @@ pub fn an_alarm_set_before_the_start_does_not_ring() {
     let pilot = world.pilot_in("alarm");
     let _inside = pilot.build(&world, &pilot.grant());
     std::thread::sleep(Duration::from_millis(1500));
-    pilot.ask(&Request::Status);
-    assert_eq!(pilot.answer(), Notice::State(State::Built));
+    // One that was ended meanwhile would have said so before.
+    pilot.ask(&Request::TearDown);
+    assert_eq!(pilot.answer(), Notice::Gone);
 }
 
 pub fn a_standard_error_that_nobody_reads_holds_nothing_up() {
@@ -91,7 +92,7 @@ pub fn descriptors_that_cannot_be_closed_do_not_hold_the_monitor() {
     let pilot = world.pilot();
     let inside = pilot.build(&world, &pilot.grant());
     let (held, _peer) = crate::roles::lingering();
-    channel::send(&pilot.operations, &Request::Status.encode(), &[held.as_fd()]).unwrap();
+    channel::send(&pilot.operations, &Request::Heard.encode(), &[held.as_fd()]).unwrap();
     drop(held);
     assert_eq!(pilot.answer(), Notice::Ended { reason: EndReason::AgentBroke });
     nothing_left(&world, &[inside.init, pilot.agent], &inside.namespaces);
@@ -104,7 +105,7 @@ pub fn an_agent_that_never_stops_asking_lives_no_longer() {
     // It wakes up with the end of the lifetime and many requests before it.
     let monitor = Pid::from_raw(pilot.monitor);
     kill(monitor, Signal::SIGSTOP).unwrap();
-    (0..50).for_each(|_| pilot.ask(&Request::Status));
+    (0..50).for_each(|_| pilot.ask(&Request::Heard));
     std::thread::sleep(Duration::from_millis(1500));
     kill(monitor, Signal::SIGCONT).unwrap();
     assert_eq!(pilot.answer(), Notice::Ended { reason: EndReason::LifetimeOver });

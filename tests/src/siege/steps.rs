@@ -83,7 +83,6 @@ impl Scene {
             }
             "teardown" => self.pilot()?.ask(&Request::TearDown)?,
             "heard" => self.pilot()?.ask(&Request::Heard)?,
-            "status" => self.pilot()?.ask(&Request::Status)?,
             "tether" if rest.is_empty() => drop(self.pilot()?.tether.take()),
             "tether" => {
                 let tether = self.pilot()?.tether.as_ref().context("it is closed")?;
@@ -142,7 +141,6 @@ impl Scene {
                 format!("{step:?}") == first && detail.contains(rest)
             }
             (Notice::Ended { reason }, Some("ended")) => format!("{reason:?}") == first,
-            (Notice::State(state), Some("state")) => format!("{state:?}") == first,
             (Notice::Gone, Some("gone")) => true,
             _ => false,
         };

@@ -338,7 +338,6 @@ async fn play_monitor(socket: Arc<SeqPacket>, seen: Arc<Mutex<Seen>>, answers: b
                 seen.lock().unwrap().heard += 1;
                 continue;
             }
-            operation::Request::Status => (operation::Notice::State(operation::State::Idle), None),
         };
         let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
         if socket.send(&notice.encode(), &descriptors).await.is_err() {
