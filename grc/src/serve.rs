@@ -148,8 +148,14 @@ impl Server {
             doors.push(tokio::spawn(remote::listen(listener, door)));
         }
         doors.push(tokio::spawn(server::listen(clients, config.socket, door)));
-        let door =
-            sites::Door { acceptor, pins, store: store.clone(), owner: owner.clone(), stop: stop.clone() };
+        let door = sites::Door {
+            acceptor,
+            pins,
+            store: store.clone(),
+            said: Arc::default(),
+            owner: owner.clone(),
+            stop: stop.clone(),
+        };
         doors.push(tokio::spawn(sites::listen(listener, door)));
         let mut driver = Driver {
             coordinator,

@@ -36,7 +36,7 @@ pub struct Grc {
 }
 
 /// A loopback address of this machine, whichever family it has.
-fn loopback() -> SocketAddr {
+pub fn loopback() -> SocketAddr {
     let any: [SocketAddr; 2] = ["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()];
     let usable = |address: &&SocketAddr| std::net::TcpListener::bind(**address).is_ok();
     *any.iter().find(usable).expect("a loopback interface")
