@@ -90,8 +90,10 @@ pub struct Settings {
     pub mtu: u16,
     pub driver: grant::Driver,
     pub times: Times,
-    /// How long before a window its pilots may begin.
+    /// How long before a window its pilots may be submitted.
     pub lead: Duration,
+    /// How long before a window they may run; `None` = as soon as they are submitted.
+    pub early: Option<Duration>,
     /// How long pilots that came are held for those that have not.
     pub hold: Duration,
     /// Which queue of the batch system it is; empty where there is none.

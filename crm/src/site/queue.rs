@@ -179,7 +179,7 @@ impl Site {
                 max: max.into(),
             });
         }
-        let begins = self.now.max(start.saturating_sub(self.lead()));
+        let begins = self.now.max(self.runs_from(start));
         let lifetime = (end + self.settings.times.grace + LEASE_MARGIN).saturating_sub(begins).as_secs();
         let needed = walltime(u32::try_from(lifetime).unwrap_or(u32::MAX));
         if let Some(max) = limits.walltime_max.filter(|max| needed > *max) {
@@ -247,9 +247,14 @@ impl Site {
         nodes
     }
 
-    /// How long before a window its pilots may begin.
+    /// How long before a window its pilots may be submitted.
     pub(super) fn lead(&self) -> Duration {
         self.settings.lead.max(self.lead_of_batch)
+    }
+
+    /// When the batch system may start the pilots of a window that begins at `start`.
+    pub(super) fn runs_from(&self, start: Duration) -> Duration {
+        start.saturating_sub(self.settings.early.unwrap_or(self.lead()))
     }
 
     /// Why a part does not begin although its time has come: the queue is paused.
