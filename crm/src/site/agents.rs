@@ -133,9 +133,6 @@ impl Site {
     pub(super) fn on_batch_gone(&mut self, id: PilotId, reason: &Text) {
         let Some(pilot) = self.pilot_mut(id).filter(|pilot| pilot.state != State::Held) else { return };
         let was_queued = pilot.state == State::Submitted;
-        if was_queued && self.on_never_there(id) {
-            return;
-        }
         // Where it ran, the node is looked at.
         let nowhere = self.settings.anonymous && self.pilot(id).is_some_and(|pilot| pilot.at.is_none());
         if was_queued && nowhere {
@@ -173,7 +170,9 @@ impl Site {
                 self.fail_at(id, failure);
             }
             State::Held => {
-                let why = self.queue.paused_as().unwrap_or_else(|| "it takes no submission".into());
+                let account = self.incarnation(id).map(|incarnation| incarnation.account.clone());
+                let why = account.and_then(|account| self.is_paused(&account));
+                let why = why.unwrap_or_else(|| "it takes no submission".into());
                 let failure = self.paused_failure(id.reservation, &why);
                 self.fail_at(id, failure);
             }

@@ -9,13 +9,16 @@ use protocol::refusal::{Failure, Refusal, Step};
 use protocol::site::Part;
 
 use super::{Account, Action, LEASE_MARGIN, News, Site};
-use crate::pilot::{Event, PilotId, State};
+use crate::pilot::{Event, Pilot, PilotId, State};
 use crate::queue::QueueState;
 use crate::standing::{BatchError, Standing};
 
 /// What a batch job is given beyond the lifetime of its pilots: the system counts from when it
 /// begins, and ends it by force.
 const WALLTIME_MARGIN: Duration = Duration::from_secs(60);
+
+/// After so long a submission is tried again for an account that had as many jobs as it may.
+const FULL_TIME: Duration = Duration::from_secs(30);
 
 /// The walltime of a pilot that is over after `lifetime_s` in any case: with a margin, in whole
 /// minutes.
@@ -37,6 +40,7 @@ impl Site {
         match news {
             News::NotSubmitted { pilots, error } => self.on_not_submitted(&pilots, error),
             News::Stands { pilot, standing } => self.on_stands(pilot, standing),
+            News::NotThere { pilots } => self.on_not_there(&pilots),
             News::Capabilities(capabilities) => {
                 self.lead_of_batch = capabilities.lead;
                 self.set_reserves_ahead(capabilities.reserves_ahead);
@@ -68,10 +72,13 @@ impl Site {
         }
     }
 
-    /// Pilots that were turned back go to the queue again, each round at once.
+    /// Pilots that were turned back go to the queue again, each round at once, but for those of
+    /// accounts for which nothing is submitted now.
     fn submit_held(&mut self) {
         let mut held: Vec<PilotId> = Vec::new();
-        for booking in self.bookings.values().filter(|booking| booking.standing().is_some()) {
+        let goes_on = |account: &Account| self.is_paused(account).is_none();
+        let bookings = self.bookings.values().filter(|booking| booking.standing().is_some());
+        for booking in bookings.filter(|booking| goes_on(&booking.account)) {
             let pilots = booking.incarnation.iter().flat_map(|incarnation| incarnation.roster.pilots());
             held.extend(pilots.filter(|pilot| pilot.state == State::Held).map(|pilot| pilot.id));
         }
@@ -96,6 +103,15 @@ impl Site {
                 }
                 self.queue_changed(false);
             }
+            BatchError::AccountFull(why) => {
+                let account = pilots.first().and_then(|first| self.incarnation(*first));
+                let Some(uid) = account.map(|incarnation| incarnation.account.uid) else { return };
+                self.full.insert(uid, (self.now + FULL_TIME, why));
+                for pilot in pilots {
+                    self.advance(*pilot, Event::TurnedBack);
+                }
+                self.queue_changed(false);
+            }
             // It may be there. The batch task says what became of it: it is found by its name, or
             // it is not there, and submitted again then.
             BatchError::Unknown(why) => {
@@ -110,7 +126,7 @@ impl Site {
 
     fn on_stands(&mut self, id: PilotId, standing: Standing) {
         let (anonymous, now) = (self.settings.anonymous, self.now);
-        let Some(pilot) = self.pilot_mut(id) else {
+        let Some(pilot) = self.pilot_mut(id).filter(|pilot| pilot.state != State::Gone) else {
             // Nobody waits for it any more: its submission had no answer, and came late.
             return self.actions.push(Action::Cancel { pilot: id });
         };
@@ -131,17 +147,30 @@ impl Site {
         self.progressed.insert(id.reservation);
     }
 
-    /// A submission without an answer is not there: it is made again when the queue is asked next.
-    /// Returns whether that is what this end of a pilot means.
-    pub(super) fn on_never_there(&mut self, id: PilotId) -> bool {
-        let Some(pilot) = self.pilot_mut(id).filter(|pilot| pilot.state == State::Submitted) else {
-            return false;
-        };
-        let Some(why) = pilot.unanswered.take() else { return false };
-        self.queue.turned_back(self.now, why);
-        self.advance(id, Event::TurnedBack);
-        self.queue_changed(false);
-        true
+    /// The batch system does not know these. A round that it never said to have is handed over again,
+    /// by the same name; what it had before, and pilots that were there, are gone.
+    fn on_not_there(&mut self, pilots: &[PilotId]) {
+        let (never, gone): (Vec<PilotId>, Vec<PilotId>) = pilots.iter().partition(|id| self.never_was(**id));
+        for id in never {
+            if let Some(pilot) = self.pilot_mut(id) {
+                pilot.unanswered = None;
+            }
+            self.advance(id, Event::TurnedBack);
+        }
+        let reason = "the batch system does not know it".into();
+        gone.into_iter().for_each(|id| self.on_batch_gone(id, &reason));
+        self.submit_held();
+    }
+
+    /// Whether this pilot is of a submission that may never have come to the batch system. A queue
+    /// has all of a batch job or nothing; on nodes by name each pilot is one of its own.
+    fn never_was(&self, id: PilotId) -> bool {
+        let is_unsure = |pilot: &Pilot| pilot.state == State::Submitted && pilot.unanswered.is_some();
+        let Some(incarnation) = self.incarnation(id) else { return false };
+        match self.settings.anonymous {
+            true => incarnation.roster.pilots().iter().all(is_unsure),
+            false => incarnation.roster.get(id.member).is_some_and(is_unsure),
+        }
     }
 
     /// No pilot of this submission came.
@@ -160,7 +189,10 @@ impl Site {
     /// Why nothing is submitted for this account now.
     pub(super) fn is_paused(&self, account: &Account) -> Option<Text> {
         let of_account = || {
-            let why = self.accounts.of(&account.uid)?;
+            let why = self.accounts.of(&account.uid).map(String::from).or_else(|| {
+                let (_, why) = self.full.get(&account.uid)?;
+                Some(format!("{why}; it is tried again every {} s", FULL_TIME.as_secs()))
+            })?;
             Some(format!("for user {}: {why}", account.name).into())
         };
         self.queue.paused_as().or_else(of_account)
@@ -198,7 +230,12 @@ impl Site {
             self.actions.push(Action::Probe);
             self.offer_changed = true;
         }
-        self.freed |= !self.accounts.back(now).is_empty();
+        let full = self.full.len();
+        self.full.retain(|_, (until, _)| now < *until);
+        if !self.accounts.back(now).is_empty() || self.full.len() < full {
+            self.freed = true;
+            self.submit_held();
+        }
         for node in self.troubles.back(now) {
             self.nodes.let_back(&node);
             self.freed = true;
@@ -207,7 +244,11 @@ impl Site {
     }
 
     pub(super) fn next_look_at_queue(&self) -> Option<Duration> {
-        [self.queue.next_probe(), self.accounts.next(), self.troubles.next()].into_iter().flatten().min()
+        let full = self.full.values().map(|(until, _)| *until).min();
+        [self.queue.next_probe(), self.accounts.next(), self.troubles.next(), full]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// A sandbox stands: nothing is wrong with its node, its account and the queue.
