@@ -17,6 +17,8 @@ mod pbs;
 mod process;
 mod run;
 mod slurm;
+#[cfg(test)]
+mod stand_ins;
 
 use std::future::Future;
 use std::sync::Arc;

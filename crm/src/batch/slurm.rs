@@ -12,6 +12,8 @@ mod ahead;
 mod jobs;
 mod queue;
 mod script;
+#[cfg(test)]
+mod tests;
 mod words;
 
 use std::collections::BTreeMap;
@@ -26,7 +28,7 @@ use protocol::names::{NodeName, SiteName};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::commands::{Answer, Commands};
+use super::commands::{Answer, CommandError, Commands, filled};
 use super::names::{Group, group, job_name, parse_job, parse_pilot};
 use super::notes::{Note, Notes};
 use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
@@ -65,7 +67,7 @@ struct State {
     jobs: Jobs,
     /// When the queue is worth a look, while anything is in it.
     look_at: Instant,
-    /// Ask for lines: this release has no JSON, or too much of it.
+    /// Ask for lines, from now on: this release has no JSON, or too much of it.
     lines: bool,
     /// What the last look asked for.
     looked_at_steps: bool,
@@ -134,17 +136,19 @@ impl Slurm {
         let users = self.state().jobs.users().join(",");
         if !self.state().lines {
             let arguments = ["--json", "--states=all", &format!("--user={users}")].map(str::to_owned);
-            let answer = self.commands.run(None, "squeue", &arguments, b"").await;
-            let answer = answer.map_err(|error| error.of_question())?;
             let has_none = ["unrecognized option", "serializer", "data_parser", "plugin", "JSON"];
-            if answer.status.success() {
-                self.state().lines = answer.out.len() > JSON_BYTES_MAX;
-                return queue::parse_json(&answer.out, is_ours)
-                    .map_err(|e| BatchError::unavailable(e.to_string()));
-            } else if !has_none.iter().any(|word| answer.err.contains(word)) {
-                return Err(BatchError::unavailable(answer.complaint()));
-            }
-            tracing::info!("this Slurm has no squeue --json: {}", answer.complaint());
+            let why_not = match self.commands.run(None, "squeue", &arguments, b"").await {
+                Ok(answer) if answer.status.success() => {
+                    self.state().lines = answer.out.len() > JSON_BYTES_MAX;
+                    return queue::parse_json(&answer.out, is_ours)
+                        .map_err(|e| BatchError::unavailable(e.to_string()));
+                }
+                Ok(answer) if has_none.iter().any(|word| answer.err.contains(word)) => answer.complaint(),
+                Ok(answer) => return Err(BatchError::unavailable(answer.complaint())),
+                Err(error @ CommandError::TooLong { .. }) => error.to_string(),
+                Err(error) => return Err(error.of_question()),
+            };
+            tracing::info!("squeue --json does not serve here, lines are asked for: {why_not}");
             self.state().lines = true;
         }
         let arguments = ["--noheader", "--states=all", &format!("--user={users}"), "-o", LINE_FORMAT];
@@ -176,14 +180,9 @@ impl Slurm {
         node: &NodeName,
         account: &'a Account,
     ) -> (Option<&'a Account>, String, Vec<String>) {
-        if let Some((first, words)) = self.config.sweep.split_first() {
-            let replace = |word: &String| {
-                word.replace("{node}", node.as_str())
-                    .replace("{user}", account.name.as_str())
-                    .replace("{uid}", &account.uid.to_string())
-                    .replace("{gid}", &account.gid.to_string())
-            };
-            return (None, replace(first), words.iter().map(replace).collect());
+        let own = filled(&self.config.sweep, node, account);
+        if let Some((program, words)) = own.split_first() {
+            return (None, program.clone(), words.to_vec());
         }
         let options = ["--nodes=1", "--ntasks=1", "--time=1", "--mem=32M", "--oversubscribe", "--mpi=none"];
         let mut words: Vec<String> = options.map(str::to_owned).to_vec();
@@ -240,8 +239,6 @@ impl Batch for Slurm {
                 None => "Slurm has no default partition; name one in [batch]".into(),
             })
         })?;
-        // Another release may be there now.
-        self.state().lines = false;
         Ok(Capabilities {
             places_on_named_nodes: false,
             reserves_ahead: self.config.reserve_ahead,
