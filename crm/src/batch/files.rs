@@ -6,8 +6,6 @@
 
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Uid, User};
-
 use super::BatchError;
 use super::commands::Commands;
 use crate::site::Account;
@@ -30,10 +28,18 @@ impl Files {
     ///
     /// # Errors
     /// The account has no home, and the pattern wants it.
-    pub fn new(directory: Option<&str>, name: &str, account: &Account) -> Result<Self, BatchError> {
+    pub async fn new(
+        directory: Option<&str>,
+        name: &str,
+        account: &Account,
+        commands: &Commands,
+    ) -> Result<Self, BatchError> {
         let mut directory = directory.unwrap_or(DEFAULT_DIRECTORY).replace("{user}", account.name.as_str());
         if directory.contains("{home}") {
-            directory = directory.replace("{home}", &home_of(account)?);
+            let entry = commands.account_entry(&account.uid.to_string()).await;
+            let none = || BatchError::refused(format!("account {} has no home here", account.name));
+            let home = entry.map(|entry| entry.home).filter(|home| home.starts_with('/')).ok_or_else(none)?;
+            directory = directory.replace("{home}", &home);
         }
         let directory = PathBuf::from(directory);
         Ok(Self {
@@ -98,12 +104,6 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn home_of(account: &Account) -> Result<String, BatchError> {
-    let found = User::from_uid(Uid::from_raw(account.uid));
-    let home = found.ok().flatten().map(|user| shown(&user.dir));
-    home.ok_or_else(|| BatchError::refused(format!("account {} has no home here", account.name)))
-}
-
 /// The node manager's notes for the system log, which come here when there is none.
 fn is_log(line: &str) -> bool {
     line.starts_with("gridpilot node-manager[")
@@ -121,16 +121,30 @@ mod tests {
         Account { name: "tester".parse().unwrap(), uid, gid }
     }
 
-    fn files(dir: &tempfile::TempDir) -> Files {
+    fn commands() -> Commands {
+        Commands::new(Path::new("/usr/bin"), Vec::new())
+    }
+
+    async fn files(dir: &tempfile::TempDir) -> Files {
         let pattern = dir.path().join("of-{user}").display().to_string();
-        Files::new(Some(&pattern), "gridpilot-a-r1.1", &own_account()).unwrap()
+        Files::new(Some(&pattern), "gridpilot-a-r1.1", &own_account(), &commands()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn without_a_pattern_files_stand_below_the_accounts_home() {
+        let root = Account { name: "root".parse().unwrap(), uid: 0, gid: 0 };
+        let files = Files::new(None, "gridpilot-a-r1.1", &root, &commands()).await.unwrap();
+        assert_eq!(files.words, Path::new("/root/.gridpilot/gridpilot-a-r1.1.words"));
+        let nobody = Account { name: "none".parse().unwrap(), uid: 4_000_000_000, gid: 1 };
+        let error = Files::new(None, "gridpilot-a-r1.1", &nobody, &commands()).await.unwrap_err();
+        assert_eq!(error, BatchError::refused("account none has no home here"));
     }
 
     #[tokio::test]
     async fn secrets_are_the_accounts_alone_and_nothing_of_a_job_stays() {
         let dir = tempfile::tempdir().unwrap();
-        let (files, account) = (files(&dir), own_account());
-        let commands = Commands::new(Path::new("/usr/bin"), Vec::new());
+        let (files, account) = (files(&dir).await, own_account());
+        let commands = commands();
         files.write(&commands, &account, "older and longer").await.unwrap();
         files.write(&commands, &account, "secret\n").await.unwrap();
         assert_eq!(fs::read_to_string(&files.invocations).unwrap(), "secret\n");
@@ -153,8 +167,8 @@ mod tests {
     async fn a_directory_that_cannot_be_made_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("of-tester"), "").unwrap();
-        let commands = Commands::new(Path::new("/usr/bin"), Vec::new());
-        let error = files(&dir).write(&commands, &own_account(), "secret").await.unwrap_err();
+        let commands = commands();
+        let error = files(&dir).await.write(&commands, &own_account(), "secret").await.unwrap_err();
         assert!(matches!(&error, BatchError::Refused(why) if why.as_str().contains("tester")), "{error}");
     }
 }

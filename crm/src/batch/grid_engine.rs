@@ -19,8 +19,6 @@ mod xml;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -42,7 +40,7 @@ use crate::site::{Account, Ahead};
 /// Between two questions why jobs wait, which cost the qmaster more than the list of them.
 const REASONS_INTERVAL: Duration = Duration::from_secs(15);
 /// The end of the accounting file in which a job that has just ended is looked for.
-const ACCOUNTING_BYTES: u64 = 256 << 10;
+const ACCOUNTING_BYTES: u32 = 256 << 10;
 /// How long it may take to write of jobs that have ended, and between two looks whether it did. Sites
 /// may let it take longer: then what is seen of the job must do.
 const ACCOUNTING_TIME: Duration = Duration::from_millis(2500);
@@ -195,7 +193,10 @@ impl GridEngine {
         let number: Option<Number> = job.note.id.as_ref().and_then(|id| id.parse().ok());
         let seen = job.seen();
         let accounted = loop {
-            let found = number.and_then(|number| ending::accounted(&self.accounting_tail(), number, &name));
+            let found = match number {
+                Some(number) => ending::accounted(&self.accounting_tail(patience).await, number, &name),
+                None => None,
+            };
             if found.is_some() || !seen.ran || Instant::now() >= patience {
                 break found;
             }
@@ -203,7 +204,7 @@ impl GridEngine {
         };
         let reason = ending::reason(&seen, accounted);
         let account = &job.note.account;
-        let words = match self.files(group, account) {
+        let words = match self.files(group, account).await {
             Ok(files) => files.take_words(&self.commands, account).await,
             Err(_) => None,
         };
@@ -215,14 +216,13 @@ impl GridEngine {
         }
     }
 
-    /// Nothing, where it cannot be read: the reason is poorer then.
-    fn accounting_tail(&self) -> String {
-        let Ok(file) = File::open(&self.accounting) else { return String::new() };
-        let length = file.metadata().map_or(0, |metadata| metadata.len());
-        let from = length.saturating_sub(ACCOUNTING_BYTES);
-        let mut bytes = vec![0; usize::try_from(length - from).unwrap_or(0)];
-        match file.read_exact_at(&mut bytes, from) {
-            Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
+    /// Nothing, where it cannot be read by `until`: the reason is poorer then. By a command, for it
+    /// may stand on a server that does not answer.
+    async fn accounting_tail(&self, until: Instant) -> String {
+        let words = ["-c".to_owned(), ACCOUNTING_BYTES.to_string(), self.accounting.display().to_string()];
+        let time = until.saturating_duration_since(Instant::now()).max(ACCOUNTING_INTERVAL);
+        match self.commands.execute(None, "tail", &words, b"", time).await {
+            Ok(answer) => answer.out,
             Err(_) => String::new(),
         }
     }

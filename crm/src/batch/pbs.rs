@@ -208,15 +208,16 @@ impl Pbs {
         }
     }
 
-    fn files(&self, group: Group, account: &Account) -> Result<Files, BatchError> {
-        Files::new(self.config.invocations.as_deref(), &job_name(&self.site, group), account)
+    async fn files(&self, group: Group, account: &Account) -> Result<Files, BatchError> {
+        let name = job_name(&self.site, group);
+        Files::new(self.config.invocations.as_deref(), &name, account, &self.commands).await
     }
 
     /// Why a job ended, with the last words of its Launchers; its files are removed.
     async fn post_mortem(&self, group: Group, job: &Job, over: Option<&Listed>) -> Text {
         let seen = job.seen();
         let ran_out = seen.limit.is_some_and(|limit| seen.ran && seen.ran_for + LIMIT_SLACK >= limit);
-        let words = match self.files(group, &job.note.account) {
+        let words = match self.files(group, &job.note.account).await {
             Ok(files) => files.take_words(&self.commands, &job.note.account).await,
             Err(_) => None,
         };
@@ -256,7 +257,7 @@ impl Batch for Pbs {
     async fn submit(&self, job: &BatchJob) -> Result<(), BatchError> {
         let Some((first, _)) = job.pilots.first() else { return Ok(()) };
         let group = group(first.pilot);
-        let files = self.files(group, &first.account)?;
+        let files = self.files(group, &first.account).await?;
         let members = job.pilots.iter().map(|(submit, _)| submit.pilot.member).collect();
         let note = Note { account: first.account.clone(), members, id: None };
         self.ledger.note(group, note, Duration::from_secs(walltime_s(first).into()))?;
@@ -345,7 +346,7 @@ impl Batch for Pbs {
                 let mut words: Vec<String> = own.into_iter().chain(rest).map(String::from).collect();
                 words.extend(self.config.queue.iter().flat_map(|queue| ["-q".to_owned(), queue.clone()]));
                 words.extend(self.config.extra.iter().cloned());
-                (self.commands.path("qsub").display().to_string(), words, Some(account), script.as_str())
+                ("qsub".to_owned(), words, Some(account), script.as_str())
             }
         };
         let swept = self.commands.execute(user, &program, &words, script.as_bytes(), SWEEP_TIME).await;

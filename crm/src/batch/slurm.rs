@@ -196,7 +196,7 @@ impl Slurm {
         }
         let program = self.launcher.with_file_name("node-manager");
         words.extend([program.to_string_lossy().into_owned(), "sweep".into()]);
-        (Some(account), self.config.commands.join("srun").to_string_lossy().into_owned(), words)
+        (Some(account), "srun".to_owned(), words)
     }
 
     /// Carries out what follows from a look or a cancel; each account's in one call.

@@ -5,7 +5,7 @@ use protocol::ids::ReservationId;
 use protocol::names::SiteName;
 
 use super::GridEngine;
-use super::submit::{account_of, clock, refusal};
+use super::submit::{clock, refusal};
 use super::xml::records;
 use crate::batch::BatchError;
 use crate::site::{Account, Ahead};
@@ -68,9 +68,15 @@ impl GridEngine {
         if answer.status.success() { Ok(()) } else { Err(refusal(&answer)) }
     }
 
+    /// The account of this name, where the grid can carry the name.
+    async fn account_of(&self, name: &str) -> Option<Account> {
+        let entry = self.commands.account_entry(name).await?;
+        Some(Account { name: name.parse().ok()?, uid: entry.uid, gid: entry.gid })
+    }
+
     pub(super) async fn keep_no_more(&self, reservation: ReservationId) -> Result<(), BatchError> {
         for Kept { id, owner } in self.kept(reservation).await? {
-            let Some(account) = account_of(&owner) else { continue };
+            let Some(account) = self.account_of(&owner).await else { continue };
             let answer = self.act(&account, "qrdel", vec![id]).await?;
             // One of another's is not ours to delete, whatever it is called.
             if !answer.status.success() {

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use nix::unistd::User;
 use protocol::names::NodeName;
 
 use super::GridEngine;
@@ -27,7 +26,7 @@ impl GridEngine {
     pub(super) async fn hand_over(&self, job: &BatchJob) -> Result<(), BatchError> {
         let Some((first, _)) = job.pilots.first() else { return Ok(()) };
         let group = group(first.pilot);
-        let files = self.files(group, &first.account)?;
+        let files = self.files(group, &first.account).await?;
         let members = job.pilots.iter().map(|(submit, _)| submit.pilot.member).collect();
         let note = Note { account: first.account.clone(), members, id: None };
         self.ledger.note(group, note, Duration::from_secs(walltime_s(first).into()))?;
@@ -104,8 +103,8 @@ impl GridEngine {
         }
     }
 
-    pub(super) fn files(&self, group: Group, account: &Account) -> Result<Files, BatchError> {
-        Files::new(self.directory.as_deref(), &job_name(&self.site, group), account)
+    pub(super) async fn files(&self, group: Group, account: &Account) -> Result<Files, BatchError> {
+        Files::new(self.directory.as_deref(), &job_name(&self.site, group), account, &self.commands).await
     }
 
     /// By the site's own command, else by a small batch job that runs on the node soon or not at all.
@@ -123,8 +122,7 @@ impl GridEngine {
                 words.extend(self.queue.iter().flat_map(|queue| ["-q".to_owned(), queue.clone()]));
                 words.extend(self.extra.iter().cloned());
                 words.extend([shown(&node_manager), "sweep".to_owned()]);
-                let qsub = shown(&self.commands.path("qsub"));
-                (qsub, words, Some(account))
+                ("qsub".to_owned(), words, Some(account))
             }
         };
         let swept = self.commands.execute(user, &program, &words, b"", SWEEP_TIME).await;
@@ -164,12 +162,6 @@ pub fn without(hosts: &[NodeName]) -> Option<String> {
 /// As Grid Engine writes a length of time.
 pub(super) fn clock(seconds: u32) -> String {
     format!("{}:{}:{}", seconds / 3600, seconds / 60 % 60, seconds % 60)
-}
-
-/// The account of this name, where the grid can carry the name.
-pub(super) fn account_of(name: &str) -> Option<Account> {
-    let user = User::from_name(name).ok()??;
-    Some(Account { name: name.parse().ok()?, uid: user.uid.as_raw(), gid: user.gid.as_raw() })
 }
 
 /// What a command that failed means.
