@@ -165,6 +165,18 @@ impl Commands {
         }
     }
 
+    /// A time from now as `qsub -a` reads it: a local one, which only the system's own program should
+    /// write.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub async fn local_time(&self, in_s: u32) -> Result<String, BatchError> {
+        let words = [format!("--date=+{in_s} seconds"), "+%Y%m%d%H%M.%S".to_owned()];
+        let answer = self.run(None, "date", &words, b"").await.map_err(|error| error.of_question())?;
+        let failed = || BatchError::unavailable(format!("date wrote no time: {}", answer.complaint()));
+        answer.status.success().then(|| answer.out.trim().to_owned()).ok_or_else(failed)
+    }
+
     /// The operating system's entry of an account, by its name or its number: the answer may come
     /// from a directory service. `None` if it has none, or does not say.
     pub async fn account_entry(&self, key: &str) -> Option<Entry> {
@@ -286,6 +298,16 @@ mod tests {
         }
         assert_eq!(Entry::parse("a:x:1:2:A, B::/bin/sh").map(|entry| entry.home).as_deref(), Some(""));
         assert_eq!(Entry::parse("a:x:1:2"), None);
+    }
+
+    #[tokio::test]
+    async fn a_time_is_written_or_refused() {
+        let now = commands().local_time(0).await.unwrap();
+        assert!(now.len() == 15 && now.as_bytes()[12] == b'.', "{now}");
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/bin/false", dir.path().join("date")).unwrap();
+        let failing = Commands { directory: dir.path().to_owned(), ..commands() };
+        assert!(matches!(failing.local_time(0).await, Err(BatchError::Unavailable(_))));
     }
 
     #[tokio::test]

@@ -4,7 +4,9 @@
 //! They stand in a directory of the account's own that head and nodes share. Everything is done as
 //! the account: what it finds in its own directory cannot lead anybody else astray.
 
+use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::BatchError;
 use super::commands::Commands;
@@ -14,6 +16,8 @@ use crate::site::Account;
 const DEFAULT_DIRECTORY: &str = "{home}/.gridpilot";
 /// Of what Launchers said, the end.
 const WORDS_BYTES: &str = "2048";
+/// How long the end of a pilot waits for them.
+const WORDS_TIME: Duration = Duration::from_secs(10);
 
 /// The files of one batch job.
 #[derive(Clone, Debug)]
@@ -98,6 +102,17 @@ impl Files {
             }
         }
     }
+}
+
+/// [`Files::take_words`] of files that may stand on a server that does not answer: then there are
+/// none after a while, and the files stay.
+pub async fn last_words(
+    files: impl Future<Output = Result<Files, BatchError>>,
+    commands: &Commands,
+    account: &Account,
+) -> Option<String> {
+    let taken = async { files.await.ok()?.take_words(commands, account).await };
+    tokio::time::timeout(WORDS_TIME, taken).await.ok()?
 }
 
 fn shown(path: &Path) -> String {

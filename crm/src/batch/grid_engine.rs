@@ -15,12 +15,14 @@ mod ending;
 mod limits;
 mod status;
 mod submit;
+#[cfg(test)]
+mod tests;
 mod xml;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -30,6 +32,7 @@ use tokio::time::Instant;
 
 use self::status::{Listed, Number, Stage};
 use super::commands::{Answer, Commands};
+use super::files::last_words;
 use super::ledger::{Found, Job, Ledger};
 use super::names::{Group, job_name, member};
 use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
@@ -50,7 +53,7 @@ const DEFAULT_CELL: &str = "default";
 const DEFAULT_ENVIRONMENT: &str = "gridpilot";
 
 /// One cell of Grid Engine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct GridEngine {
     site: SiteName,
     launcher: PathBuf,
@@ -64,9 +67,9 @@ pub struct GridEngine {
     poll: Duration,
     accounting: PathBuf,
     commands: Commands,
-    ledger: Ledger,
+    ledger: Arc<Ledger>,
     /// When it was asked last why jobs wait.
-    reasons_at: Mutex<Option<Instant>>,
+    reasons_at: Arc<Mutex<Option<Instant>>>,
 }
 
 impl GridEngine {
@@ -99,8 +102,8 @@ impl GridEngine {
             poll,
             accounting,
             commands: Commands::new(&batch.commands, variables),
-            ledger: Ledger::open(&config.state, poll)?,
-            reasons_at: Mutex::default(),
+            ledger: Arc::new(Ledger::open(&config.state, poll)?),
+            reasons_at: Arc::default(),
         })
     }
 
@@ -186,9 +189,10 @@ impl GridEngine {
         }
     }
 
-    /// Why a job ended, with the last words of its Launchers; its files are removed. Until `patience`
-    /// is over, the line of a job that ran is waited for.
-    async fn post_mortem(&self, group: Group, job: &Job, patience: Instant) -> Text {
+    /// Why a job ended, with the last words of its Launchers; its files are removed. For a while
+    /// the line of a job that ran is waited for.
+    async fn post_mortem(&self, group: Group, job: &Job) -> Text {
+        let patience = Instant::now() + ACCOUNTING_TIME;
         let name = job_name(&self.site, group);
         let number: Option<Number> = job.note.id.as_ref().and_then(|id| id.parse().ok());
         let seen = job.seen();
@@ -204,10 +208,7 @@ impl GridEngine {
         };
         let reason = ending::reason(&seen, accounted);
         let account = &job.note.account;
-        let words = match self.files(group, account).await {
-            Ok(files) => files.take_words(&self.commands, account).await,
-            Err(_) => None,
-        };
+        let words = last_words(self.files(group, account), &self.commands, account).await;
         match (words, &job.why) {
             (Some(words), _) => format!("its Launcher says: {words} ({reason})").into(),
             // It never ran, and what held it up may be why somebody gave up.
@@ -265,13 +266,11 @@ impl Batch for GridEngine {
         self.ask_reasons(&listed).await;
         self.clear(&mut listed).await;
         let found: Vec<Found> = listed.values().map(Listed::found).collect();
-        let mut standings = Vec::new();
-        let patience = Instant::now() + ACCOUNTING_TIME;
         for (group, job) in self.ledger.see(&found) {
-            let gone = Standing::Gone(self.post_mortem(group, &job, patience).await);
-            standings.extend(job.all(group, &gone));
-            self.ledger.forget(group);
+            let own = self.clone();
+            tokio::spawn(async move { own.ledger.examine(group, own.post_mortem(group, &job)).await });
         }
+        let mut standings = self.ledger.ended();
         for found in listed.values() {
             let stand = |job: &Job| {
                 let stands = |(place, number): (usize, &u32)| {

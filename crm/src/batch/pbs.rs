@@ -6,6 +6,9 @@
 //! invocations go in files of the account's own. Names of jobs may have 15 letters only with some
 //! releases: a job is known again by a variable.
 //!
+//! PBS cannot be told which hosts a job must not get: [`Submit::exclude`] is left to the site, whose
+//! administrator takes a host off line that is not clean.
+//!
 //! No real PBS was at hand when this was written: it is tested against written-out forms of the
 //! documentation and against stand-ins for the commands.
 
@@ -15,7 +18,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -23,7 +26,7 @@ use protocol::names::{NodeName, SiteName, Text};
 
 use self::status::{Listed, Stage};
 use super::commands::{Answer, Commands, filled};
-use super::files::Files;
+use super::files::{Files, last_words};
 use super::host_script::{Dialect, Script, invocations};
 use super::ledger::{Found, Job, Ledger};
 use super::names::{Group, group, job_name, member};
@@ -56,14 +59,14 @@ enum Kind {
 }
 
 /// One site's PBS.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pbs {
     site: SiteName,
     launcher: PathBuf,
     config: config::Batch,
     commands: Commands,
-    ledger: Ledger,
-    kind: Mutex<Option<Kind>>,
+    ledger: Arc<Ledger>,
+    kind: Arc<Mutex<Option<Kind>>>,
 }
 
 impl Pbs {
@@ -77,9 +80,9 @@ impl Pbs {
             site: config.site.clone(),
             launcher: config.launcher.clone(),
             commands: Commands::new(&config.batch.commands, Vec::new()),
-            ledger: Ledger::open(&config.state, poll)?,
+            ledger: Arc::new(Ledger::open(&config.state, poll)?),
             config: config.batch.clone(),
-            kind: Mutex::default(),
+            kind: Arc::default(),
         })
     }
 
@@ -177,10 +180,7 @@ impl Pbs {
             words.extend(value.iter().flat_map(|value| [option.to_owned(), value.clone()]));
         }
         if submit.begin_in_s > 0 {
-            // PBS reads local times, which only the system's own program should write.
-            let date = format!("--date=+{} seconds", submit.begin_in_s);
-            let begin = self.run(Some(&submit.account), "date", &[&date, "+%Y%m%d%H%M.%S"]).await?;
-            words.extend(["-a".to_owned(), begin.out.trim().to_owned()]);
+            words.extend(["-a".to_owned(), self.commands.local_time(submit.begin_in_s).await?]);
         }
         words.extend(self.config.extra.iter().cloned());
         Ok(words)
@@ -217,10 +217,8 @@ impl Pbs {
     async fn post_mortem(&self, group: Group, job: &Job, over: Option<&Listed>) -> Text {
         let seen = job.seen();
         let ran_out = seen.limit.is_some_and(|limit| seen.ran && seen.ran_for + LIMIT_SLACK >= limit);
-        let words = match self.files(group, &job.note.account).await {
-            Ok(files) => files.take_words(&self.commands, &job.note.account).await,
-            Err(_) => None,
-        };
+        let account = &job.note.account;
+        let words = last_words(self.files(group, account), &self.commands, account).await;
         let comment = over.and_then(|over| over.comment.as_ref());
         let reason = match over {
             _ if seen.cancelled => "its batch job was cancelled by this site".into(),
@@ -292,18 +290,21 @@ impl Batch for Pbs {
             {
                 // A submission without an answer was repeated, and both were heard.
                 tracing::info!("batch job {} is one too many and deleted", job.id);
-                self.delete(&job.id, &account).await?;
+                if let Err(error) = self.delete(&job.id, &account).await {
+                    tracing::warn!("batch job {} cannot be deleted: {error}", job.id);
+                }
             }
         }
         there.retain(|job| first.get(&job.group) == Some(&number(&job.id)));
         let found: Vec<Found> = there.iter().filter_map(Listed::found).collect();
-        let mut standings = Vec::new();
         for (group, job) in self.ledger.see(&found) {
-            let over = over.iter().find(|over| over.group == group);
-            let gone = Standing::Gone(self.post_mortem(group, &job, over).await);
-            standings.extend(job.all(group, &gone));
-            self.ledger.forget(group);
+            let over = over.iter().find(|over| over.group == group).cloned();
+            let own = self.clone();
+            tokio::spawn(async move {
+                own.ledger.examine(group, own.post_mortem(group, &job, over.as_ref())).await;
+            });
         }
+        let mut standings = self.ledger.ended();
         for found in &there {
             let stand = |job: &Job| {
                 let members = job.note.members.iter().enumerate();

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use super::commands::Commands;
 use super::names::{Group, member};
-use super::{BatchJob, Config};
+use super::{Batch, BatchJob, Config, Standing};
+use crate::pilot::PilotId;
 use crate::site::{Account, Submit};
 
 /// The directory: `bin` for the commands, and a file for whatever they say or were told.
@@ -93,4 +94,15 @@ pub fn job(group: Group, pilots: u32) -> BatchJob {
         (submit, format!("secret {number}").into_bytes())
     };
     BatchJob { pilots: (0..pilots).map(pilot).collect() }
+}
+
+/// Looks until some pilot is gone, as the task of a site does.
+pub async fn gone(batch: &impl Batch) -> Vec<(PilotId, Standing)> {
+    loop {
+        let standings = batch.status().await.unwrap();
+        if standings.iter().any(|(_, standing)| matches!(standing, Standing::Gone(_))) {
+            return standings;
+        }
+        batch.changed().await;
+    }
 }

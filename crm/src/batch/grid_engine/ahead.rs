@@ -59,7 +59,7 @@ impl GridEngine {
         self.keep_no_more(ahead.reservation).await?;
         let mut words = vec!["-N".to_owned(), name(&self.site, ahead.reservation)];
         if ahead.begin_in_s > 0 {
-            words.extend(["-a".to_owned(), self.date(&ahead.account, ahead.begin_in_s).await?]);
+            words.extend(["-a".to_owned(), self.commands.local_time(ahead.begin_in_s).await?]);
         }
         words.extend(["-d".to_owned(), clock(ahead.lasts_s.saturating_add(MARGIN_S))]);
         words.extend(["-pe".to_owned(), self.environment.clone(), ahead.nodes.to_string()]);

@@ -55,7 +55,7 @@ impl GridEngine {
         files.write(&self.commands, &first.account, &secrets).await?;
         let mut words = self.request(first, group, job.pilots.len());
         if first.begin_in_s > 0 {
-            words.extend(["-a".to_owned(), self.date(&first.account, first.begin_in_s).await?]);
+            words.extend(["-a".to_owned(), self.commands.local_time(first.begin_in_s).await?]);
         }
         if let Some(number) = self.place(group.0, &first.account).await {
             words.extend(["-ar".to_owned(), number]);
@@ -90,17 +90,6 @@ impl GridEngine {
         let project = self.project.clone().map(|project| ["-P".to_owned(), project]);
         words.extend([without, queue, project].into_iter().flatten().flatten());
         words
-    }
-
-    /// A time from now as Grid Engine reads it: a local one, which only the system's own program
-    /// should write.
-    pub(super) async fn date(&self, account: &Account, in_s: u32) -> Result<String, BatchError> {
-        let words = vec![format!("--date=+{in_s} seconds"), "+%Y%m%d%H%M.%S".to_owned()];
-        let answer = self.act(account, "date", words).await?;
-        match answer.status.success() {
-            true => Ok(answer.out.trim().to_owned()),
-            false => Err(refusal(&answer)),
-        }
     }
 
     pub(super) async fn files(&self, group: Group, account: &Account) -> Result<Files, BatchError> {

@@ -5,7 +5,7 @@
 use protocol::ids::ReservationId;
 
 use super::*;
-use crate::batch::stand_ins::{Bed, alice, job};
+use crate::batch::stand_ins::{Bed, alice, gone, job};
 use crate::pilot::Round;
 
 const GROUP: Group = (ReservationId(12), Round(1));
@@ -93,7 +93,7 @@ async fn a_job_is_handed_over_without_its_secrets_and_found_again() {
         "qstat.out",
         &list("F").replacen("\"job_state\":\"F\"", "\"job_state\":\"F\",\"Exit_status\":271", 1),
     );
-    let gone = pbs.status().await.unwrap();
+    let gone = gone(&pbs).await;
     let Standing::Gone(why) = &gone[0].1 else { panic!("{gone:?}") };
     assert_eq!(
         why.as_str(),
@@ -118,7 +118,7 @@ async fn torque_is_spoken_to_in_its_own_words() {
     bed.write("qstat.out", "");
     bed.write("qstat.err", "qstat: Unknown Job Id 201.head.site\n");
     bed.write("qstat.code", "153");
-    let gone = pbs.status().await.unwrap();
+    let gone = gone(&pbs).await;
     assert!(gone.iter().all(|(_, standing)| matches!(standing, Standing::Gone(_))), "{gone:?}");
     assert_eq!(gone.len(), 2);
 }
@@ -179,9 +179,12 @@ async fn of_two_jobs_of_one_round_the_younger_goes_and_a_strangers_is_left_alone
     bed.write("qstat.out", &twice);
     assert!(pbs.status().await.unwrap().iter().all(|(_, s)| matches!(s, Standing::Queued { .. })));
     assert_eq!(bed.read("qdel.words").trim(), "101.head");
+    // One that cannot be deleted is no reason to know nothing of the others.
+    bed.put("qdel", "echo 'qdel: Unauthorized Request 101.head' >&2; exit 159");
+    assert_eq!(pbs.status().await.unwrap().len(), 2);
     bed.write("qdel.words", "");
     bed.write("qstat.out", &list("R").replace("alice@", "mallory@"));
-    let gone = pbs.status().await.unwrap();
+    let gone = gone(&pbs).await;
     assert!(gone.iter().all(|(_, standing)| matches!(standing, Standing::Gone(_))), "{gone:?}");
     assert_eq!(bed.read("qdel.words"), "");
 }
@@ -201,4 +204,19 @@ async fn a_queue_and_a_sweep_are_asked_for_by_name() {
     bed.put("qsub", "echo 'node-manager: a mount stays' >&2; exit 1");
     let error = pbs.sweep(&"n1".parse().unwrap(), &account).await.unwrap_err().to_string();
     assert_eq!(error, "the sweep of node n1 failed: node-manager: a mount stays");
+}
+
+#[tokio::test]
+async fn nothing_is_submitted_without_the_time_that_it_shall_begin_at() {
+    let bed = bed();
+    let pbs = adapter(&bed);
+    let mut late = job(GROUP, 2);
+    late.pilots[0].0.begin_in_s = 60;
+    bed.put("date", "echo 'date: no time' >&2; exit 1");
+    let error = pbs.submit(&late).await.unwrap_err();
+    assert_eq!(error, BatchError::unavailable("date wrote no time: date: no time"));
+    assert!(bed.read("qsub.words").is_empty() && !bed.path("of-alice").exists());
+    bed.put("date", "echo 202612011000.00");
+    pbs.submit(&late).await.unwrap();
+    assert!(bed.read("qsub.words").contains("-a 202612011000.00 "), "{}", bed.read("qsub.words"));
 }
