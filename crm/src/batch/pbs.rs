@@ -398,10 +398,14 @@ fn refusal(answer: &Answer) -> BatchError {
     }
     let away =
         ["annot connect to", "Connection refused", "No route to host", "pbs_iff", "Server shutting down"];
-    // Limits on how many there are at once: fewer are there later.
-    let full = ["would exceed", "Maximum number of jobs already in queue"];
-    match says(&away) || says(&full) {
-        true => BatchError::unavailable(what),
-        false => BatchError::refused(what),
+    // Limits on how many there are at once: fewer are there later. "... already in queue for user",
+    // "... for group g already in complex", "would exceed complex's per-project limit of ...".
+    let is_full = says(&["would exceed", "Maximum number of jobs"]);
+    let whose = ["user", "group", "project", "per-user", "per-group", "per-project"];
+    let is_of_some = answer.err.split_ascii_whitespace().any(|word| whose.contains(&word));
+    match () {
+        () if is_full && is_of_some => BatchError::account_full(what),
+        () if is_full || says(&away) => BatchError::unavailable(what),
+        () => BatchError::refused(what),
     }
 }

@@ -220,7 +220,7 @@ impl Slurm {
             outcome = match answer.map_err(|error| error.of_question()) {
                 // What ended meanwhile is what was wanted.
                 Ok(answer) if answer.status.success() || answer.err.contains("Invalid job id") => outcome,
-                Ok(answer) => Err(words::error(&answer.complaint())),
+                Ok(answer) => Err(words::error(&answer)),
                 Err(error) => Err(error),
             };
         }
@@ -357,7 +357,7 @@ impl Batch for Slurm {
         verb.extend(ahead::terms(&self.site, self.config.partition.as_deref(), ahead));
         let answer = self.commands.run(None, "scontrol", &verb, b"").await;
         let answer = answer.map_err(|error| error.of_question())?;
-        if answer.status.success() { Ok(()) } else { Err(words::error(&answer.complaint())) }
+        if answer.status.success() { Ok(()) } else { Err(words::error(&answer)) }
     }
 
     async fn unreserve(&self, reservation: ReservationId) -> Result<(), BatchError> {
@@ -368,7 +368,7 @@ impl Batch for Slurm {
         let arguments = ["delete".to_owned(), format!("ReservationName={name}")];
         let answer = self.commands.run(None, "scontrol", &arguments, b"").await;
         let answer = answer.map_err(|error| error.of_question())?;
-        if answer.status.success() { Ok(()) } else { Err(words::error(&answer.complaint())) }
+        if answer.status.success() { Ok(()) } else { Err(words::error(&answer)) }
     }
 
     async fn sweep(&self, node: &NodeName, account: &Account) -> Result<(), BatchError> {
@@ -387,7 +387,7 @@ impl Batch for Slurm {
 /// The number of the batch job that `sbatch --parsable` has made.
 fn submitted(answer: &Answer) -> Result<u64, BatchError> {
     if !answer.status.success() {
-        return Err(words::error(&answer.complaint()));
+        return Err(words::error(&answer));
     }
     // With several clusters the cluster's name follows.
     let number = answer.out.lines().last().and_then(|line| line.split(';').next()?.trim().parse().ok());

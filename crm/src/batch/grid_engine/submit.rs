@@ -171,6 +171,7 @@ pub(super) fn refusal(answer: &Answer) -> BatchError {
     let what = first.trim_start_matches("Unable to run job: ").trim_start_matches("error: ").to_owned();
     // Limits on how many there are at once: fewer are there later.
     match what.contains("jobs are allowed") || what.contains("jobs allowed") {
+        true if what.contains("per user") => BatchError::account_full(what),
         true => BatchError::unavailable(what),
         false => BatchError::refused(what),
     }
@@ -215,8 +216,10 @@ mod tests {
         let lost = "error: commlib error: got select error (Connection reset by peer)\n\
                     failed receiving gdi request response for mid=1 (can't find connection).\n";
         assert!(matches!(kind(lost), BatchError::Unknown(_)));
-        let many =
-            "Unable to run job: job rejected: Only 2 jobs are allowed per user (current job count: 2).\n";
-        assert!(matches!(kind(many), BatchError::Unavailable(_)));
+        let many = "Unable to run job: job rejected: Only 2 jobs are allowed per ";
+        let of_user = kind(&format!("{many}user (current job count: 2).\nExiting.\n"));
+        let why = "job rejected: Only 2 jobs are allowed per user (current job count: 2).";
+        assert_eq!(of_user, BatchError::account_full(why));
+        assert!(matches!(kind(&format!("{many}cluster\nExiting.\n")), BatchError::Unavailable(_)));
     }
 }

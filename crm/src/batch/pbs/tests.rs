@@ -150,7 +150,12 @@ async fn what_was_refused_leaves_nothing_and_what_was_not_answered_may_turn_up()
     for (err, is) in [
         ("qsub: Job violates queue and/or server resource limits", "refused"),
         ("qsub: cannot connect to server head (errno=15010)", "unavailable"),
-        ("qsub: would exceed queue generic's per-user limit of jobs in 'Q' state", "unavailable"),
+        ("qsub: Maximum number of jobs already in queue workq", "unavailable"),
+        ("qsub: would exceed limit on resource ncpus in complex for jobs in 'Q' state", "unavailable"),
+        ("qsub: would exceed queue generic's per-user limit of jobs in 'Q' state", "account full"),
+        ("qsub: would exceed user alice's limit on resource ncpus in complex", "account full"),
+        ("qsub: Maximum number of jobs in 'Q' state for group g already in complex", "account full"),
+        ("qsub: submit error (Maximum number of jobs already in queue for user MSG=x)", "account full"),
         ("qsub: End of File", "unknown"),
     ] {
         bed.write("qsub.err", err);
