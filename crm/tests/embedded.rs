@@ -43,7 +43,6 @@ fn submit(member: u32) -> Command {
         limits: Limits::default(),
         begin_in_s: 0,
         lifetime_s: 60,
-        token_s: 60,
     };
     Command::Submit(BatchJob::of(submit, b"secret".to_vec()))
 }

@@ -64,7 +64,8 @@ impl BatchJob {
 
 /// A batch system. Everything may be repeated; a pilot that it does not know is gone.
 pub trait Batch: Send + Sync + 'static {
-    /// What it can do and admits. Asked at the start and every few minutes: queues change.
+    /// What it can do and admits. Asked at the start and every half a minute: queues
+    /// change.
     fn capabilities(&self) -> impl Future<Output = Result<Capabilities, BatchError>> + Send;
 
     /// Hands a job over: all of its pilots, or none. A pilot that was started and died is not an
@@ -77,8 +78,8 @@ pub trait Batch: Send + Sync + 'static {
     /// Resolves when [`Self::status`] is worth asking again.
     fn changed(&self) -> impl Future<Output = ()> + Send;
 
-    /// Ends pilots: politely first, then by force. Returns at once; `status` tells when they are
-    /// gone. What is cancelled together is given together.
+    /// Asks for the end of pilots: politely first, then by force. Returns when the system has heard
+    /// it; `status` tells when they are gone. What is cancelled together is given together.
     fn cancel(&self, pilots: &[PilotId]) -> impl Future<Output = Result<(), BatchError>> + Send;
 
     /// Keeps nodes free for a window, or keeps them otherwise than before; for a system that says

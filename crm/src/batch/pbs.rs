@@ -40,13 +40,11 @@ use crate::site::{Account, Submit};
 const VARIABLE: &str = "GRIDPILOT_BATCH_JOB";
 /// Letters that every release takes as a job's name.
 const NAME_LETTERS: usize = 15;
-/// Of the time of a batch job beyond the life of its pilots, so that they end first.
-const WALLTIME_MARGIN_S: u32 = 60;
 /// How much earlier than its limit a job may end by it.
 const LIMIT_SLACK: Duration = Duration::from_secs(3);
 /// How long a sweep may take, below what the owner waits for it, and its own limit, seconds.
 const SWEEP_TIME: Duration = Duration::from_secs(12);
-const SWEEP_LIMIT_S: u32 = 60;
+const SWEEP_LIMIT_S: u64 = 60;
 
 /// Whose PBS it is: what they call things differs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -175,7 +173,7 @@ impl Pbs {
             Kind::Torque => vec![format!("nodes={hosts}:ppn=1")],
         };
         words.extend(chunks.into_iter().flat_map(|chunk| ["-l".to_owned(), chunk]));
-        words.extend(["-l".to_owned(), format!("walltime={}", clock(walltime_s(submit)))]);
+        words.extend(["-l".to_owned(), format!("walltime={}", clock(submit.walltime().as_secs()))]);
         for (option, value) in [("-q", &self.config.queue), ("-A", &self.config.account)] {
             words.extend(value.iter().flat_map(|value| [option.to_owned(), value.clone()]));
         }
@@ -258,7 +256,7 @@ impl Batch for Pbs {
         let files = self.files(group, &first.account).await?;
         let members = job.pilots.iter().map(|(submit, _)| submit.pilot.member).collect();
         let note = Note { account: first.account.clone(), members, id: None };
-        self.ledger.note(group, note, Duration::from_secs(walltime_s(first).into()))?;
+        self.ledger.note(group, note, first.walltime())?;
         match self.hand_over(job, first, &files).await {
             Ok(id) => {
                 self.ledger.accepted(group, id);
@@ -361,13 +359,7 @@ impl Batch for Pbs {
     }
 }
 
-/// How long a batch job may run: the limit of PBS is the last of all.
-fn walltime_s(submit: &Submit) -> u32 {
-    let life = submit.lifetime_s.saturating_sub(submit.begin_in_s);
-    life.saturating_add(WALLTIME_MARGIN_S).div_ceil(60).saturating_mul(60)
-}
-
-fn clock(seconds: u32) -> String {
+fn clock(seconds: u64) -> String {
     format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 

@@ -89,7 +89,6 @@ pub fn job(group: Group, pilots: u32) -> BatchJob {
             limits: protocol::reservation::Limits::default(),
             begin_in_s: 0,
             lifetime_s: 300,
-            token_s: 300,
         };
         (submit, format!("secret {number}").into_bytes())
     };

@@ -14,8 +14,6 @@ use crate::batch::notes::Note;
 use crate::batch::{BatchError, BatchJob};
 use crate::site::{Account, Submit};
 
-/// Of the time of a batch job beyond the life of its pilots, so that they end first.
-const WALLTIME_MARGIN_S: u32 = 60;
 /// How long a sweep may take, with the time that the scheduler takes to begin it; below what the
 /// owner waits for it.
 const SWEEP_TIME: Duration = Duration::from_secs(12);
@@ -29,7 +27,7 @@ impl GridEngine {
         let files = self.files(group, &first.account).await?;
         let members = job.pilots.iter().map(|(submit, _)| submit.pilot.member).collect();
         let note = Note { account: first.account.clone(), members, id: None };
-        self.ledger.note(group, note, Duration::from_secs(walltime_s(first).into()))?;
+        self.ledger.note(group, note, first.walltime())?;
         match self.try_submit(job, first, group, &files).await {
             Ok(number) => {
                 self.ledger.accepted(group, number);
@@ -84,7 +82,7 @@ impl GridEngine {
         words.extend(own(&["-o", "/dev/null", "-j", "y", "-N"]));
         words.push(job_name(&self.site, group));
         words.extend(["-pe".to_owned(), self.environment.clone(), hosts.to_string()]);
-        words.extend(["-l".to_owned(), format!("h_rt={}", walltime_s(submit))]);
+        words.extend(["-l".to_owned(), format!("h_rt={}", submit.walltime().as_secs())]);
         let without = without(&submit.exclude).map(|hosts| ["-l".to_owned(), hosts]);
         let queue = self.queue.clone().map(|queue| ["-q".to_owned(), queue]);
         let project = self.project.clone().map(|project| ["-P".to_owned(), project]);
@@ -130,12 +128,6 @@ impl GridEngine {
             }
         }
     }
-}
-
-/// How long a batch job may run: Grid Engine's own limit is the last of all.
-fn walltime_s(submit: &Submit) -> u32 {
-    let life = submit.lifetime_s.saturating_sub(submit.begin_in_s);
-    life.saturating_add(WALLTIME_MARGIN_S).div_ceil(60).saturating_mul(60)
 }
 
 fn shown(path: &Path) -> String {
