@@ -35,7 +35,7 @@ use super::commands::{Answer, Commands};
 use super::files::last_words;
 use super::ledger::{Found, Job, Ledger};
 use super::names::{Group, job_name, member};
-use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
+use super::{Admits, Batch, BatchError, BatchJob, Capabilities, Standing};
 use crate::config::Config;
 use crate::pilot::PilotId;
 use crate::site::{Account, Ahead};
@@ -130,6 +130,27 @@ impl GridEngine {
             true => Ok(()),
             false => Err(submit::refusal(&answer)),
         }
+    }
+
+    /// Queues and parallel environment, as they are now.
+    async fn admits(&self) -> Result<Admits, BatchError> {
+        let mut words = vec!["-f", "-xml", "-pe", &self.environment];
+        words.extend(self.queue.as_deref().map(|queue| ["-q", queue]).into_iter().flatten());
+        let listed = self.ask("qstat", &words).await?;
+        let no_list = || BatchError::unavailable("qstat answered with something else than a list of queues");
+        let hosts = limits::hosts(&listed).ok_or_else(no_list)?;
+        let environment = self.ask("qconf", &["-sp", &self.environment]).await?;
+        if let Some(why) = limits::unfit(&environment) {
+            return Err(BatchError::Refused(why));
+        }
+        let slots = limits::value(&environment, "slots").and_then(|slots| slots.parse().ok());
+        let queues: Vec<&str> = hosts.queues.iter().map(String::as_str).collect();
+        let walltime_max = match queues.is_empty() {
+            true => None,
+            false => limits::walltime_max(&self.ask("qconf", &["-sq", &queues.join(",")]).await?),
+        };
+        let nodes_max = Some(slots.unwrap_or(u32::MAX).min(hosts.count)).filter(|max| *max > 0);
+        Ok(Admits { nodes_max, walltime_max, closed: hosts.closed })
     }
 
     /// Our jobs in the list.
@@ -231,29 +252,15 @@ impl GridEngine {
 
 impl Batch for GridEngine {
     async fn capabilities(&self) -> Result<Capabilities, BatchError> {
-        let mut words = vec!["-f", "-xml", "-pe", &self.environment];
-        words.extend(self.queue.as_deref().map(|queue| ["-q", queue]).into_iter().flatten());
-        let listed = self.ask("qstat", &words).await?;
-        let no_list = || BatchError::unavailable("qstat answered with something else than a list of queues");
-        let hosts = limits::hosts(&listed).ok_or_else(no_list)?;
-        let environment = self.ask("qconf", &["-sp", &self.environment]).await?;
-        if let Some(why) = limits::unfit(&environment) {
-            return Err(BatchError::Refused(why));
-        }
-        let slots = limits::value(&environment, "slots").and_then(|slots| slots.parse().ok());
-        let queues: Vec<&str> = hosts.queues.iter().map(String::as_str).collect();
-        let walltime_max = match queues.is_empty() {
-            true => None,
-            false => limits::walltime_max(&self.ask("qconf", &["-sq", &queues.join(",")]).await?),
-        };
+        let Admits { nodes_max, walltime_max, closed } = Admits::or_closed(self.admits().await)?;
         Ok(Capabilities {
             places_on_named_nodes: false,
             reserves_ahead: self.reserve_ahead,
             enforces_limits: false,
             lead: Duration::ZERO,
-            nodes_max: Some(slots.unwrap_or(u32::MAX).min(hosts.count)).filter(|max| *max > 0),
+            nodes_max,
             walltime_max,
-            closed: hosts.closed,
+            closed,
         })
     }
 
@@ -261,7 +268,7 @@ impl Batch for GridEngine {
         self.hand_over(job).await
     }
 
-    async fn status(&self) -> Result<Vec<(PilotId, Standing)>, BatchError> {
+    async fn status(&self) -> Result<Option<Vec<(PilotId, Standing)>>, BatchError> {
         let mut listed = self.listed().await?;
         self.ask_reasons(&listed).await;
         self.clear(&mut listed).await;
@@ -280,7 +287,7 @@ impl Batch for GridEngine {
             };
             standings.extend(self.ledger.of(found.group, stand).into_iter().flatten());
         }
-        Ok(standings)
+        Ok(Some(standings))
     }
 
     async fn changed(&self) {

@@ -31,7 +31,7 @@ use super::host_script::{Dialect, Script, invocations};
 use super::ledger::{Found, Job, Ledger};
 use super::names::{Group, group, job_name, member};
 use super::notes::Note;
-use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
+use super::{Admits, Batch, BatchError, BatchJob, Capabilities, Standing};
 use crate::config::{self, Config};
 use crate::pilot::PilotId;
 use crate::site::{Account, Submit};
@@ -118,6 +118,19 @@ impl Pbs {
         let kind = if is_open { Kind::Open { json: true } } else { Kind::Torque };
         self.set_kind(kind);
         Ok(kind)
+    }
+
+    async fn admits(&self) -> Result<Admits, BatchError> {
+        let queue = match &self.config.queue {
+            Some(queue) => queue.clone(),
+            None => status::default_queue(&self.ask("qstat", &["-B", "-f"]).await?)
+                .ok_or_else(|| BatchError::refused("PBS has no default queue; name one in [batch]"))?,
+        };
+        let said = self.ask("qstat", &["-Q", "-f", &queue]).await?;
+        // A queue of another server is named with it.
+        let name = queue.split('@').next().unwrap_or_default();
+        status::queue(&said, name)
+            .ok_or_else(|| BatchError::unavailable(format!("PBS says nothing of queue {queue}")))
     }
 
     /// Our jobs in the list. As long as the number of one is not known, all jobs are asked for.
@@ -229,24 +242,15 @@ impl Pbs {
 
 impl Batch for Pbs {
     async fn capabilities(&self) -> Result<Capabilities, BatchError> {
-        let queue = match &self.config.queue {
-            Some(queue) => queue.clone(),
-            None => status::default_queue(&self.ask("qstat", &["-B", "-f"]).await?)
-                .ok_or_else(|| BatchError::unavailable("PBS has no default queue; name one in [batch]"))?,
-        };
-        let said = self.ask("qstat", &["-Q", "-f", &queue]).await?;
-        // A queue of another server is named with it.
-        let name = queue.split('@').next().unwrap_or_default();
-        let admits = status::queue(&said, name)
-            .ok_or_else(|| BatchError::unavailable(format!("PBS says nothing of queue {queue}")))?;
+        let Admits { nodes_max, walltime_max, closed } = Admits::or_closed(self.admits().await)?;
         Ok(Capabilities {
             places_on_named_nodes: false,
             reserves_ahead: false,
             enforces_limits: false,
             lead: Duration::ZERO,
-            nodes_max: admits.nodes_max,
-            walltime_max: admits.walltime_max,
-            closed: admits.closed,
+            nodes_max,
+            walltime_max,
+            closed,
         })
     }
 
@@ -271,10 +275,10 @@ impl Batch for Pbs {
         }
     }
 
-    async fn status(&self) -> Result<Vec<(PilotId, Standing)>, BatchError> {
+    async fn status(&self) -> Result<Option<Vec<(PilotId, Standing)>>, BatchError> {
         if self.ledger.is_idle() {
             self.ledger.see(&[]);
-            return Ok(Vec::new());
+            return Ok(None);
         }
         let mut listed = self.listed().await?;
         listed.retain(|job| self.ledger.is_ours(job.group, &job.owner));
@@ -311,7 +315,7 @@ impl Batch for Pbs {
             let stand: Option<Vec<_>> = self.ledger.of(found.group, stand);
             standings.extend(stand.into_iter().flatten());
         }
-        Ok(standings)
+        Ok(Some(standings))
     }
 
     async fn changed(&self) {

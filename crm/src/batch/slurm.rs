@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use super::commands::{Answer, CommandError, Commands, filled};
 use super::names::{Group, group, job_name, parse_job, parse_pilot};
 use super::notes::{Note, Notes};
-use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
+use super::{Admits, Batch, BatchError, BatchJob, Capabilities, Standing};
 use crate::config::{self, Config};
 use crate::pilot::PilotId;
 use crate::site::{Account, Ahead};
@@ -234,19 +234,20 @@ impl Batch for Slurm {
         let answer = self.ask("scontrol", &arguments).await?;
         let name = self.config.partition.as_deref();
         let partition = words::partition(&answer.out, name).ok_or_else(|| {
-            BatchError::unavailable(match name {
+            BatchError::refused(match name {
                 Some(name) => format!("Slurm has no partition {name}"),
                 None => "Slurm has no default partition; name one in [batch]".into(),
             })
-        })?;
+        });
+        let Admits { nodes_max, walltime_max, closed } = Admits::or_closed(partition)?;
         Ok(Capabilities {
             places_on_named_nodes: false,
             reserves_ahead: self.config.reserve_ahead,
             enforces_limits: true,
             lead: LEAD,
-            nodes_max: partition.nodes_max,
-            walltime_max: partition.walltime_max,
-            closed: partition.closed,
+            nodes_max,
+            walltime_max,
+            closed,
         })
     }
 
@@ -288,13 +289,13 @@ impl Batch for Slurm {
         }
     }
 
-    async fn status(&self) -> Result<Vec<(PilotId, Standing)>, BatchError> {
+    async fn status(&self) -> Result<Option<Vec<(PilotId, Standing)>>, BatchError> {
         let now = Instant::now();
         let wants_steps = {
             let mut state = self.state();
             state.look_at = now + self.poll();
             if state.jobs.is_empty() {
-                return Ok(Vec::new());
+                return Ok(None);
             }
             state.looked_at_steps = !state.looked_at_steps && state.jobs.has_siblings();
             state.looked_at_steps
@@ -317,7 +318,7 @@ impl Batch for Slurm {
         if let Err(error) = self.carry_out(seen.orders).await {
             tracing::warn!("what is to be cancelled is not: {error}");
         }
-        Ok(seen.standings)
+        Ok(Some(seen.standings))
     }
 
     async fn changed(&self) {
@@ -387,7 +388,7 @@ impl Batch for Slurm {
 /// The number of the batch job that `sbatch --parsable` has made.
 fn submitted(answer: &Answer) -> Result<u64, BatchError> {
     if !answer.status.success() {
-        return Err(words::error(&answer));
+        return Err(words::error(answer));
     }
     // With several clusters the cluster's name follows.
     let number = answer.out.lines().last().and_then(|line| line.split(';').next()?.trim().parse().ok());

@@ -98,7 +98,7 @@ pub fn job(group: Group, pilots: u32) -> BatchJob {
 /// Looks until some pilot is gone, as the task of a site does.
 pub async fn gone(batch: &impl Batch) -> Vec<(PilotId, Standing)> {
     loop {
-        let standings = batch.status().await.unwrap();
+        let standings = batch.status().await.unwrap().unwrap_or_default();
         if standings.iter().any(|(_, standing)| matches!(standing, Standing::Gone(_))) {
             return standings;
         }

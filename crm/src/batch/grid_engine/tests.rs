@@ -59,7 +59,7 @@ async fn an_accounting_file_that_does_not_answer_stops_nothing() {
     grid_engine.submit(&job(GROUP, 1)).await.unwrap();
     grid_engine.submit(&job(OTHER, 1)).await.unwrap();
     list(&bed, &[(NUMBER + 1, OTHER)]);
-    let standings = grid_engine.status().await.unwrap();
+    let standings = grid_engine.status().await.unwrap().unwrap_or_default();
     let runs = Standing::Running { node: Some("a1".parse().unwrap()) };
     assert_eq!(standings.len(), 2);
     assert_eq!(standings[1], (member(OTHER, 0), runs), "before anything is known of the other");
@@ -77,12 +77,28 @@ async fn the_last_words_of_a_job_are_the_reason_of_its_end() {
     std::fs::write(&grid_engine.accounting, include_str!("records/accounting")).unwrap();
     grid_engine.submit(&job(GROUP, 2)).await.unwrap();
     list(&bed, &[(NUMBER, GROUP)]);
-    assert_eq!(grid_engine.status().await.unwrap().len(), 2);
+    assert_eq!(grid_engine.status().await.unwrap().unwrap_or_default().len(), 2);
     bed.write("of-alice/gridpilot-a-r20.1.words", "gridpilot launcher: ended on SIGTERM\n");
     list(&bed, &[]);
     let gone = gone(&grid_engine).await;
     let Standing::Gone(why) = &gone[1].1 else { panic!("{gone:?}") };
     assert_eq!(why.as_str(), "its Launcher says: ended on SIGTERM (it ended with code 3)");
     assert!(!bed.path("of-alice").exists(), "nothing of it stays");
-    assert!(grid_engine.status().await.unwrap().is_empty(), "said once");
+    assert!(grid_engine.status().await.unwrap().unwrap_or_default().is_empty(), "said once");
+}
+
+#[tokio::test]
+async fn a_parallel_environment_that_is_unfit_or_not_there_is_a_closed_queue() {
+    let bed = bed();
+    let grid_engine = adapter(&bed);
+    bed.write("qstat.out", include_str!("records/qstat-f.xml"));
+    bed.write("qconf.out", &include_str!("records/qconf-sp.txt").replace("TRUE", "FALSE"));
+    bed.put("qconf", "cat $D/qconf.out");
+    let closed = grid_engine.capabilities().await.unwrap().closed.unwrap();
+    assert!(closed.as_str().contains("control_slaves FALSE; it must be TRUE"), "{closed}");
+    bed.put("qconf", "echo 'parallel environment \"gridpilot\" does not exist'; exit 1");
+    let closed = grid_engine.capabilities().await.unwrap().closed.unwrap();
+    assert_eq!(closed.as_str(), "parallel environment \"gridpilot\" does not exist");
+    bed.put("qconf", "echo 'error: commlib error: got select error (Connection refused)' >&2; exit 1");
+    assert!(matches!(grid_engine.capabilities().await, Err(BatchError::Unavailable(_))));
 }

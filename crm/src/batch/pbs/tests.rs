@@ -70,19 +70,20 @@ async fn a_job_is_handed_over_without_its_secrets_and_found_again() {
     assert_eq!(bed.read("of-alice/gridpilot-a-r12.1.invocations").lines().count(), 2);
 
     bed.write("qstat.out", &list("Q"));
-    let standings = pbs.status().await.unwrap();
+    let standings = pbs.status().await.unwrap().unwrap_or_default();
     assert_eq!(standings.len(), 2, "of others nothing is said: {standings:?}");
     assert!(standings.iter().all(|(_, standing)| matches!(standing, Standing::Queued { .. })));
     assert_eq!(bed.read("qstat.words").trim(), "-f -x -F json 101.head");
 
     bed.write("qstat.out", &list("R"));
-    let nodes: Vec<_> = pbs.status().await.unwrap().into_iter().map(|(_, standing)| standing).collect();
+    let nodes: Vec<_> =
+        pbs.status().await.unwrap().unwrap_or_default().into_iter().map(|(_, standing)| standing).collect();
     let on = |name: &str| Standing::Running { node: Some(name.parse().unwrap()) };
     assert_eq!(nodes, [on("n1"), on("n2")]);
 
     // Whoever comes after this CRM finds it, too.
     let again = adapter(&bed);
-    assert_eq!(again.status().await.unwrap().len(), 2);
+    assert_eq!(again.status().await.unwrap().unwrap_or_default().len(), 2);
     again.cancel(&[member(GROUP, 0)]).await.unwrap();
     assert_eq!(bed.read("qdel.words"), "", "one of two");
     again.cancel(&[member(GROUP, 1)]).await.unwrap();
@@ -100,7 +101,7 @@ async fn a_job_is_handed_over_without_its_secrets_and_found_again() {
         "its Launcher says: ended on SIGTERM (its batch job was ended by qdel, or by a limit (signal 15))"
     );
     assert!(!bed.path("of-alice").exists(), "nothing of it stays");
-    assert!(pbs.status().await.unwrap().is_empty(), "said once");
+    assert!(pbs.status().await.unwrap().unwrap_or_default().is_empty(), "said once");
 }
 
 #[tokio::test]
@@ -112,7 +113,7 @@ async fn torque_is_spoken_to_in_its_own_words() {
     pbs.submit(&job(GROUP, 2)).await.unwrap();
     assert!(bed.read("qsub.words").contains("-l nodes=2:ppn=1 -l walltime=00:06:00"));
     bed.write("qstat.out", include_str!("records/torque.txt"));
-    assert_eq!(pbs.status().await.unwrap().len(), 2);
+    assert_eq!(pbs.status().await.unwrap().unwrap_or_default().len(), 2);
     assert_eq!(bed.read("qstat.words").trim(), "-f 201.head.site");
     // It keeps nothing of jobs that ended.
     bed.write("qstat.out", "");
@@ -139,7 +140,7 @@ async fn a_server_that_is_away_says_nothing_of_any_job() {
     bed.write("qstat.err", "");
     bed.write("qstat.code", "0");
     bed.write("qstat.out", &list("R"));
-    assert_eq!(pbs.status().await.unwrap().len(), 2);
+    assert_eq!(pbs.status().await.unwrap().unwrap_or_default().len(), 2);
 }
 
 #[tokio::test]
@@ -170,7 +171,7 @@ async fn what_was_refused_leaves_nothing_and_what_was_not_answered_may_turn_up()
     }
     // Nobody knows its number: all jobs are asked for, and it is found by its variable.
     bed.write("qstat.out", &list("R"));
-    assert_eq!(pbs.status().await.unwrap().len(), 2);
+    assert_eq!(pbs.status().await.unwrap().unwrap_or_default().len(), 2);
     assert_eq!(bed.read("qstat.words").trim(), "-f -F json");
     pbs.cancel(&[member(GROUP, 0), member(GROUP, 1)]).await.unwrap();
     assert_eq!(bed.read("qdel.words").trim(), "101.head");
@@ -183,11 +184,18 @@ async fn of_two_jobs_of_one_round_the_younger_goes_and_a_strangers_is_left_alone
     pbs.submit(&job(GROUP, 2)).await.unwrap();
     let twice = list("R").replacen("\"102.head\"", "\"99.head\"", 1).replace("r13.2", "r12.1");
     bed.write("qstat.out", &twice);
-    assert!(pbs.status().await.unwrap().iter().all(|(_, s)| matches!(s, Standing::Queued { .. })));
+    assert!(
+        pbs.status()
+            .await
+            .unwrap()
+            .unwrap_or_default()
+            .iter()
+            .all(|(_, s)| matches!(s, Standing::Queued { .. }))
+    );
     assert_eq!(bed.read("qdel.words").trim(), "101.head");
     // One that cannot be deleted is no reason to know nothing of the others.
     bed.put("qdel", "echo 'qdel: Unauthorized Request 101.head' >&2; exit 159");
-    assert_eq!(pbs.status().await.unwrap().len(), 2);
+    assert_eq!(pbs.status().await.unwrap().unwrap_or_default().len(), 2);
     bed.write("qdel.words", "");
     bed.write("qstat.out", &list("R").replace("alice@", "mallory@"));
     let gone = gone(&pbs).await;
@@ -210,6 +218,19 @@ async fn a_queue_and_a_sweep_are_asked_for_by_name() {
     bed.put("qsub", "echo 'node-manager: a mount stays' >&2; exit 1");
     let error = pbs.sweep(&"n1".parse().unwrap(), &account).await.unwrap_err().to_string();
     assert_eq!(error, "the sweep of node n1 failed: node-manager: a mount stays");
+}
+
+#[tokio::test]
+async fn a_queue_that_is_not_there_is_a_closed_one_and_nobody_is_asked_for_no_jobs() {
+    let bed = bed();
+    let pbs = adapter(&bed);
+    assert_eq!(pbs.status().await, Ok(None));
+    bed.write("qstat.code", "170");
+    bed.write("qstat.err", "qstat: Unknown queue workq\n");
+    let closed = pbs.capabilities().await.unwrap().closed;
+    assert_eq!(closed.unwrap().as_str(), "qstat: Unknown queue workq");
+    bed.write("qstat.err", "qstat: cannot connect to server head (errno=15010)\n");
+    assert!(matches!(pbs.capabilities().await, Err(BatchError::Unavailable(_))));
 }
 
 #[tokio::test]

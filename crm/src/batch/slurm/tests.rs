@@ -34,7 +34,7 @@ async fn a_queue_whose_json_is_too_long_is_asked_for_lines_from_then_on() {
     let slurm = slurm(&bed, "");
     slurm.submit(&job(GROUP, 1)).await.unwrap();
     for _ in 0..2 {
-        let standings = slurm.status().await.unwrap();
+        let standings = slurm.status().await.unwrap().unwrap_or_default();
         assert!(matches!(standings[..], [(_, Standing::Queued { .. })]), "{standings:?}");
         slurm.capabilities().await.unwrap();
     }
@@ -55,4 +55,15 @@ fn a_node_is_swept_by_the_sites_own_words_or_by_a_small_job_of_the_account() {
     let words = words.join(" ");
     assert!(words.contains("--nodelist=n1") && words.contains("--partition=grid"), "{words}");
     assert!(words.ends_with("/lib/node-manager sweep"), "{words}");
+}
+
+#[tokio::test]
+async fn a_partition_that_is_not_there_is_a_closed_queue_and_nobody_is_asked_for_no_jobs() {
+    let bed = bed();
+    let slurm = slurm(&bed, "partition = \"gone\"\n");
+    let closed = slurm.capabilities().await.unwrap().closed;
+    assert_eq!(closed.unwrap().as_str(), "Slurm has no partition gone");
+    assert_eq!(slurm.status().await, Ok(None));
+    bed.put("scontrol", "echo 'slurm_load_partitions: Unable to contact slurm controller' >&2; exit 1");
+    assert!(matches!(slurm.capabilities().await, Err(BatchError::Unavailable(_))));
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use protocol::names::Text;
 
 use crate::batch::commands::Answer;
-use crate::batch::ending;
+use crate::batch::{Admits, ending};
 use crate::standing::BatchError;
 
 /// Parts of messages after which nothing is known: the controller may have done it.
@@ -121,18 +121,9 @@ pub fn over(job: u64, state: &str, exit: Option<i32>) -> Text {
     format!("{what} (Slurm batch job {job})").into()
 }
 
-/// What a partition admits.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Partition {
-    pub nodes_max: Option<u32>,
-    pub walltime_max: Option<Duration>,
-    /// Why it starts nothing at all, if so.
-    pub closed: Option<Text>,
-}
-
 /// Reads `scontrol --oneliner show partition`: the partition of that name, else the default one.
 /// `None` when it is not there.
-pub fn partition(text: &str, name: Option<&str>) -> Option<Partition> {
+pub fn partition(text: &str, name: Option<&str>) -> Option<Admits> {
     let lines = text.lines().map(|line| line.split_whitespace().filter_map(|word| word.split_once('=')));
     for fields in lines {
         let fields: Vec<(&str, &str)> = fields.collect();
@@ -144,7 +135,7 @@ pub fn partition(text: &str, name: Option<&str>) -> Option<Partition> {
         }
         let state = get("State").unwrap_or("UP");
         let closed = (state != "UP").then(|| format!("Slurm's partition {own} is {state}").into());
-        return Some(Partition {
+        return Some(Admits {
             nodes_max: get("MaxNodes").and_then(|max| max.parse().ok()),
             walltime_max: get("MaxTime").and_then(walltime),
             closed,
