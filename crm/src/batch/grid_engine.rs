@@ -274,6 +274,13 @@ impl Batch for GridEngine {
         self.clear(&mut listed).await;
         let found: Vec<Found> = listed.values().map(Listed::found).collect();
         for (group, job) in self.ledger.see(&found) {
+            if job.was_never_there() {
+                // Now: it may be submitted again, with files of the same names.
+                let account = &job.note.account;
+                last_words(self.files(group, account), &self.commands, account).await;
+                self.ledger.forget(group);
+                continue;
+            }
             let own = self.clone();
             tokio::spawn(async move { own.ledger.examine(group, own.post_mortem(group, &job)).await });
         }

@@ -104,6 +104,11 @@ impl Job {
         self.note.members.iter().all(|member| self.cancelled.contains(member))
     }
 
+    /// Its submission had no answer, and it never turned up: as if it had not been submitted.
+    pub fn was_never_there(&self) -> bool {
+        self.note.id.is_none()
+    }
+
     pub fn seen(&self) -> Seen {
         Seen {
             cancelled: self.is_cancelled() && !self.deleted && !self.ended,
@@ -185,7 +190,7 @@ impl Ledger {
         }
     }
 
-    /// It was not handed over.
+    /// It was not handed over, or never turned up.
     pub fn forget(&self, group: Group) {
         self.jobs().all.remove(&group);
         self.notes.remove(group);
@@ -240,7 +245,8 @@ impl Ledger {
         }
     }
 
-    /// Takes note of what is listed. Returns what is gone since the last time: [`Self::examine`] it.
+    /// Takes note of what is listed. Returns what is gone since the last time: [`Self::examine`] it,
+    /// or [`Self::forget`] what was never there, of which nothing is said.
     pub fn see(&self, listed: &[Found]) -> Vec<(Group, Job)> {
         self.observe(listed);
         let mut jobs = self.jobs();
@@ -362,7 +368,8 @@ mod tests {
         ledger.forget(GROUP);
         ledger.note(GROUP, note(None), Duration::from_secs(60)).unwrap();
         tokio::time::advance(TURN_UP_TIME).await;
-        assert_eq!(ledger.see(&[]).len(), 1, "it never came");
+        let gone = ledger.see(&[]);
+        assert!(gone[0].1.was_never_there(), "it never came");
     }
 
     #[tokio::test(start_paused = true)]

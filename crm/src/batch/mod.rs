@@ -86,6 +86,10 @@ impl Admits {
 
 /// A batch system. Everything may be repeated; a pilot that it does not know is gone.
 pub trait Batch: Send + Sync + 'static {
+    /// How long a submission without an answer, or one that a CRM made when it died, may take to
+    /// turn up in [`Self::status`].
+    const TURN_UP_TIME: Duration = Duration::from_secs(60);
+
     /// What it can do and admits. Asked at the start and every half a minute: queues change. Where
     /// it answers, but has no such queue or none that pilots can run in, that is `closed`.
     fn capabilities(&self) -> impl Future<Output = Result<Capabilities, BatchError>> + Send;

@@ -300,6 +300,13 @@ impl Batch for Pbs {
         there.retain(|job| first.get(&job.group) == Some(&number(&job.id)));
         let found: Vec<Found> = there.iter().filter_map(Listed::found).collect();
         for (group, job) in self.ledger.see(&found) {
+            if job.was_never_there() {
+                // Now: it may be submitted again, with files of the same names.
+                let account = &job.note.account;
+                last_words(self.files(group, account), &self.commands, account).await;
+                self.ledger.forget(group);
+                continue;
+            }
             let over = over.iter().find(|over| over.group == group).cloned();
             let own = self.clone();
             tokio::spawn(async move {

@@ -18,9 +18,6 @@ use crate::site::{Account, Ahead, Event, News};
 const CAPABILITIES_INTERVAL: Duration = Duration::from_secs(30);
 /// A system that did not answer is asked sooner.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a submission without an answer may still turn up in the queue.
-const TURN_UP_TIME: Duration = Duration::from_secs(60);
-
 /// Sweeps under way at once: each is a command, or a batch job of its own.
 const SWEEPS: usize = 32;
 
@@ -31,9 +28,11 @@ pub enum Command {
     Cancel {
         pilot: PilotId,
     },
-    /// A pilot that was submitted before a restart: its end is to be said.
+    /// A pilot of before a restart: its end is to be said. One that never arrived is awaited, for
+    /// its submission may have been on its way then.
     Watch {
         pilot: PilotId,
+        awaited: bool,
     },
     /// Asks how the queue is, now: answered by [`News::Capabilities`] or [`News::Answers`].
     Probe,
@@ -74,6 +73,8 @@ struct Task<B> {
     /// Whether the site was told that it answers.
     answers: bool,
     capabilities: Option<Capabilities>,
+    /// Not before is it looked again whether something turned up.
+    look_again: Instant,
     keeper: Keeper,
     sweeps: Sweeps,
 }
@@ -91,6 +92,7 @@ pub async fn run<B: Batch>(
     mut commands: mpsc::UnboundedReceiver<Command>,
     events: mpsc::Sender<Event>,
 ) {
+    let mut ask_at = Instant::now();
     let mut task = Task {
         keeper: Keeper::new(batch.clone()),
         batch,
@@ -99,9 +101,9 @@ pub async fn run<B: Batch>(
         unanswered: BTreeMap::new(),
         answers: true,
         capabilities: None,
+        look_again: ask_at,
         sweeps: Sweeps { pilots: Arc::default(), turns: Arc::new(Semaphore::new(SWEEPS)) },
     };
-    let mut ask_at = Instant::now();
     // What came behind cancels that were taken together.
     let mut next = None;
     loop {
@@ -115,6 +117,7 @@ pub async fn run<B: Batch>(
                 Some(command) => next = task.perform(command, &mut commands).await,
             },
             () = task.batch.changed() => task.look().await,
+            () = task.nothing_turned_up() => task.look().await,
             () = tokio::time::sleep_until(ask_at) => {
                 task.ask_capabilities().await;
                 let is_fine = task.unanswered.is_empty() && task.answers;
@@ -146,16 +149,18 @@ impl<B: Batch> Task<B> {
                 self.cancel(pilots).await;
                 return next;
             }
-            Command::Watch { pilot } => {
-                let mut pilots = vec![pilot];
+            Command::Watch { pilot, awaited } => {
+                let mut pilots = vec![(pilot, awaited)];
                 let next = loop {
                     match commands.try_recv() {
-                        Ok(Command::Watch { pilot }) => pilots.push(pilot),
+                        Ok(Command::Watch { pilot, awaited }) => pilots.push((pilot, awaited)),
                         Ok(other) => break Some(other),
                         Err(_) => break None,
                     }
                 };
-                self.known.extend(pilots.into_iter().map(|pilot| (pilot, Known::default())));
+                let until = Instant::now() + B::TURN_UP_TIME;
+                let known = |awaited: bool| Known { told: None, turns_up_until: awaited.then_some(until) };
+                self.known.extend(pilots.into_iter().map(|(pilot, awaited)| (pilot, known(awaited))));
                 self.look().await;
                 return next;
             }
@@ -195,7 +200,7 @@ impl<B: Batch> Task<B> {
         drop(job);
         let is_unknown = matches!(outcome, Err(BatchError::Unknown(_)));
         if outcome.is_ok() || is_unknown {
-            let turns_up_until = is_unknown.then(|| Instant::now() + TURN_UP_TIME);
+            let turns_up_until = is_unknown.then(|| Instant::now() + B::TURN_UP_TIME);
             let known = |pilot: &PilotId| (*pilot, Known { told: None, turns_up_until });
             self.known.extend(pilots.iter().map(known));
         }
@@ -214,6 +219,12 @@ impl<B: Batch> Task<B> {
         pilots.retain(|pilot| self.known.contains_key(pilot));
         if pilots.is_empty() {
             return;
+        }
+        let now = Instant::now();
+        for pilot in &pilots {
+            // Nobody waits for it: what turns up later is taken away then.
+            let until = self.known.get_mut(pilot).and_then(|known| known.turns_up_until.as_mut());
+            until.into_iter().for_each(|until| *until = now);
         }
         if let Err(error) = self.batch.cancel(&pilots).await {
             let (first, more) = (pilots[0], pilots.len() - 1);
@@ -235,8 +246,17 @@ impl<B: Batch> Task<B> {
         self.tell_whether_it_answers().await;
     }
 
+    /// Resolves when something could have turned up and did not, as far as was seen.
+    async fn nothing_turned_up(&self) {
+        match self.known.values().filter_map(|known| known.turns_up_until).min() {
+            Some(until) => tokio::time::sleep_until(until.max(self.look_again)).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Asks how all pilots stand and reports what is new.
     async fn look(&mut self) {
+        self.look_again = Instant::now() + RETRY_INTERVAL;
         let said = self.batch.status().await;
         let standings = match said {
             Ok(Some(standings)) => {
@@ -272,14 +292,15 @@ impl<B: Batch> Task<B> {
         }
         let now = Instant::now();
         let is_late = |known: &Known| known.turns_up_until.is_none_or(|until| until <= now);
-        for (pilot, known) in &self.known {
-            if !named.contains(pilot) && is_late(known) {
-                gone.push((*pilot, "the batch system does not know it".into()));
-            }
-        }
+        let missing = self.known.iter().filter(|(pilot, known)| !named.contains(pilot) && is_late(known));
+        let missing: Vec<PilotId> = missing.map(|(pilot, _)| *pilot).collect();
         for (pilot, reason) in gone {
             self.known.remove(&pilot);
             let _ = self.events.send(Event::BatchGone { pilot, reason }).await;
+        }
+        if !missing.is_empty() {
+            missing.iter().for_each(|pilot| drop(self.known.remove(pilot)));
+            self.tell(News::NotThere { pilots: missing }).await;
         }
     }
 

@@ -166,6 +166,7 @@ async fn what_the_queue_admits_says_nothing_of_how_its_pilots_stand() {
     let mut site = Site::new(Arc::default());
     assert_eq!(site.told().await, ["closed: None"]);
     site.say(submit(1));
+    assert_eq!(site.fake.said().await, ["submit r1"]);
     site.fake.state().down.insert(Question::Status);
     assert_eq!(site.look().await, ["Status is down"]);
     site.fake.state().closed = Some("shut".into());
@@ -194,6 +195,7 @@ async fn a_look_that_asked_nobody_is_no_answer() {
     assert_eq!(site.told().await, ["answers"]);
     // And the other way round: when there is nobody left to ask for, the other answer tells.
     site.say(submit(1));
+    assert_eq!(site.fake.said().await, ["submit r1"]);
     site.fake.state().down.insert(Question::Status);
     assert_eq!(site.look().await, ["Status is down"]);
     site.fake.state().has_pilots = false;

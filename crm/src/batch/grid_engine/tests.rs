@@ -102,3 +102,19 @@ async fn a_parallel_environment_that_is_unfit_or_not_there_is_a_closed_queue() {
     bed.put("qconf", "echo 'error: commlib error: got select error (Connection refused)' >&2; exit 1");
     assert!(matches!(grid_engine.capabilities().await, Err(BatchError::Unavailable(_))));
 }
+
+/// The site submits it again, and must not be told that it ended.
+#[tokio::test]
+async fn of_a_submission_that_never_turned_up_nothing_is_said_and_nothing_stays() {
+    let bed = bed();
+    bed.put("qsub", "echo 'failed receiving gdi request response for mid=1' >&2; exit 1");
+    let batch = adapter(&bed);
+    assert!(matches!(batch.submit(&job(GROUP, 1)).await, Err(BatchError::Unknown(_))));
+    assert_eq!(batch.status().await, Ok(Some(Vec::new())));
+    assert!(bed.path("of-alice").exists(), "it may turn up yet");
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    tokio::time::resume();
+    assert_eq!(batch.status().await, Ok(Some(Vec::new())));
+    assert!(!bed.path("of-alice").exists() && batch.ledger.is_idle());
+}

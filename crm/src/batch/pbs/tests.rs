@@ -247,3 +247,20 @@ async fn nothing_is_submitted_without_the_time_that_it_shall_begin_at() {
     pbs.submit(&late).await.unwrap();
     assert!(bed.read("qsub.words").contains("-a 202612011000.00 "), "{}", bed.read("qsub.words"));
 }
+
+/// The site submits it again, and must not be told that it ended.
+#[tokio::test]
+async fn of_a_submission_that_never_turned_up_nothing_is_said_and_nothing_stays() {
+    let bed = bed();
+    bed.put("qsub", "echo 'qsub: End of File' >&2; exit 1");
+    bed.write("qstat.out", r#"{"pbs_server":"head"}"#);
+    let batch = adapter(&bed);
+    assert!(matches!(batch.submit(&job(GROUP, 1)).await, Err(BatchError::Unknown(_))));
+    assert_eq!(batch.status().await, Ok(Some(Vec::new())));
+    assert!(bed.path("of-alice").exists(), "it may turn up yet");
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    tokio::time::resume();
+    assert_eq!(batch.status().await, Ok(Some(Vec::new())));
+    assert!(!bed.path("of-alice").exists() && batch.ledger.is_idle());
+}
