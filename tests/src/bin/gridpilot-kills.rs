@@ -1,11 +1,11 @@
 //! `gridpilot-kills`: grids under real batch systems, whose pilots are ended in every way.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use gridpilot_tests::endings::table::Table;
 use gridpilot_tests::endings::{Bed, nodes_for, round};
@@ -79,13 +79,17 @@ fn under(bed: Bed, arguments: &Arguments, table: &mut Table) -> Result<()> {
         }
         eprintln!("{bed}: round {number} of {rounds} took {:.1} s", begin.elapsed().as_secs_f64());
     }
-    if let Some(logs) = logs {
-        let _ = std::fs::create_dir_all(logs);
-        let from = grid.state.path("log");
-        run(Command::new("cp").arg("-r").arg(from).arg(logs.join(bed.to_string().replace(", ", "-"))))?;
-    }
+    // Whatever cannot be kept, the grid goes.
+    let kept = logs.as_deref().map_or(Ok(()), |logs| keep(&grid.state.path("log"), logs, bed));
     let killed = grid.down(&mut |_| ())?;
     outcome?;
+    kept?;
     ensure!(killed.is_empty(), "had to be killed: {}", killed.join("; "));
     Ok(())
+}
+
+/// Copies the daemons' logs of a bed below a directory.
+fn keep(from: &Path, logs: &Path, bed: Bed) -> Result<()> {
+    std::fs::create_dir_all(logs).with_context(|| format!("cannot keep logs in {}", logs.display()))?;
+    run(Command::new("cp").arg("-r").arg(from).arg(logs.join(bed.to_string().replace(", ", "-")))).map(drop)
 }
