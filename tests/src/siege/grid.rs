@@ -22,6 +22,10 @@ const VICTIM_TIME: Duration = Duration::from_secs(20);
 /// No attack takes longer.
 const SHORT_TIME: Duration = Duration::from_secs(90);
 const FULL_TIME: Duration = Duration::from_secs(1800);
+/// What every job of a script is given as a variable and as a word. No log may hold it as it is.
+const STRANGE: &str = "a\nb\x1b[31m\x01\tc";
+/// What a script in a sandbox of its own says when all but its last step was refused.
+const LAST_STEP: &str = "last step";
 /// So long may a neighbour wait for what takes him a tenth of a second.
 const NEIGHBOUR_TIME: Duration = Duration::from_secs(2);
 
@@ -99,7 +103,19 @@ fn besiege(grid: &Grid, scripts: &[Script], full: bool) -> Result<Vec<Outcome>> 
     held.wait()?;
     residue.expect_none(grid)?;
     check_log(&log.lines()?, pilots)?;
+    check_daemons_logs(grid)?;
     Ok(outcomes)
+}
+
+/// What the daemons write of jobs is one line each, without control characters.
+fn check_daemons_logs(grid: &Grid) -> Result<()> {
+    for entry in fs::read_dir(grid.state.path("log"))? {
+        let path = entry?.path();
+        let text = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
+        let strange = text.lines().find(|line| line.chars().any(char::is_control) || *line == "c");
+        ensure!(strange.is_none(), "{} has the line {strange:?}", path.display());
+    }
+    Ok(())
 }
 
 /// One line for each build, one for each end, nothing left, and nothing else.
@@ -182,9 +198,14 @@ impl Siege<'_> {
         let name = script.path.file_name().and_then(|name| name.to_str()).context("a strange name")?;
         let [turns, full] = [script.turns(self.full).to_string(), u8::from(self.full).to_string()];
         let (path, place) = (self.path(name), self.place.path.display().to_string());
-        let settings = [format!("LOOPS={turns}"), format!("FULL={full}"), format!("ATTACKS={place}")];
-        let words: Vec<&str> =
-            ["env"].into_iter().chain(settings.iter().map(String::as_str)).chain(["bash", &path]).collect();
+        let settings = [
+            format!("LOOPS={turns}"),
+            format!("FULL={full}"),
+            format!("ATTACKS={place}"),
+            format!("STRANGE={STRANGE}"),
+        ];
+        let mut words: Vec<&str> = ["env"].into_iter().chain(settings.iter().map(String::as_str)).collect();
+        words.extend(["bash", &path, STRANGE]);
         let mut command = self.job(reservation, &words)?;
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         // Not waited for yet, so it is still there to be named.
@@ -199,9 +220,11 @@ impl Siege<'_> {
         let output = child.wait_with_output()?;
         let _ = watch.join();
         let outcome = verdict(output.status.code(), &output.stdout, &output.stderr);
-        // The limits of its own sandbox may end the attacker himself.
-        let outcome =
-            if script.alone && output.status.code() == Some(137) { Verdict::Refused } else { outcome };
+        // The limits of its own sandbox may end the attacker himself, at the last thing that it tries.
+        let said = String::from_utf8_lossy(&output.stdout);
+        let ended_by_limits =
+            script.alone && output.status.code() == Some(137) && said.lines().any(|line| line == LAST_STEP);
+        let outcome = if ended_by_limits { Verdict::Refused } else { outcome };
         match probe {
             Some([victim, we]) if victim > NEIGHBOUR_TIME && victim > 3 * we => {
                 let [victim, we] = [victim, we].map(|time| time.as_secs_f64());
