@@ -84,8 +84,8 @@ fn under(bed: Bed, arguments: &Arguments, table: &mut Table) -> Result<()> {
         }
         eprintln!("{bed}: round {number} of {rounds} took {:.1} s", begin.elapsed().as_secs_f64());
     }
-    take_down(grid, logs.as_deref(), &bed.to_string())?;
-    outcome
+    let down = take_down(grid, logs.as_deref(), &bed.to_string());
+    outcome.and(down)
 }
 
 /// Takes a grid down, after a copy of its daemons' logs; it goes also when they cannot be kept.
