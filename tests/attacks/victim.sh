@@ -11,11 +11,11 @@ echo secret-of-the-victim >/dev/shm/victim; echo secret-of-the-victim >/tmp/vict
 (exec -a marker-of-the-victim sleep 100000) &
 { hostname; ls -i /proc/self/ns/net; } >"$1.new"; mv "$1.new" "$1"
 # What takes a tenth of a second and a process: in milliseconds, the worst of the last hundred. The
-# disk has no part in it.
+# disk has no part in it. Who takes the file away asks for what comes from then on.
 exec perl -MTime::HiRes=time,sleep -e '
     while (1) {
         my $begin = time; sleep 0.1; system("true"); push @took, int((time - $begin) * 1000);
-        shift @took if @took > 100;
+        if (!-e $ARGV[0]) { @took = (0) } elsif (@took > 100) { shift @took }
         my ($worst) = sort { $b <=> $a } @took;
         open(my $file, ">", "$ARGV[0].new"); print $file $worst; close $file; rename "$ARGV[0].new", $ARGV[0];
     }' "$1.beat"

@@ -238,6 +238,8 @@ impl Siege<'_> {
     /// sandbox and know by it what the machine itself is worth just now.
     fn worst_waits(&self, attack: &mut Child) -> Result<[Duration; 2]> {
         let beats = self.path("victim.beat");
+        // What the attack before this one did to him is not counted again.
+        let _ = fs::remove_file(&beats);
         let read = || fs::read_to_string(&beats).ok().and_then(|text| text.trim().parse().ok());
         let mut worst = [Duration::ZERO; 2];
         while attack.try_wait()?.is_none() {
