@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 
@@ -206,6 +206,9 @@ impl Siege<'_> {
         ];
         let mut words: Vec<&str> = ["env"].into_iter().chain(settings.iter().map(String::as_str)).collect();
         words.extend(["bash", &path, STRANGE]);
+        if script.alone {
+            self.forget_waits()?;
+        }
         let mut command = self.job(reservation, &words)?;
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         // Not waited for yet, so it is still there to be named.
@@ -234,21 +237,37 @@ impl Siege<'_> {
         }
     }
 
+    /// The victim's waits count from now on: what the attack before did to him is not counted again.
+    fn forget_waits(&self) -> Result<()> {
+        let beats = self.path("victim.beat");
+        let says = || wait_until(VICTIM_TIME, || Path::new(&beats).exists());
+        ensure!(says(), "the victim does not say how long it waits");
+        fs::remove_file(&beats)?;
+        ensure!(says(), "the victim says nothing any more");
+        Ok(())
+    }
+
     /// How long a trifle took at worst while an attack went on: the victim, and us, who are in no
-    /// sandbox and know by it what the machine itself is worth just now.
+    /// sandbox and know by it what the machine itself is worth just now. What the victim began
+    /// during the attack is waited for.
     fn worst_waits(&self, attack: &mut Child) -> Result<[Duration; 2]> {
         let beats = self.path("victim.beat");
-        // What the attack before this one did to him is not counted again.
-        let _ = fs::remove_file(&beats);
         let read = || fs::read_to_string(&beats).ok().and_then(|text| text.trim().parse().ok());
+        let said = || fs::metadata(&beats).and_then(|meta| meta.modified()).ok();
         let mut worst = [Duration::ZERO; 2];
-        while attack.try_wait()?.is_none() {
+        let mut over: Option<SystemTime> = None;
+        while over.is_none_or(|over| said().is_none_or(|said| said < over)) {
             let begin = Instant::now();
             std::thread::sleep(Duration::from_millis(100));
             Command::new("true").status()?;
             worst[1] = worst[1].max(begin.elapsed());
-            worst[0] = worst[0].max(read().map_or(Duration::ZERO, Duration::from_millis));
+            if over.is_none() && attack.try_wait()?.is_some() {
+                over = Some(SystemTime::now());
+            }
+            let silent = over.and_then(|over| over.elapsed().ok()).unwrap_or_default();
+            ensure!(silent < VICTIM_TIME, "the victim says nothing any more");
         }
+        worst[0] = read().map_or(Duration::ZERO, Duration::from_millis);
         Ok(worst)
     }
 }
