@@ -18,6 +18,7 @@ mod leases;
 mod limits;
 mod links;
 mod local_grid;
+mod looks;
 mod machines;
 mod mixed;
 mod refusals;

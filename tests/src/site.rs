@@ -49,9 +49,6 @@ pub fn grc_config(state: &State, account: &Account) -> String {
     text
 }
 
-/// Short, so that a test of silence does not take long.
-pub const LEASE_S: u32 = 5;
-
 /// `crm.toml` of one site with its nodes behind the site's batch system.
 pub fn crm_config(state: &State, site: u32) -> String {
     let name = site_name(site);
@@ -69,7 +66,7 @@ mtu = 1500
 driver = "{driver}"
 
 [times]
-lease_s = {LEASE_S}
+lease_s = {lease_s}
 
 "#,
         state_directory = quoted(&state.path(&format!("state/crm-{name}"))),
@@ -79,6 +76,7 @@ lease_s = {LEASE_S}
         range = state.plan.links.sandbox_range(site),
         gateway = state.plan.links.gateway(site),
         driver = state.plan.driver.name(),
+        lease_s = state.plan.lease_s,
     );
     text.push_str(&match batch::queue(state.plan.batch.of(site)) {
         Some(queue) => queue.crm_table(state, site),

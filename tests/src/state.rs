@@ -20,6 +20,9 @@ pub const DEFAULT_DIRECTORY: &str = "/var/lib/gridpilot-local";
 /// Variable that every process started here carries, with the grid's directory.
 pub const MARKER: &str = "GRIDPILOT_LOCAL_GRID";
 
+/// Short, so that a test of silence does not take long.
+const LEASE_S: u32 = 5;
+
 /// How sandboxes get their interface.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -52,6 +55,8 @@ pub struct Plan {
     pub batch: Systems,
     /// The daemons' state lies on a filesystem of so many KiB of its own.
     pub state_kib: Option<u32>,
+    /// How long a CRM and its pilots bear each other's silence.
+    pub lease_s: u32,
 }
 
 impl Plan {
@@ -65,6 +70,7 @@ impl Plan {
             links: Links::default(),
             batch: Systems::default(),
             state_kib: None,
+            lease_s: LEASE_S,
         }
     }
 

@@ -11,6 +11,8 @@ mod files;
 mod grid_engine;
 mod host_script;
 mod ledger;
+#[cfg(test)]
+mod looks;
 mod names;
 mod notes;
 mod pbs;
