@@ -67,6 +67,9 @@ pub struct Config {
     /// build a sandbox and exchange keys.
     #[serde(default = "lead")]
     pub lead_s: u32,
+    /// How long before a window its pilots may run, seconds; they are in the queue for `lead_s`
+    /// all the same. Absent = as soon as they are in. Of queues only.
+    pub early_s: Option<u32>,
     #[serde(default)]
     pub times: TimesConfig,
     pub batch: Batch,
@@ -236,6 +239,14 @@ impl Config {
         if self.lead_s > LEAD_S_MAX {
             return Err(format!("lead_s is {}, at most {LEAD_S_MAX} are possible", self.lead_s));
         }
+        if let Some(early_s) = self.early_s {
+            if !self.batch.system.is_queue() {
+                return Err("early_s is for queues; pilots of the embedded system run at once".into());
+            }
+            if early_s > self.lead_s {
+                return Err(format!("early_s is {early_s}, at most lead_s = {} is possible", self.lead_s));
+            }
+        }
         Ok(())
     }
 
@@ -267,6 +278,7 @@ impl Config {
                 grace: s(self.times.grace_s),
             },
             lead: s(self.lead_s),
+            early: self.early_s.map(s),
             hold: s(self.times.hold_s),
             queue: self.batch.queue_name().into(),
             catalog: sandbox_images::Catalog::host_only(),

@@ -65,6 +65,7 @@ mod tests {
             driver: grant::Driver::Macvlan,
             times: crate::pilot::Times::default(),
             lead: Duration::ZERO,
+            early: None,
             hold: Duration::from_secs(600),
             queue: "".into(),
             catalog: sandbox_images::Catalog::host_only(),

@@ -49,6 +49,9 @@ pub fn grc_config(state: &State, account: &Account) -> String {
     text
 }
 
+/// Short, so that a test of silence does not take long.
+pub const LEASE_S: u32 = 5;
+
 /// `crm.toml` of one site with its nodes behind the site's batch system.
 pub fn crm_config(state: &State, site: u32) -> String {
     let name = site_name(site);
@@ -65,10 +68,7 @@ gateway = "{gateway}"
 mtu = 1500
 driver = "{driver}"
 
-[times]
-lease_s = {lease_s}
-
-"#,
+{times}"#,
         state_directory = quoted(&state.path(&format!("state/crm-{name}"))),
         head = machine_address(site, 0),
         launcher = quoted(&state.path("lib/launcher")),
@@ -76,7 +76,8 @@ lease_s = {lease_s}
         range = state.plan.links.sandbox_range(site),
         gateway = state.plan.links.gateway(site),
         driver = state.plan.driver.name(),
-        lease_s = state.plan.lease_s,
+        times =
+            state.plan.lease_s.map(|lease_s| format!("[times]\nlease_s = {lease_s}\n\n")).unwrap_or_default(),
     );
     text.push_str(&match batch::queue(state.plan.batch.of(site)) {
         Some(queue) => queue.crm_table(state, site),

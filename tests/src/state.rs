@@ -14,14 +14,12 @@ use crate::links::Links;
 use crate::netns::{NODES_MAX, SITES_MAX};
 use crate::node::{Machine, Role};
 use crate::process::Identity;
+use crate::site::LEASE_S;
 
 /// Where a grid lives when nothing else is said.
 pub const DEFAULT_DIRECTORY: &str = "/var/lib/gridpilot-local";
 /// Variable that every process started here carries, with the grid's directory.
 pub const MARKER: &str = "GRIDPILOT_LOCAL_GRID";
-
-/// Short, so that a test of silence does not take long.
-const LEASE_S: u32 = 5;
 
 /// How sandboxes get their interface.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize, ValueEnum)]
@@ -55,8 +53,9 @@ pub struct Plan {
     pub batch: Systems,
     /// The daemons' state lies on a filesystem of so many KiB of its own.
     pub state_kib: Option<u32>,
-    /// How long a CRM and its pilots bear each other's silence.
-    pub lease_s: u32,
+    /// `[times] lease_s` of the sites; `None` is what a CRM does by itself.
+    #[serde(default)]
+    pub lease_s: Option<u32>,
 }
 
 impl Plan {
@@ -70,7 +69,7 @@ impl Plan {
             links: Links::default(),
             batch: Systems::default(),
             state_kib: None,
-            lease_s: LEASE_S,
+            lease_s: Some(LEASE_S),
         }
     }
 

@@ -58,6 +58,7 @@ fn what_does_not_fit_together_is_refused_by_name() {
         ("10.71.128.0/17", "10.0.0.0/8", "wider"),
         ("prefix_len = 16", "prefix_len = 0", "prefix_len"),
         ("10.71.0.10:7401", "0.0.0.0:7401", "listen"),
+        ("[batch]", "early_s = 5\n[batch]", "early_s is for queues"),
         ("[\"ssh\", \"a1\"]", "[]", "start"),
         ("slots = 4", "members = 0", "members"),
         ("\"/var/lib/crm\"", "\"crm\"", "state"),

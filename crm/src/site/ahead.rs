@@ -22,7 +22,7 @@ pub struct Ahead {
     pub lasts_s: u32,
 }
 
-fn seconds(time: Duration) -> u32 {
+pub(super) fn seconds(time: Duration) -> u32 {
     u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }
 
@@ -41,10 +41,10 @@ impl Site {
 
     /// Asks for what a grant needs, if that was not asked already. Repeatable.
     pub(super) fn reserve_ahead(&mut self, reservation: ReservationId) {
-        let (now, lead) = (self.now, self.lead());
+        let now = self.now;
         let Some(booking) = self.bookings.get(&reservation).filter(|booking| !booking.ending) else { return };
         let Some(grant) = booking.grant.as_ref().filter(|_| self.reserves_ahead) else { return };
-        let begin = grant.start.saturating_sub(lead);
+        let begin = self.runs_from(grant.start);
         if begin < now + SOON {
             return;
         }

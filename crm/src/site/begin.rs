@@ -9,6 +9,7 @@ use protocol::refusal::{Failure, Step};
 use protocol::reservation::Progress;
 use protocol::site::{FromSite, Remaining};
 
+use super::ahead::seconds;
 use super::booking::{Incarnation, Phase, same_sandboxes};
 use super::{Action, LEASE_MARGIN, Site, Submit};
 use crate::nodes::Charge;
@@ -375,7 +376,7 @@ impl Site {
             exclude: self.excluded(),
             account: booking.account.clone(),
             limits: grant.part.limits,
-            begin_in_s: 0,
+            begin_in_s: seconds(self.runs_from(grant.start).saturating_sub(self.now)),
             lifetime_s: self.lifetime_s(pilot.id.reservation),
             // It may wait as long as somebody waits for it; cancelled, its token is void.
             token_s: self.lifetime_s(pilot.id.reservation),

@@ -90,8 +90,10 @@ pub struct Settings {
     pub mtu: u16,
     pub driver: grant::Driver,
     pub times: Times,
-    /// How long before a window its pilots may begin.
+    /// How long before a window its pilots may be submitted.
     pub lead: Duration,
+    /// How long before a window they may run; `None` = as soon as they are submitted.
+    pub early: Option<Duration>,
     /// How long pilots that came are held for those that have not.
     pub hold: Duration,
     /// Which queue of the batch system it is; empty where there is none.
@@ -111,6 +113,9 @@ pub struct Site {
     /// Nodes, and accounts, whose pilots fail one after another.
     troubles: Troubles<NodeName>,
     accounts: Troubles<u32>,
+    /// Accounts that have as many jobs in the queue as they may, by uid: until when nothing more is
+    /// submitted for them, and why.
+    full: BTreeMap<u32, (Duration, Text)>,
     bookings: BTreeMap<ReservationId, Booking>,
     /// When bookings must be looked at.
     wakes: BTreeSet<(Duration, ReservationId)>,
@@ -153,6 +158,7 @@ impl Site {
             lead_of_batch: Duration::ZERO,
             troubles: Troubles::default(),
             accounts: Troubles::default(),
+            full: BTreeMap::new(),
             bookings: BTreeMap::new(),
             wakes: BTreeSet::new(),
             waiting: BTreeSet::new(),

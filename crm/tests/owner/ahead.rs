@@ -60,3 +60,24 @@ fn nothing_is_kept_where_that_is_useless() {
     // Its own nodes a site knows itself.
     assert_eq!(asked(false, LATER, vec![says(true)]), []);
 }
+
+#[test]
+fn pilots_are_in_the_queue_by_the_lead_and_run_no_sooner_than_they_may() {
+    let node = Node::new("place-0".parse().unwrap(), 0, 1);
+    let early = Some(Duration::from_secs(4));
+    let mut site = Site::new(Settings { anonymous: true, early, ..settings() }, vec![node]);
+    let window = Remaining { starts_in_ms: 100_000, ends_in_ms: 700_000 };
+    let mut part = part(1);
+    part.window = window;
+    let begin = Duration::from_secs(5000);
+    for event in [Event::GrcConnected, hold(part), commit(V, window)] {
+        assert!(!site.step(begin, event).iter().any(|action| matches!(action, Action::Submit(_))));
+    }
+    // In the queue 10 s before, with a begin 4 s before.
+    let actions = site.step(begin + Duration::from_secs(90), Event::Tick);
+    let begins = actions.into_iter().filter_map(|action| match action {
+        Action::Submit(submit) => Some((submit.begin_in_s, submit.lifetime_s)),
+        _ => None,
+    });
+    assert_eq!(begins.collect::<Vec<_>>(), [(6, 625)]);
+}

@@ -59,6 +59,7 @@ pub fn settings() -> Settings {
         driver: grant::Driver::Macvlan,
         times: Times::default(),
         lead: Duration::from_secs(10),
+        early: None,
         hold: Duration::from_secs(600),
         queue: "".into(),
         catalog: Catalog::host_only(),

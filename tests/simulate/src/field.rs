@@ -268,7 +268,8 @@ impl Field {
             }
             let late = self.random.chance(temper.batch_late);
             let delay = if late { self.random.between(2, 50) * S } else { self.random.between(20, 900) * MS };
-            around.follows.push((delay, News::Starts(number)));
+            let begin = u64::from(submit.begin_in_s) * S;
+            around.follows.push((begin + delay, News::Starts(number)));
         }
     }
 

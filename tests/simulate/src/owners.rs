@@ -115,6 +115,7 @@ impl World {
             driver: grant::Driver::Macvlan,
             times: TIMES,
             lead: Duration::from_secs(3),
+            early: site.is_multiple_of(2).then_some(Duration::from_secs(1)),
             hold: Duration::from_secs(12),
             queue: "main".into(),
             catalog: Catalog::host_only(),

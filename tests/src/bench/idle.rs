@@ -132,7 +132,7 @@ pub fn run_in(grid: &Grid, few: u32, most: u32, rounds: usize, window: Duration)
     Ok(show(&none?, &few?, &most?, grid.state.plan.lease_s))
 }
 
-fn show(none: &Level, few: &Level, most: &Level, lease_s: u32) -> String {
+fn show(none: &Level, few: &Level, most: &Level, lease_s: Option<u32>) -> String {
     let levels = [none, few, most];
     let with = |level: &Level| match level.pilots {
         0 => "none".to_owned(),
@@ -175,9 +175,10 @@ fn show(none: &Level, few: &Level, most: &Level, lease_s: u32) -> String {
         let cells = levels.map(|level| format!("{:.1} ({:.0})", level.cpu_ms(name), level.wakeups(name)));
         whole.push([vec![name.to_owned()], cells.to_vec()].concat());
     }
+    let lease = lease_s.map_or("a CRM's own".to_owned(), |lease_s| format!("{lease_s} s"));
     let window = middle(&most.lengths.iter().map(Duration::as_secs_f64).collect::<Vec<_>>());
     format!(
-        "Medians of {} windows of {window:.0} s; the lease is {lease_s} s.\n\n{}\n{}\n{}",
+        "Medians of {} windows of {window:.0} s; the lease is {lease}.\n\n{}\n{}\n{}",
         most.windows.len(),
         table(&each),
         table(&memory),

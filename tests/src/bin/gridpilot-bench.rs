@@ -76,8 +76,9 @@ enum What {
         /// Four on each node.
         #[arg(long, default_value_t = 64)]
         pilots: u32,
-        #[arg(long, default_value_t = 10)]
-        lease_s: u32,
+        /// Instead of what a CRM does by itself.
+        #[arg(long)]
+        lease_s: Option<u32>,
         /// Under the real batch systems, and there as many pilots.
         #[arg(long, default_value_t = 8)]
         nodes: u32,

@@ -130,6 +130,7 @@ impl World {
                 driver: grant::Driver::Macvlan,
                 times: crm::pilot::Times::default(),
                 lead: Duration::ZERO,
+                early: None,
                 hold: Duration::from_secs(600),
                 queue: "".into(),
                 catalog: sandbox_images::Catalog::host_only(),
