@@ -130,7 +130,7 @@ async fn expect_one_call<B: Batch>(
         let batch = start(&Config::load(&here("crm.toml")).unwrap()).unwrap();
         let called = || fs::read_to_string(here("called")).unwrap().lines().count();
         for _ in 0..FIRST_LOOKS {
-            let standings = batch.status().await.unwrap();
+            let standings = batch.status().await.unwrap().unwrap();
             let runs = |standing: &Standing| matches!(standing, Standing::Running { .. });
             assert!(standings.iter().all(|(_, standing)| runs(standing)), "{system}: {standings:?}");
             assert_eq!(standings.len() as u64, jobs * u64::from(pilots), "{system}, {load:?}");
