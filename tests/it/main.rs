@@ -19,6 +19,7 @@ mod leases;
 mod limits;
 mod links;
 mod local_grid;
+mod looks;
 mod machines;
 mod mixed;
 mod refusals;
