@@ -55,6 +55,8 @@ pub struct Incarnation {
     pub members: Vec<Placed>,
     /// Whose each bandwidth class of its sandboxes is.
     pub classes: Vec<Option<SiteName>>,
+    /// Until when its batch job lasts at least, on the site's timeline: that cannot be changed.
+    pub lasts_until: Duration,
 }
 
 /// Where a pilot was placed before it was submitted.

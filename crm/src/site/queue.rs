@@ -8,6 +8,7 @@ use protocol::names::{NodeName, Text};
 use protocol::refusal::{Failure, Refusal, Step};
 use protocol::site::Part;
 
+use super::booking::Incarnation;
 use super::{Account, Action, LEASE_MARGIN, News, Site};
 use crate::pilot::{Event, Pilot, PilotId, State};
 use crate::queue::QueueState;
@@ -221,6 +222,45 @@ impl Site {
             return Err(Refusal::OverQueueLimit { site: site(), what, asked, max });
         }
         Ok(())
+    }
+
+    /// Until when the batch job of pilots that are submitted now lasts at least.
+    pub(super) fn lasts_until(&self, reservation: ReservationId) -> Duration {
+        let grant = self.bookings.get(&reservation).and_then(|booking| booking.grant.as_ref());
+        let begins = self.now.max(self.runs_from(grant.map_or(self.now, |grant| grant.start)));
+        let life =
+            (self.now + Duration::from_secs(self.lifetime_s(reservation).into())).saturating_sub(begins);
+        begins + walltime(u32::try_from(life.as_secs()).unwrap_or(u32::MAX))
+    }
+
+    /// A round is submitted again: how long it lasts is what it is given now.
+    pub(super) fn note_lasts(&mut self, id: PilotId) {
+        let lasts_until = self.lasts_until(id.reservation);
+        let Some(incarnation) = self.incarnation_mut(id) else { return };
+        if incarnation.lasts_until != lasts_until {
+            incarnation.lasts_until = lasts_until;
+            let record = incarnation.record(id.reservation);
+            self.record(record);
+        }
+    }
+
+    /// A window that is longer than the batch job of its sandboxes would end before itself, by force.
+    pub(super) fn check_lasts(&self, reservation: ReservationId, end: Duration) -> Result<(), Refusal> {
+        let incarnation = self.bookings.get(&reservation).and_then(|booking| booking.incarnation.as_ref());
+        let was_submitted = |incarnation: &&Incarnation| {
+            self.settings.anonymous && incarnation.roster.pilots().iter().any(|one| one.state != State::Held)
+        };
+        let Some(incarnation) = incarnation.filter(was_submitted) else { return Ok(()) };
+        let needed = end + self.settings.times.grace + LEASE_MARGIN;
+        // Every word about a window comes a little late, and says it as much too long.
+        if needed <= incarnation.lasts_until.saturating_sub(WALLTIME_MARGIN / 2) {
+            return Ok(());
+        }
+        let (site, left) =
+            (self.settings.name.clone(), |time: Duration| time.saturating_sub(self.now).as_secs());
+        let what = "seconds more to sandboxes whose batch job is submitted, its margins included".into();
+        let (asked, max) = (left(needed + WALLTIME_MARGIN / 2), left(incarnation.lasts_until));
+        Err(Refusal::OverQueueLimit { site, what, asked, max })
     }
 
     /// Everything of queue, nodes and accounts whose time has come.

@@ -141,7 +141,7 @@ impl Site {
         kept: record::Incarnation,
         pilots: Vec<Pilot>,
     ) {
-        let record::Incarnation { epoch, round, account, classes, .. } = kept;
+        let record::Incarnation { epoch, round, account, classes, lasts_until, .. } = kept;
         match self.bookings.get_mut(&reservation) {
             Some(booking) => {
                 let newer = booking.wanted.max(epoch);
@@ -156,6 +156,7 @@ impl Site {
                 let roster = Roster::new(pilots);
                 let mut incarnation = Incarnation::new((epoch, round), account, roster, Phase::Starting);
                 incarnation.adopted = true;
+                incarnation.lasts_until = lasts_until;
                 booking.incarnation = Some(incarnation);
                 self.resume_rates(reservation, &classes);
             }

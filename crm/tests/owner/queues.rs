@@ -4,12 +4,12 @@
 use crm::pilot::{PilotId, Round};
 use crm::site::{Event, News, Settings, Site};
 use crm::standing::{BatchError, Capabilities, Standing};
-use protocol::ids::{ReservationId, Version};
+use protocol::ids::{Epoch, ReservationId, Version};
 use protocol::refusal::{Refusal, Step};
 use protocol::site::{FromSite, Part, Remaining, ToSite};
 
 use crate::said::*;
-use crate::world::{E, Fault, HOUR, R, V, World, commit, hold, hold_of, part, settings};
+use crate::world::{E, Fault, HOUR, R, V, World, commit, hold, hold_of, part, settings, start};
 
 #[test]
 fn a_submission_that_is_turned_back_pauses_the_queue_and_is_made_again_by_the_same_name() {
@@ -247,4 +247,54 @@ fn an_account_that_has_as_many_jobs_as_it_may_waits_alone_and_is_tried_again() {
     world.pass(s(1));
     let failure = failed(&world).unwrap();
     assert!(failure.cause.as_str().contains("only 2 jobs are allowed per user"), "{failure}");
+}
+
+/// A queue ends a batch job by force at the time that it was given at its submission.
+#[test]
+fn a_window_is_made_no_longer_than_its_batch_job_lasts() {
+    let of = |seconds: u64| Remaining { starts_in_ms: 0, ends_in_ms: seconds * 1000 };
+    let held = |world: &mut World, version: u32, seconds: u64| {
+        let before = world.heard(is_held);
+        world.say(hold_of(R, Version(version), Part { window: of(seconds), ..part(2) }));
+        world.heard(is_held) > before
+    };
+    for (anonymous, restarts) in [(false, false), (true, false), (true, true)] {
+        let mut world = queued_at(anonymous);
+        if restarts {
+            world.come_back = false;
+            world.restart();
+            world.say(Event::GrcConnected);
+        }
+        (0..2).for_each(|member| arrives(&mut world, pilot(member)));
+        assert!(held(&mut world, 2, 3600), "the same window, or only other rates");
+        assert!(held(&mut world, 3, 3600 + 30), "a word that came late");
+        assert_eq!(held(&mut world, 4, 3600 + 120), !anonymous);
+        if anonymous {
+            let text = refused(&world).unwrap().to_string();
+            assert!(text.contains("batch job"), "{text}");
+            // What it is given at its next submission is another matter.
+            world.say(Event::Grc(ToSite::Release { reservation: R, version: Version(3) }));
+            world.say(start(Epoch(2)));
+            assert!(world.submitted.contains(&of_round(2, 0)));
+            assert!(!held(&mut world, 5, 3600 + 120), "that batch job is not longer either");
+        }
+    }
+}
+
+#[test]
+fn a_round_that_is_submitted_again_lasts_as_long_as_it_is_given_then() {
+    let mut world = queued_at(true);
+    not_taken(&mut world, &[pilot(0), pilot(1)], BatchError::unavailable("it is down"));
+    let window = Remaining { starts_in_ms: 0, ends_in_ms: 7_200_000 };
+    world.say(hold_of(R, Version(2), Part { window, ..part(2) }));
+    world.say(commit(Version(2), window));
+    batch(&mut world, News::Capabilities(capabilities(None)));
+    assert_eq!(world.submitted.len(), 4);
+    world.say(hold_of(R, Version(3), Part { window, ..part(2) }));
+    assert_eq!(world.heard(is_held), 3);
+    world.come_back = false;
+    world.restart();
+    world.say(Event::GrcConnected);
+    world.say(hold_of(R, Version(4), Part { window, ..part(2) }));
+    assert_eq!(world.heard(is_held), 4, "that is durable");
 }
