@@ -299,8 +299,11 @@ pub struct Pilot {
     pub id: PilotId,
     /// Its place: a node by name, or one of the equal places of a queue.
     pub node: NodeName,
-    /// The machine that took a queue's place, once that is known.
+    /// The machine that took a queue's place, once the batch system has said which.
     pub at: Option<NodeName>,
+    /// What that machine calls itself. The pilot's user may have made it say so: it is for people,
+    /// and counts for or against no machine.
+    pub called: Option<NodeName>,
     /// Of that machine's boot, from its arrival on: after a reboot nothing of before is left.
     pub boot_id: Option<[u8; 16]>,
     /// In which layer of the site its place on the node is.
@@ -339,6 +342,7 @@ impl Pilot {
             id,
             node,
             at: None,
+            called: None,
             boot_id: None,
             layer,
             address,
@@ -366,13 +370,18 @@ impl Pilot {
 
     /// What people call the node it is on, or shall be on.
     pub fn node_name(&self) -> &NodeName {
-        self.at.as_ref().unwrap_or(&self.node)
+        self.machine().unwrap_or(&self.node)
+    }
+
+    /// Which machine has a queue's place, as far as anybody said; `None` = it has come to none.
+    pub fn machine(&self) -> Option<&NodeName> {
+        self.at.as_ref().or(self.called.as_ref())
     }
 
     /// One that a CRM of before has submitted, where it was or may be.
     pub fn of_before(id: PilotId, placed: Placed, state: State) -> Self {
-        let Placed { node, at, layer, address, .. } = placed;
-        Self { state, at, ..Self::new(id, node, layer, address) }
+        let Placed { node, at, called, layer, address, .. } = placed;
+        Self { state, at, called, ..Self::new(id, node, layer, address) }
     }
 }
 

@@ -226,6 +226,7 @@ impl Incarnation {
             member: pilot.id.member,
             node: pilot.node.clone(),
             at: pilot.at.clone(),
+            called: pilot.called.clone(),
             layer: pilot.layer,
             address: pilot.address,
         });

@@ -1,6 +1,7 @@
 //! The batch queue as the owner deals with it: what it says, what it would refuse, and what waits
 //! while it is paused.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use protocol::ids::ReservationId;
@@ -293,27 +294,32 @@ impl Site {
 
     /// A sandbox stands: nothing is wrong with its node, its account and the queue.
     pub(super) fn worked(&mut self, id: PilotId) {
-        let Some(node) = self.pilot(id).map(|pilot| pilot.node_name().clone()) else { return };
         let uid = self.incarnation(id).map(|incarnation| incarnation.account.uid);
-        if self.troubles.of(&node).is_some() {
-            self.nodes.let_back(&node);
-            (self.freed, self.offer_changed) = (true, true);
+        if let Some(node) = self.known_node(id) {
+            if self.troubles.of(&node).is_some() {
+                self.nodes.let_back(&node);
+                (self.freed, self.offer_changed) = (true, true);
+            }
+            self.troubles.works(&node);
         }
-        self.troubles.works(&node);
         uid.into_iter().for_each(|uid| self.accounts.works(&uid));
         self.queue.works();
     }
 
     /// A pilot came to nothing on its node, before its sandbox stood.
     pub(super) fn node_failed(&mut self, id: PilotId, cause: &Text) {
-        let (anonymous, now) = (self.settings.anonymous, self.now);
-        let Some(pilot) = self.pilot(id).filter(|pilot| !anonymous || pilot.at.is_some()) else { return };
-        let node = pilot.node_name().clone();
-        if self.troubles.failed(now, &node, id.reservation, cause) {
+        let Some(node) = self.known_node(id) else { return };
+        if self.troubles.failed(self.now, &node, id.reservation, cause) {
             let why = self.troubles.of(&node).unwrap_or_default();
             self.nodes.keep_away(&node, why);
             self.offer_changed = true;
         }
+    }
+
+    /// The node that a pilot is on, where that is known from those who run the node.
+    fn known_node(&self, id: PilotId) -> Option<NodeName> {
+        let pilot = self.pilot(id)?;
+        if self.settings.anonymous { pilot.at.clone() } else { Some(pilot.node.clone()) }
     }
 
     /// Machines of a queue that pilots must not come to.
@@ -321,11 +327,8 @@ impl Site {
         if !self.settings.anonymous {
             return Vec::new();
         }
-        let kept_away = self.troubles.away().map(|(node, _)| node.clone());
-        let mut nodes: Vec<NodeName> = self.nodes.soiled().into_iter().chain(kept_away).collect();
-        nodes.sort();
-        nodes.dedup();
-        nodes
+        let kept_away = self.troubles.away().map(|(node, _)| node);
+        self.nodes.soiled().chain(kept_away).cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// How long before a window its pilots may be submitted.

@@ -67,7 +67,7 @@ impl Site {
                 (Key::Leftover(id), Value::Leftover { account, placed, what }) => {
                     let mut pilot = site.restore_pilot(id, placed, State::Cancelling);
                     let dirt = what.unwrap_or_else(|| format!("pilot {id} does not go").into());
-                    site.nodes.soil(&pilot.node, id, pilot.node_name(), dirt.clone());
+                    site.nodes.soil(&pilot, dirt.clone());
                     site.addresses.quarantine(pilot.address, id);
                     pilot.dirt = Some(dirt);
                     site.leftovers.insert(id, (pilot, account));
@@ -118,9 +118,9 @@ impl Site {
         match arrival {
             // What it had is given back.
             Some(None) => Pilot::of_before(id, placed, State::Gone),
-            Some(Some(Arrived { pin, at, boot_id })) => {
+            Some(Some(Arrived { pin, at, called, boot_id })) => {
                 let mut pilot = self.restore_pilot(id, placed, State::Away);
-                pilot.at = at;
+                (pilot.at, pilot.called) = (at, called);
                 (pilot.pin, pilot.boot_id) = (Some(pin), Some(boot_id));
                 pilot.away = Some("the site's CRM was restarted meanwhile".into());
                 self.pins.insert(pin, id);

@@ -6,10 +6,11 @@ use crm::site::{Event, News, Settings, Site};
 use crm::standing::{BatchError, Capabilities, Standing};
 use protocol::ids::{Epoch, ReservationId, Version};
 use protocol::refusal::{Refusal, Step};
+use protocol::reservation::AddressBlock;
 use protocol::site::{FromSite, Part, Remaining, ToSite};
 
 use crate::said::*;
-use crate::world::{E, Fault, HOUR, R, V, World, commit, hold, hold_of, part, settings, start};
+use crate::world::{E, Fault, HOUR, R, V, World, arrived, commit, hold, hold_of, part, settings, start};
 
 #[test]
 fn a_submission_that_is_turned_back_pauses_the_queue_and_is_made_again_by_the_same_name() {
@@ -46,6 +47,10 @@ fn queued_at(anonymous: bool) -> World {
     world.say(hold(part(2)));
     world.say(commit(V, HOUR));
     world
+}
+
+fn gone(pilot: PilotId) -> Event {
+    Event::BatchGone { pilot, reason: "it was cancelled".into() }
 }
 
 fn not_there(world: &mut World, pilots: &[PilotId]) {
@@ -297,4 +302,62 @@ fn a_round_that_is_submitted_again_lasts_as_long_as_it_is_given_then() {
     world.say(Event::GrcConnected);
     world.say(hold_of(R, Version(4), Part { window, ..part(2) }));
     assert_eq!(world.heard(is_held), 4, "that is durable");
+}
+
+/// Grants this reservation one pilot of a queue, which comes to a machine: the batch system says to
+/// which, or does not.
+fn comes(world: &mut World, reservation: ReservationId, node: Option<&str>) -> PilotId {
+    let addresses = vec![AddressBlock { first: [10, 71, 128, 50 + reservation.0 as u8].into(), count: 1 }];
+    world.mute = true;
+    world.say(hold_of(reservation, V, Part { addresses, ..part(1) }));
+    world.say(Event::Grc(ToSite::Commit { reservation, version: V, window: HOUR }));
+    let pilot = PilotId { reservation, round: Round(1), member: 0 };
+    let node = node.map(|node| node.parse().unwrap());
+    batch(world, News::Stands { pilot, standing: Standing::Running { node } });
+    pilot
+}
+
+/// What a pilot calls its machine its user may have made up, and the place of a queue is no machine:
+/// a batch system that is to avoid either refuses everybody's submissions.
+#[test]
+fn only_machines_that_the_batch_system_named_are_kept_away_from_and_dirt_says_its_place() {
+    for (named, dials_in) in [(None, false), (None, true), (Some("n7"), true)] {
+        let wanted: Vec<&str> = named.into_iter().collect();
+        // It does not go.
+        let mut world = queued_at(true);
+        let id = comes(&mut world, ReservationId(2), named);
+        if dials_in {
+            world.say(arrived(id, [1; 16]));
+        }
+        world.say(Event::Grc(ToSite::End { reservation: ReservationId(2) }));
+        world.pass(s(45));
+        assert_eq!(world.offer().nodes_usable, 2, "its place is not clean");
+        let shown = named.unwrap_or(if dials_in { "a1" } else { "a3" });
+        assert_eq!(world.offer().unusable[0].0.as_str(), shown);
+        // It survives a restart.
+        world.come_back = false;
+        world.restart();
+        world.say(Event::Grc(ToSite::End { reservation: R }));
+        world.alive.clear();
+        (0..2).for_each(|member| world.say(gone(pilot(member))));
+        comes(&mut world, ReservationId(3), None);
+        assert_eq!(world.excluded, wanted, "{named:?} {dials_in}");
+    }
+    for named in [None, Some("n7")] {
+        // Its pilots fail.
+        let mut world = queued_at(true);
+        world.say(Event::Grc(ToSite::End { reservation: R }));
+        world.alive.clear();
+        (0..2).for_each(|member| world.say(gone(pilot(member))));
+        for n in 2..=4 {
+            let id = comes(&mut world, ReservationId(n), named);
+            world.mute = false;
+            world.fault = Some((world.asked, Fault::Refusal));
+            world.say(arrived(id, [1; 16]));
+            assert!(failed(&world).unwrap().cause.as_str().contains("no memory"));
+            world.say(Event::Grc(ToSite::End { reservation: ReservationId(n) }));
+        }
+        comes(&mut world, ReservationId(5), named);
+        assert_eq!(world.excluded, named.into_iter().collect::<Vec<_>>());
+    }
 }
