@@ -181,7 +181,8 @@ impl State {
             (Joining, KeysInstalled) => (Joined, &[]),
             (Joined, ServicesUp) => (Running, &[]),
 
-            (Held, EndAsked | TimeOver) => (Gone, &[Release]),
+            // It may be there all the same, or turn up.
+            (Held, EndAsked | TimeOver) => (Gone, &[Cancel, Release]),
             (Submitted, EndAsked | TimeOver) => (Cancelling, &[Cancel]),
             // It never arrived, so it never had a grant: nothing can be left of it.
             (Submitted, BatchGone) => (Gone, &[Cancel, Release]),
@@ -419,6 +420,16 @@ mod tests {
             Returned(node::State::Gone),
         ]
     };
+
+    /// A cancel makes the token void.
+    #[test]
+    fn whoever_is_not_awaited_any_more_has_no_token() {
+        for start in [State::Held, State::Submitted] {
+            for over in [Event::EndAsked, Event::TimeOver] {
+                assert!(start.step(over).1.contains(&Do::Cancel), "{start:?} {over:?}");
+            }
+        }
+    }
 
     /// A lost connection alone gives nothing back and lets nothing be built again.
     #[test]

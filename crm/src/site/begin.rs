@@ -306,7 +306,7 @@ impl Site {
                 self.tell_progress(reservation);
                 self.tell(FromSite::SiteReady { reservation, epoch, round, members });
                 if joined {
-                    self.tell(FromSite::Joined { reservation, epoch });
+                    self.joined(reservation, epoch);
                 }
                 // How long it waits for others is told with the next report.
                 self.progressed.insert(reservation);
@@ -314,11 +314,18 @@ impl Site {
             Phase::Joining if incarnation.roster.all_running() => {
                 incarnation.phase = Phase::Joined;
                 self.tell_progress(reservation);
-                self.tell(FromSite::Joined { reservation, epoch });
+                self.joined(reservation, epoch);
             }
             Phase::Ending if incarnation.roster.all_settled() => self.settled(reservation),
             _ => {}
         }
+    }
+
+    fn joined(&mut self, reservation: ReservationId, epoch: Epoch) {
+        if let Some(booking) = self.bookings.get_mut(&reservation) {
+            booking.releases = 0;
+        }
+        self.tell(FromSite::Joined { reservation, epoch });
     }
 
     pub(super) fn join(&mut self, reservation: ReservationId, epoch: Epoch, ring: KeyRing) {

@@ -15,6 +15,7 @@ use protocol::refusal::{Failure, Step};
 
 use super::booking::{Booking, Incarnation, Phase};
 use super::end::leftover;
+use super::rounds::AGAIN_FIRST;
 use super::{Action, Settings, Site};
 use crate::nodes::Node;
 use crate::pilot::{Pilot, PilotId, State};
@@ -178,8 +179,11 @@ impl Site {
     fn take_up(&mut self) {
         let all: Vec<(PilotId, State)> = self.pilots().map(|pilot| (pilot.id, pilot.state)).collect();
         for (pilot, state) in all {
-            let time = self.settings.times.of(state);
-            self.set_deadline(pilot, time.map(|time| self.now + time));
+            let deadline = match self.bookings.get(&pilot.reservation) {
+                Some(booking) if state == State::Submitted => Some(self.queued_until(booking)),
+                _ => self.settings.times.of(state).map(|time| self.now + time),
+            };
+            self.set_deadline(pilot, deadline);
             let awaited = state == State::Submitted && !planted(Bug::QueueTokenForgotten);
             let token_s = awaited.then(|| self.lifetime_s(pilot.reservation));
             self.actions.push(match state {
@@ -197,13 +201,12 @@ impl Site {
 
     /// Whether an incarnation goes on, or an end that had begun does.
     fn take_up_incarnation(&mut self, reservation: ReservationId) {
-        let Some(booking) = self.bookings.get(&reservation) else { return };
-        let (begun, has_failed) = (booking.begun, booking.failed.is_some());
+        let Some(booking) = self.bookings.get_mut(&reservation) else { return };
+        let has_failed = booking.failed.is_some();
         let Some(incarnation) = &booking.incarnation else {
-            if begun.0 > 0 && !has_failed {
-                let hint = "the reservation is kept, and begun anew";
-                let cause = "the site's CRM was restarted while its sandboxes ended";
-                self.fail(reservation, begun, Failure::new(Step::Running, cause, hint));
+            if booking.begun.0 > 0 && booking.begun == booking.wanted && !has_failed {
+                // Its pilots were released for the sake of others: nothing else ends without a failure.
+                booking.again_at = Some(self.now + AGAIN_FIRST);
             }
             return;
         };
