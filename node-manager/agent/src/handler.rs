@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::command::Wishes;
 use crate::connection::Redial;
-use crate::init::Init;
+use crate::init::{Init, InitError, Over};
 use crate::lifecycle::{self, Action, Event};
 use crate::limits::Counters;
 use crate::monitor::{Monitor, MonitorError, Said};
@@ -290,7 +290,7 @@ impl Handler {
         let Some(preparing) = self.preparing.take().filter(|_| self.state == State::Building) else {
             return;
         };
-        let (init, gone) = match Init::new(socket) {
+        let (init, over) = match Init::new(socket) {
             Ok(both) => both,
             Err(error) => {
                 let failure = self.failure(Step::Setup, format!("no way to the sandbox's init: {error}"));
@@ -299,10 +299,12 @@ impl Handler {
         };
         let results = self.results.clone();
         self.tasks.spawn(async move {
-            let _ = gone.await;
-            // Who ended it is the monitor's to say, and it does so when nothing is left.
-            tokio::time::sleep(REASON_TIME).await;
-            let _ = results.send(Done::InitGone);
+            let over = over.await.unwrap_or(Over::Gone);
+            if over == Over::Gone {
+                // Who ended it is the monitor's to say, and it does so when nothing is left.
+                tokio::time::sleep(REASON_TIME).await;
+            }
+            let _ = results.send(Done::InitOver(over));
         });
         self.tasks.spawn(work::prepared(preparing, init, self.results.clone()));
     }
@@ -337,8 +339,11 @@ impl Handler {
                 self.commands.remove(&job);
             }
             Done::Emptied => self.end(None).await,
-            Done::InitGone => {
-                let cause = operation::EndReason::SandboxDied.sentence();
+            Done::InitOver(over) => {
+                let cause = match over {
+                    Over::Gone => operation::EndReason::SandboxDied.sentence().into(),
+                    Over::Silent => Text::from(InitError::Silent.to_string()),
+                };
                 self.end(Some(self.failure(Step::Running, cause))).await;
             }
         }

@@ -7,7 +7,7 @@ use protocol::ids::JobId;
 use protocol::names::Text;
 use protocol::node::{Reply, State};
 use protocol::refusal::{Failure, Step};
-use tokio::time::{Instant, sleep};
+use tokio::time::{sleep, timeout};
 
 use super::Handler;
 use crate::command::Wishes;
@@ -69,42 +69,52 @@ impl Handler {
 
 /// SIGTERM to everything inside, until nothing is left or the grace is over.
 async fn terminate(init: &Init, grace: Duration) {
-    let deadline = Instant::now() + grace;
-    let mut signal = SIGTERM;
-    while let Ok(Found { processes: 1.., .. }) = init.signal(0, signal, Whom::Everything).await {
-        if Instant::now() >= deadline {
-            return;
+    let emptied = async {
+        let mut signal = SIGTERM;
+        while let Ok(Found { processes: 1.., .. }) = init.signal(0, signal, Whom::Everything).await {
+            sleep(LOOK_PAUSE).await;
+            // Once: a program may count how often it is asked.
+            signal = 0;
         }
-        sleep(LOOK_PAUSE).await;
-        // Once: a program may count how often it is asked.
-        signal = 0;
-    }
+    };
+    // Whatever does not end by then, or does not say so, is torn down.
+    let _ = timeout(grace, emptied).await;
 }
 
 /// SIGKILL, again and again, until nothing of the command is left.
 async fn kill(init: &Init, job: JobId, wishes: Option<Wishes>) -> Result<(), Text> {
-    let deadline = Instant::now() + KILL_TIME;
-    loop {
-        let found = match init.signal(job.0, SIGKILL, Whom::Command).await {
-            // With init everything inside is dead.
-            Ok(Found { processes: 0, .. }) | Err(InitError::Gone) => return Ok(()),
-            Ok(found) => found,
-            Err(error) => return Err(format!("{job} cannot be killed: {error}").into()),
-        };
-        if Instant::now() >= deadline {
+    let mut last = None;
+    let emptied = async {
+        loop {
+            match init.signal(job.0, SIGKILL, Whom::Command).await {
+                // With init everything inside is dead.
+                Ok(Found { processes: 0, .. }) | Err(InitError::Gone) => return Ok(()),
+                Ok(found) => last = Some(found),
+                Err(error) => return Err(format!("{job} cannot be killed: {error}").into()),
+            }
+            sleep(LOOK_PAUSE).await;
+        }
+    };
+    match timeout(KILL_TIME, emptied).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
             if let Some(wishes) = wishes {
                 wishes.give_up();
             }
-            return Err(undying(job, found).into());
+            Err(undying(job, last).into())
         }
-        sleep(LOOK_PAUSE).await;
     }
 }
 
-fn undying(job: JobId, found: Found) -> String {
-    let Found { processes, pid, state } = found;
-    let why = if state == b'D' { ", which waits in the kernel" } else { "" };
+/// `last` is what was found last, if init answered at all.
+fn undying(job: JobId, last: Option<Found>) -> String {
     let s = KILL_TIME.as_secs();
+    let Some(Found { processes, pid, state }) = last else {
+        return format!(
+            "{job} cannot be killed: the sandbox's first process does not answer within {s} s: was it stopped?"
+        );
+    };
+    let why = if state == b'D' { ", which waits in the kernel" } else { "" };
     format!(
         "{processes} processes of {job} did not die of SIGKILL within {s} s: {pid} inside the sandbox{why}"
     )
