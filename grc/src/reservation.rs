@@ -18,6 +18,9 @@ use crate::record::{SavedAttempt, SavedReservation, Standing};
 use crate::usage::Series;
 pub use phase::{Happening, Order, Phase, WrongPhase};
 
+/// How many texts about one reservation are kept: a record holds them all.
+const REMARKS_MAX: usize = 64;
+
 /// From when until when, on the owner's own time line. Sites are told what remains of it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Window {
@@ -72,6 +75,8 @@ pub struct Attempt {
     pub deadline: Duration,
     /// The request that waits for the outcome; none does for one that may wait its turn.
     pub request: Option<RequestId>,
+    /// Who asks for this change, if that is not its user: it is said when it is in force.
+    pub operator: Option<UserName>,
 }
 
 impl Attempt {
@@ -295,6 +300,13 @@ pub struct Reservation {
 }
 
 impl Reservation {
+    /// Keeps what its user should know. Of what is too much, the first is what matters.
+    pub fn remark(&mut self, what: Text) {
+        if self.remarks.len() < REMARKS_MAX {
+            self.remarks.push(what);
+        }
+    }
+
     /// One that waits, of which nobody knows yet.
     pub fn new(id: ReservationId, user: UserName, ask: Ask, request: RequestId, made: Duration) -> Self {
         Self {

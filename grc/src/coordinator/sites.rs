@@ -280,15 +280,18 @@ impl Coordinator {
         if reservation.part(site).is_none_or(|part| part.stage == PartStage::Ended) {
             return;
         }
+        let phase = reservation.phase;
+        if phase != Phase::Ending && !phase.is_granted() {
+            return; // Of an earlier attempt, or of none: nothing here was started.
+        }
         for (node, why) in dirty.into_iter().take(DIRTY_SHOWN_MAX) {
             let what: Text = format!("site {site}, node {node} is not clean: {why}").into();
             self.out.push(Action::Report { reservation: id, what: what.clone() });
-            reservation.remarks.push(what);
+            reservation.remark(what);
         }
-        let phase = reservation.phase;
         match phase {
             Phase::Ending => self.part_ended(id, site),
-            phase if phase.is_granted() => {
+            _ => {
                 let over = reservation.window().is_some_and(|window| window.end <= now + EARLY_END);
                 if over {
                     self.window_over(id);
@@ -300,8 +303,6 @@ impl Coordinator {
                 }
                 self.part_ended(id, site);
             }
-            // Of an earlier attempt, or of none: nothing here was started.
-            _ => {}
         }
     }
 

@@ -88,6 +88,7 @@ fn asking(held: &[&str]) -> Attempt {
         all,
         deadline: at(5),
         request: None,
+        operator: None,
     }
 }
 

@@ -281,3 +281,28 @@ fn news_of_another_incarnation_or_anothers_part_change_nothing() {
     assert_eq!(grid.state(reservation), "ready");
     assert_eq!(grid.taken().count(), 1);
 }
+
+/// What is kept of a reservation is one record, and a record has its size.
+#[test]
+fn a_site_that_says_again_and_again_that_it_ended_adds_nothing_to_what_is_kept() {
+    let mut grid = muted(Mute::Hold);
+    let start = Start::Within { wait_s: 0 };
+    let id = grid.fresh_id();
+    grid.post("u", Request::Reserve { id, ask: Ask { start, ..ask(&[("a", 1), ("b", 1)]) } });
+    let (reservation, _, _) = grid.owner.attempts()[0];
+    let dirty = vec![("a1".parse().unwrap(), "left over".repeat(50).as_str().into()); 100];
+    let before = grid.actions.len();
+    for _ in 0..50 {
+        grid.say("a", FromSite::Ended { reservation, dirty: dirty.clone() });
+    }
+    assert_eq!(grid.actions.len(), before, "nothing was begun, so nothing has ended");
+    grid.sites.get_mut(&site("b")).unwrap().mute.clear();
+    grid.pass(Duration::from_secs(3));
+    assert_eq!(grid.state(reservation), "ready");
+    grid.say("a", FromSite::Ended { reservation, dirty });
+    let Reply::Explained(why) = grid.request("u", Request::ExplainReservation(Selector::Last)) else {
+        panic!()
+    };
+    let told = why.reasons.iter().filter(|reason| reason.as_str().contains("is not clean")).count();
+    assert_eq!(told, 16, "of the end itself some are kept by name");
+}
