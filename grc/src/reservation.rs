@@ -14,7 +14,7 @@ use protocol::site::{ReadyMember, Remaining, Waits};
 use serde::{Deserialize, Serialize};
 
 use crate::coallocate::Coallocation;
-use crate::record::{SavedAttempt, SavedReservation, Standing};
+use crate::record::{InRing, SavedAttempt, SavedReservation, Standing};
 use crate::usage::Series;
 pub use phase::{Happening, Order, Phase, WrongPhase};
 
@@ -266,9 +266,8 @@ pub struct Reservation {
     pub parts: Vec<PartState>,
     /// The incarnation of its sandboxes.
     pub epoch: Epoch,
-    /// Of which submission each site's members were in the key ring of this epoch; empty until one
-    /// was sent.
-    pub ring_rounds: Vec<(SiteName, u32)>,
+    /// Whose members are in the key ring of this epoch; empty until one was sent.
+    pub ring: Vec<InRing>,
     /// Everybody answered in this epoch, once.
     pub was_ready: bool,
     /// Numbers of nodes were changed in this epoch: a site may have begun it with the old ones.
@@ -324,7 +323,7 @@ impl Reservation {
             grant: None,
             parts: Vec::new(),
             epoch: Epoch::FIRST,
-            ring_rounds: Vec::new(),
+            ring: Vec::new(),
             was_ready: false,
             resized: false,
             resumed: false,
@@ -417,7 +416,7 @@ impl Reservation {
                 .map(|part| part.site.clone())
                 .collect(),
             epoch: self.epoch,
-            ring_rounds: self.ring_rounds.clone(),
+            ring: self.ring.clone(),
             ready: self.was_ready,
             failure: self.failure.clone(),
             remarks: self.remarks.clone(),

@@ -144,12 +144,12 @@ impl Coordinator {
                 .iter()
                 .map(|share| {
                     let part = PartState::new(share, if confirmed(share) { PartStage::Ended } else { stage });
-                    let sent = saved.ring_rounds.iter().find(|(site, _)| *site == share.site);
-                    PartState { round: sent.map_or(0, |(_, round)| *round), ..part }
+                    let sent = saved.ring.iter().find(|sent| sent.site == share.site);
+                    PartState { round: sent.map_or(0, |sent| sent.round), ..part }
                 })
                 .collect(),
             epoch: saved.epoch,
-            ring_rounds: saved.ring_rounds.clone(),
+            ring: saved.ring.clone(),
             was_ready: saved.ready,
             resized: !saved.ready && !changed.is_empty(),
             resumed: true,

@@ -9,8 +9,8 @@ use protocol::limits::LISTING_MAX;
 use protocol::names::UserName;
 use protocol::refusal::{Failure, Refusal, Step};
 
-use super::users::{Things, User};
 use super::Coordinator;
+use super::users::{Things, User};
 
 impl Coordinator {
     /// A reservation to run something in: the user's own.

@@ -49,7 +49,7 @@ pub(crate) fn example(phase: Phase) -> Reservation {
             _ => ["a", "b"].map(|name| PartState::new(&share(name), PartStage::Held)).into(),
         },
         epoch: Epoch(1),
-        ring_rounds: Vec::new(),
+        ring: Vec::new(),
         was_ready: false,
         resized: false,
         resumed: false,

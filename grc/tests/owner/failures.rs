@@ -306,3 +306,34 @@ fn a_site_that_says_again_and_again_that_it_ended_adds_nothing_to_what_is_kept()
     let told = why.reasons.iter().filter(|reason| reason.as_str().contains("is not clean")).count();
     assert_eq!(told, 16, "of the end itself some are kept by name");
 }
+
+/// Who is in the ring that everybody has does not change because we were away for a moment.
+#[test]
+fn keys_that_change_while_the_owner_is_away_end_the_reservation_also_when_it_was_ready() {
+    for ready_before in [true, false] {
+        let mut grid = muted(Mute::Join);
+        let reservation = grid.reserve(ask(&[("a", 1), ("b", 1)]));
+        if ready_before {
+            grid.say("b", FromSite::Joined { reservation, epoch: Epoch::FIRST });
+        }
+        assert_eq!(grid.state(reservation), if ready_before { "ready" } else { "joining" });
+        let (epoch, part) = (Epoch::FIRST, grid.sites[&site("b")].part(reservation));
+        let mut members = ready(&site("b"), reservation, epoch, part);
+        grid.restart();
+        grid.connect("a");
+        grid.sites.get_mut(&site("b")).unwrap().mute.insert(Mute::Start);
+        grid.connect("b");
+        let say = |grid: &mut Grid, members| {
+            grid.say("b", FromSite::SiteReady { reservation, epoch, round: 1, members });
+        };
+        say(&mut grid, members.clone());
+        let state = grid.state(reservation);
+        assert!(["ready", "joining"].contains(&state.as_str()), "the same as before is harmless: {state}");
+        grid.restart();
+        grid.connect("a");
+        grid.connect("b");
+        members[0].keys.user = PublicKey([77; 32]);
+        say(&mut grid, members);
+        assert!(grid.failure(reservation).to_string().contains("changes the keys"));
+    }
+}
