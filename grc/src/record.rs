@@ -202,6 +202,8 @@ pub struct SavedRun {
     pub ended: Option<Duration>,
     pub head: Option<HostName>,
     pub hits: Hits,
+    /// Sites where it may still run though it is over.
+    pub kills: Vec<SiteName>,
 }
 
 /// A part whose site did not confirm its end: what it has stays taken.

@@ -256,6 +256,8 @@ pub struct Reservation {
     pub own_job: Option<JobId>,
     /// Jobs that are not over, oldest first.
     pub jobs: BTreeSet<JobId>,
+    /// Jobs that are over and may still run somewhere in this incarnation.
+    pub kills: BTreeSet<JobId>,
     pub made: Duration,
     pub phase: Phase,
     /// The last one that was given out: an attempt takes the next.
@@ -316,6 +318,7 @@ impl Reservation {
             changes: Vec::new(),
             own_job: None,
             jobs: BTreeSet::new(),
+            kills: BTreeSet::new(),
             made,
             phase: Phase::Waiting,
             version: Version::default(),

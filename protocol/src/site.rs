@@ -412,6 +412,13 @@ pub enum FromSite {
         why: Text,
         again_in_s: u32,
     },
+    /// Answers a `Signal`: no command of this job runs at the site, none will be started, and the GRC
+    /// has saved how those ended that ran.
+    NothingRuns {
+        reservation: ReservationId,
+        epoch: Epoch,
+        job: JobId,
+    },
 }
 
 impl FromSite {
@@ -436,6 +443,7 @@ impl FromSite {
             | Self::ExecFailed { .. }
             | Self::Waits { .. }
             | Self::Withdrawn { .. }
+            | Self::NothingRuns { .. }
             | Self::Ended { .. } => Ok(()),
         }
     }

@@ -193,6 +193,7 @@ impl Coordinator {
             let job = job.id;
             self.advance_job(job, JobHappening::Lost);
         }
+        self.forget_kills(id);
         self.advance(id, Happening::Broken);
     }
 

@@ -113,6 +113,9 @@ impl Coordinator {
             FromSite::ExecFailed { reservation, epoch, job, member, failure } => {
                 self.exec_failed(name, (reservation, epoch), job, member, failure);
             }
+            FromSite::NothingRuns { reservation, epoch, job } => {
+                self.nothing_runs(name, (reservation, epoch), job);
+            }
             FromSite::Ended { reservation, dirty } => self.ended(name, reservation, dirty),
             FromSite::Used { reservation, epoch, over_ms, flows } => {
                 if self.current(name, reservation, epoch) {
@@ -144,7 +147,7 @@ impl Coordinator {
             | FromSite::Withdrawn { reservation, .. }
             | FromSite::Used { reservation, .. } => (*reservation, None),
             // These say themselves that nothing is there.
-            FromSite::Lost { .. } | FromSite::Ended { .. } => return false,
+            FromSite::Lost { .. } | FromSite::Ended { .. } | FromSite::NothingRuns { .. } => return false,
             FromSite::Register { .. } | FromSite::Publish { .. } | FromSite::Output { .. } => return false,
         };
         let Some(reservation) = self.reservations.get(&id).filter(|r| r.phase < Phase::Ending) else {
