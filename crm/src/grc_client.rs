@@ -11,7 +11,7 @@ use protocol::job::Stream;
 use protocol::limits::OUTPUT_CHUNK_BYTES_MAX;
 use protocol::names::SiteName;
 use protocol::refusal::Refusal;
-use protocol::site::{FromSite, ToSite};
+use protocol::site::{BEAT_TIME, FromSite, ToSite};
 use protocol::tls::{TlsError, dial};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -145,11 +145,12 @@ async fn with_account(grc: &Grc, message: ToSite) -> Event {
     Event::Hold { reservation, version, part, account }
 }
 
-/// Sends what the driver queues. The queue is bounded by what agents may send ahead; small pieces
-/// of one stream that wait together go as one.
+/// Sends what the driver queues, and that the site lives when that is nothing. The queue is bounded
+/// by what agents may send ahead; small pieces of one stream that wait together go as one.
 async fn send_all(outbox: Outbox, mut queued: mpsc::UnboundedReceiver<FromSite>) {
-    while let Some(first) = queued.recv().await {
-        let mut current = first;
+    // A site first says who it is.
+    let mut first = queued.recv().await;
+    while let Some(mut current) = first.take() {
         loop {
             match queued.try_recv() {
                 Ok(next) => {
@@ -168,6 +169,8 @@ async fn send_all(outbox: Outbox, mut queued: mpsc::UnboundedReceiver<FromSite>)
                 }
             }
         }
+        let next = tokio::time::timeout(BEAT_TIME, queued.recv());
+        first = next.await.unwrap_or(Some(FromSite::Beat));
     }
 }
 
@@ -229,6 +232,23 @@ mod tests {
             offset,
             bytes: text.to_owned().into(),
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_site_with_nothing_to_say_beats_but_not_before_it_has_said_who_it_is() {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let (crm, grc) =
+            tokio::join!(greet(ours, Role::Crm, &[Role::Grc]), greet(theirs, Role::Grc, &[Role::Crm]));
+        let (crm, mut grc) = (crm.unwrap(), grc.unwrap());
+        let (queue, queued) = mpsc::unbounded_channel();
+        let sender = tokio::spawn(send_all(crm.outbox, queued));
+        assert!(tokio::time::timeout(BEAT_TIME * 5, grc.inbox.next()).await.is_err());
+        queue.send(piece(0, "ab", Stream::Stdout)).unwrap();
+        for expected in [piece(0, "ab", Stream::Stdout), FromSite::Beat, FromSite::Beat] {
+            assert_eq!(read::<FromSite>(&grc.inbox.next().await.unwrap()).unwrap(), expected);
+        }
+        drop(queue);
+        sender.await.unwrap();
     }
 
     #[test]

@@ -13,7 +13,11 @@ pub enum BatchError {
     /// It did nothing, and may do it later.
     #[error("{0}")]
     Unavailable(Text),
-    /// It did not answer: it may have done it. [`Batch::status`] tells, after a while.
+    /// It did nothing, for this account has as much there as it may have: other accounts are not
+    /// concerned, and it may do it later.
+    #[error("{0}")]
+    AccountFull(Text),
+    /// It did not answer: it may have done it. How its pilots stand tells, after a while.
     #[error("{0}")]
     Unknown(Text),
 }
@@ -25,6 +29,10 @@ impl BatchError {
 
     pub fn unavailable(why: impl Into<Text>) -> Self {
         Self::Unavailable(why.into())
+    }
+
+    pub fn account_full(why: impl Into<Text>) -> Self {
+        Self::AccountFull(why.into())
     }
 
     pub fn unknown(why: impl Into<Text>) -> Self {

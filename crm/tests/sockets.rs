@@ -136,12 +136,17 @@ impl Grid {
         self.grc.outbox.post(Kind::Notice, 0, &message).unwrap();
     }
 
+    /// The next message that says more than that the site lives.
     async fn hear(&mut self) -> FromSite {
-        let frame = self.grc.inbox.next().await.unwrap();
-        assert_eq!(frame.kind, Kind::Notice);
-        let message: FromSite = read(&frame).unwrap();
-        message.check().unwrap();
-        message
+        loop {
+            let frame = self.grc.inbox.next().await.unwrap();
+            assert_eq!(frame.kind, Kind::Notice);
+            let message: FromSite = read(&frame).unwrap();
+            message.check().unwrap();
+            if message != FromSite::Beat {
+                return message;
+            }
+        }
     }
 
     /// The next message that is neither an offer nor progress.

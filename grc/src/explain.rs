@@ -17,11 +17,16 @@ use crate::reservation::{Attempt, PartStage, PartState, Phase, Reservation, Why}
 use crate::view::Wall;
 use crate::wording::{self, show_duration};
 
-/// Sites of the reservation that are not connected now, and since when; `None` is not since the
-/// GRC started.
-pub type Away = [(SiteName, Option<Duration>)];
+/// A site of the reservation that is not connected now.
+#[derive(Clone, Debug)]
+pub struct Away {
+    pub site: SiteName,
+    /// `None` is not since the GRC started.
+    pub since: Option<Duration>,
+    pub why: Option<Text>,
+}
 
-pub fn reservation(reservation: &Reservation, wall: Wall, away: &Away) -> Explanation {
+pub fn reservation(reservation: &Reservation, wall: Wall, away: &[Away]) -> Explanation {
     let mut reasons: Vec<Text> =
         reservation.failure.iter().map(|failure| cause(failure).as_str().into()).collect();
     let mut hints: Vec<Text> = reservation.failure.iter().map(|f| f.hint.clone()).collect();
@@ -55,7 +60,7 @@ pub fn reservation(reservation: &Reservation, wall: Wall, away: &Away) -> Explan
         reasons.extend(reservation.parts.iter().filter_map(|part| held(part, now)));
     }
     if reservation.phase != Phase::Over {
-        reasons.extend(away.iter().map(|(site, since)| is_away(site, *since, now)));
+        reasons.extend(away.iter().map(|away| is_away(away, now)));
     }
     reasons.extend(reservation.remarks.iter().cloned());
     reasons.truncate(REASONS_MAX);
@@ -148,11 +153,12 @@ fn broken(reservation: &Reservation, now: Duration) -> Vec<Text> {
     reasons
 }
 
-fn is_away(site: &SiteName, since: Option<Duration>, now: Duration) -> Text {
+fn is_away(Away { site, since, why }: &Away, now: Duration) -> Text {
     match since {
         Some(since) => {
-            let span = show_duration(now.saturating_sub(since).as_secs());
-            format!("site {site} has been away for {span}; what it holds stays held").into()
+            let span = show_duration(now.saturating_sub(*since).as_secs());
+            let why = why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+            format!("site {site} has been away for {span}{why}; what it holds stays held").into()
         }
         None => format!("site {site} has not connected since the GRC started").into(),
     }
@@ -236,7 +242,7 @@ fn waits_for(part: &PartState, phase: Phase, now: Duration) -> Text {
 }
 
 /// `within` is the job's reservation, unless it was forgotten; `away` is of that.
-pub fn job(job: &Job, within: Option<&Reservation>, wall: Wall, away: &Away) -> Explanation {
+pub fn job(job: &Job, within: Option<&Reservation>, wall: Wall, away: &[Away]) -> Explanation {
     let id = job.id;
     let explained = |summary: String, reasons, hints| Explanation {
         summary: summary.into(),
@@ -259,7 +265,7 @@ pub fn job(job: &Job, within: Option<&Reservation>, wall: Wall, away: &Away) -> 
             let members: usize = job.running.values().map(Vec::len).sum();
             let mut explanation = explained(
                 format!("job {id} runs on {members} member(s)"),
-                away.iter().map(|(site, since)| is_away(site, *since, wall.now)).collect(),
+                away.iter().map(|away| is_away(away, wall.now)).collect(),
                 vec![format!("`gridpilot log -f {id}` shows its output").into()],
             );
             if job.stage == Stage::Stopping {

@@ -21,7 +21,7 @@ use protocol::job::Stream as ProgramStream;
 use protocol::limits::FRAME_BYTES_MAX;
 use protocol::names::SiteName;
 use protocol::refusal::Refusal;
-use protocol::site::{FromSite, ToSite};
+use protocol::site::{FromSite, SILENCE_TIME, ToSite};
 use protocol::tls;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -213,7 +213,7 @@ async fn attend(
     let mut gaps: BTreeSet<(JobId, MemberNumber, ProgramStream)> = BTreeSet::new();
     let why = loop {
         let frame = tokio::select! {
-            frame = inbox.next() => frame,
+            frame = inbox.next_within(SILENCE_TIME) => frame,
             () = close.cancelled() => break "closed by the GRC".into(),
             () = door.stop.cancelled() => break "the GRC stops".into(),
         };

@@ -47,6 +47,8 @@ pub enum ConnectionError {
     GreetingTimeout,
     #[error("the peer closed the connection")]
     Closed,
+    #[error("nothing was heard of it for {} s", .0.as_secs())]
+    Silent(Duration),
     #[error("the peer does not read what it is sent")]
     PeerTooSlow,
 }
@@ -98,6 +100,19 @@ impl<S: AsyncRead + AsyncWrite> Inbox<S> {
                 Err(ConnectionError::PeerTooSlow)
             }
             frame = self.frames.next() => frame.unwrap_or(Err(ConnectionError::Closed)),
+        }
+    }
+
+    /// The same, but `Silent` when not even a byte comes for so long. Cancel-safe.
+    pub async fn next_within(&mut self, silence: Duration) -> Result<Frame, ConnectionError> {
+        loop {
+            let begun = self.frames.read_buffer().len();
+            // What has come while this process stood still is looked at first: it was said in time.
+            match tokio::time::timeout(silence, self.next()).await {
+                Ok(frame) => return frame,
+                Err(_) if self.frames.read_buffer().len() > begun => {}
+                Err(_) => return Err(ConnectionError::Silent(silence)),
+            }
         }
     }
 

@@ -20,6 +20,7 @@
 //!   <------------- Joined                    second barrier: every sshd answers
 //!   Exec, Signal, OutputSaved, ExitSaved -->
 //!   <------------- Output*, Exited, Used*
+//!   <------------- Beat                      whenever nothing else was said for a while
 //!   End -------------------------->          legal at any time, always answered
 //!   <------------- Ended
 //! ```
@@ -40,6 +41,7 @@
 //! of an enum is the position of its variant: append only; `golden/site_v3.txt` pins it.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ipnet::Ipv4Net;
@@ -56,6 +58,12 @@ use crate::limits::{
 use crate::names::{EnvironmentName, NodeName, SiteName, Text, UserName};
 use crate::refusal::{Failure, Refusal};
 use crate::reservation::{AddressBlock, Limits, Progress};
+
+/// A site says something at least so often.
+pub const BEAT_TIME: Duration = Duration::from_secs(2);
+/// One of which not a byte comes for so long is away.
+pub const SILENCE_TIME: Duration = Duration::from_secs(10);
+const _: () = assert!(3 * BEAT_TIME.as_millis() < SILENCE_TIME.as_millis());
 
 /// What a site has to give, pushed whenever it changes, so that planning needs no round trip.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -412,6 +420,8 @@ pub enum FromSite {
         why: Text,
         again_in_s: u32,
     },
+    /// The site lives and has nothing to say; after [`BEAT_TIME`] without any other word.
+    Beat,
     /// Answers a `Signal`: no command of this job runs at the site, none will be started, and the GRC
     /// has saved how those ended that ran.
     NothingRuns {
@@ -443,6 +453,7 @@ impl FromSite {
             | Self::ExecFailed { .. }
             | Self::Waits { .. }
             | Self::Withdrawn { .. }
+            | Self::Beat
             | Self::NothingRuns { .. }
             | Self::Ended { .. } => Ok(()),
         }

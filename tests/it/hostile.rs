@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -20,6 +21,7 @@ use protocol::site::{FromSite, Offer, ToSite};
 use protocol::tls;
 
 use crate::common::{TestGrid, plan};
+use crate::death::at_site;
 
 /// No answer takes longer.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -222,5 +224,35 @@ fn nonsense_behind_a_proper_greeting_ends_that_connection_only() {
         assert!(daemon.identity.alive(), "{} died of it{}", daemon.name, world.logs());
     }
     assert_eq!(world.submit("a=1", &["true"]).code, 0);
+    world.expect_nothing_left();
+}
+
+/// The agents of a node share an account, which other services may share: keys and the monitor's
+/// socket are in its memory.
+#[test]
+fn a_running_agent_is_out_of_reach_of_others_of_its_account() {
+    let mut world = TestGrid::up(plan(2, 1));
+    let reservation = world.reserve("a=1");
+    let (_, agent) = at_site(&world.grid, "a", "node-agent").unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid)).unwrap();
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:\t")?.split('\t').next()).unwrap();
+    assert_ne!(uid, "0");
+    let as_it = |script: &str| {
+        let identity = [format!("--reuid={uid}"), "--regid=65534".into(), "--clear-groups".into()];
+        let words = ["--inh-caps=-all", "--bounding-set=-all", "sh", "-c", script];
+        let output = Command::new("setpriv").args(identity).args(words).output().unwrap();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+        )
+    };
+    assert!(as_it("cat /proc/self/environ").0, "the question itself can be answered");
+    for file in ["environ", "mem", "maps", "fd/3"] {
+        let read = as_it(&format!("head -c1 /proc/{}/{file}", agent.pid));
+        assert!(!read.0 && read.1.contains("denied"), "{file}: {read:?}");
+    }
+    let traced = as_it(&format!("timeout 5 strace -p {}", agent.pid));
+    assert!(traced.1.contains("not permitted"), "{traced:?}");
+    world.release(&reservation);
     world.expect_nothing_left();
 }

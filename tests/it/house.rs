@@ -11,7 +11,7 @@ const LINES_MAX: usize = 500;
 const NODE_MANAGER_CRATES_MAX: usize = 12;
 /// Lines of code of the setuid program that run with a right of root's; and of the sandbox's
 /// init, the same file, which has none. `decisions/0005` says what is counted, 0008 why so many.
-const PRIVILEGED_LINES_MAX: usize = 2_640;
+const PRIVILEGED_LINES_MAX: usize = 2_660;
 const INIT_LINES_MAX: usize = 820;
 /// What a program with root's rights has no use for.
 const NODE_MANAGER_NEVER: [&str; 8] =

@@ -5,10 +5,11 @@
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use gridpilot_tests::batch::{self, System, Systems};
 use gridpilot_tests::process::{Identity, wait_until};
 use nix::sys::signal::Signal;
 
-use crate::common::{Outcome, TestGrid, finish_child};
+use crate::common::{Outcome, TestGrid, finish_child, plan, plan_with};
 use crate::death::at_site;
 
 const MOMENT_TIME: Duration = Duration::from_secs(60);
@@ -17,14 +18,14 @@ const MOMENT_TIME: Duration = Duration::from_secs(60);
 const NUMBERS: u32 = 60;
 
 /// A command in a reservation that notes its start in the user's home and prints numbers.
-struct Counting {
+pub struct Counting {
     starts: std::path::PathBuf,
     waits: Child,
     job: String,
 }
 
 impl Counting {
-    fn begin(world: &TestGrid, reservation: &str) -> Self {
+    pub fn begin(world: &TestGrid, reservation: &str) -> Self {
         let starts = world.account().home.join(format!("starts-{reservation}"));
         let script = format!(
             "echo x >> $HOME/starts-{reservation}; i=0; while [ $i -lt {NUMBERS} ]; do echo $i; \
@@ -42,7 +43,7 @@ impl Counting {
     }
 
     /// It ended as it should: all numbers once and in order, one start, its own exit code.
-    fn expect_whole(self, world: &TestGrid) {
+    pub fn expect_whole(self, world: &TestGrid) {
         let Self { starts, waits, job } = self;
         let waited = finish_child(waits);
         assert_eq!(waited.code, 7, "{waited:?}{}", world.logs());
@@ -66,6 +67,31 @@ fn kill(world: &TestGrid, daemon: &str) {
     let identity = world.grid.state.daemon(daemon).unwrap().identity;
     assert!(identity.signal(Signal::SIGKILL));
     assert!(wait_until(Duration::from_secs(10), || !identity.alive()));
+}
+
+/// Under a batch system the pilots are no children of the CRM: the next one finds the batch job of the
+/// one before.
+pub fn outlive_the_crm_under(system: System) {
+    let Some(plan) = plan_with(Systems::all(system), plan(1, 2)) else { return };
+    let mut world = TestGrid::up(plan);
+    let queue = batch::queue(system).unwrap();
+    let reservation = world.reserve("a=2");
+    let addresses = world.addresses(&reservation);
+    let batch_jobs = |world: &TestGrid| queue.jobs(&world.grid.state, 0).unwrap();
+    let before = batch_jobs(&world);
+    assert!(before.len() == 1 && before[0].running, "{before:?}");
+    let counting = Counting::begin(&world, &reservation);
+    kill(&world, "crm-a");
+    world.grid.start_crm(0).unwrap();
+    world.grid.wait_connected().unwrap();
+    counting.expect_whole(&world);
+    assert_eq!(batch_jobs(&world), before, "the same batch job{}", world.logs());
+    assert_eq!(world.addresses(&reservation), addresses, "the same sandboxes");
+    assert_eq!(world.on_head(&reservation, "ssh a-1 hostname").out, "a-1\n", "{}", world.logs());
+    world.release(&reservation);
+    world.expect_nothing_left();
+    let gone = wait_until(MOMENT_TIME, || batch_jobs(&world).is_empty());
+    assert!(gone, "{:?}{}", batch_jobs(&world), world.logs());
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod machines;
 mod mixed;
 mod refusals;
 mod reservations;
+mod silence;
 mod slurm;
 mod users;
 mod waiting;

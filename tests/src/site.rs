@@ -68,10 +68,7 @@ gateway = "{gateway}"
 mtu = 1500
 driver = "{driver}"
 
-[times]
-lease_s = {LEASE_S}
-
-"#,
+{times}"#,
         state_directory = quoted(&state.path(&format!("state/crm-{name}"))),
         head = machine_address(site, 0),
         launcher = quoted(&state.path("lib/launcher")),
@@ -79,6 +76,8 @@ lease_s = {LEASE_S}
         range = state.plan.links.sandbox_range(site),
         gateway = state.plan.links.gateway(site),
         driver = state.plan.driver.name(),
+        times =
+            state.plan.lease_s.map(|lease_s| format!("[times]\nlease_s = {lease_s}\n\n")).unwrap_or_default(),
     );
     text.push_str(&match batch::queue(state.plan.batch.of(site)) {
         Some(queue) => queue.crm_table(state, site),

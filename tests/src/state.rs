@@ -14,6 +14,7 @@ use crate::links::Links;
 use crate::netns::{NODES_MAX, SITES_MAX};
 use crate::node::{Machine, Role};
 use crate::process::Identity;
+use crate::site::LEASE_S;
 
 /// Where a grid lives when nothing else is said.
 pub const DEFAULT_DIRECTORY: &str = "/var/lib/gridpilot-local";
@@ -52,6 +53,9 @@ pub struct Plan {
     pub batch: Systems,
     /// The daemons' state lies on a filesystem of so many KiB of its own.
     pub state_kib: Option<u32>,
+    /// `[times] lease_s` of the sites; `None` is what a CRM does by itself.
+    #[serde(default)]
+    pub lease_s: Option<u32>,
 }
 
 impl Plan {
@@ -65,6 +69,7 @@ impl Plan {
             links: Links::default(),
             batch: Systems::default(),
             state_kib: None,
+            lease_s: Some(LEASE_S),
         }
     }
 

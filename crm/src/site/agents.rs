@@ -173,7 +173,9 @@ impl Site {
                 self.fail_at(id, failure);
             }
             State::Held => {
-                let why = self.queue.paused_as().unwrap_or_else(|| "it takes no submission".into());
+                let account = self.incarnation(id).map(|incarnation| incarnation.account.clone());
+                let why = account.and_then(|account| self.is_paused(&account));
+                let why = why.unwrap_or_else(|| "it takes no submission".into());
                 let failure = self.paused_failure(id.reservation, &why);
                 self.fail_at(id, failure);
             }

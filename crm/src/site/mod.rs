@@ -113,6 +113,9 @@ pub struct Site {
     /// Nodes, and accounts, whose pilots fail one after another.
     troubles: Troubles<NodeName>,
     accounts: Troubles<u32>,
+    /// Accounts that have as many jobs in the queue as they may, by uid: until when nothing more is
+    /// submitted for them, and why.
+    full: BTreeMap<u32, (Duration, Text)>,
     bookings: BTreeMap<ReservationId, Booking>,
     /// When bookings must be looked at.
     wakes: BTreeSet<(Duration, ReservationId)>,
@@ -155,6 +158,7 @@ impl Site {
             lead_of_batch: Duration::ZERO,
             troubles: Troubles::default(),
             accounts: Troubles::default(),
+            full: BTreeMap::new(),
             bookings: BTreeMap::new(),
             wakes: BTreeSet::new(),
             waiting: BTreeSet::new(),

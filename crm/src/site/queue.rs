@@ -17,6 +17,9 @@ use crate::standing::{BatchError, Standing};
 /// begins, and ends it by force.
 const WALLTIME_MARGIN: Duration = Duration::from_secs(60);
 
+/// After so long a submission is tried again for an account that had as many jobs as it may.
+const FULL_TIME: Duration = Duration::from_secs(30);
+
 /// The walltime of a pilot that is over after `lifetime_s` in any case: with a margin, in whole
 /// minutes.
 pub fn walltime(lifetime_s: u32) -> Duration {
@@ -68,10 +71,13 @@ impl Site {
         }
     }
 
-    /// Pilots that were turned back go to the queue again, each round at once.
+    /// Pilots that were turned back go to the queue again, each round at once, but for those of
+    /// accounts for which nothing is submitted now.
     fn submit_held(&mut self) {
         let mut held: Vec<PilotId> = Vec::new();
-        for booking in self.bookings.values().filter(|booking| booking.standing().is_some()) {
+        let goes_on = |account: &Account| self.is_paused(account).is_none();
+        let bookings = self.bookings.values().filter(|booking| booking.standing().is_some());
+        for booking in bookings.filter(|booking| goes_on(&booking.account)) {
             let pilots = booking.incarnation.iter().flat_map(|incarnation| incarnation.roster.pilots());
             held.extend(pilots.filter(|pilot| pilot.state == State::Held).map(|pilot| pilot.id));
         }
@@ -91,6 +97,15 @@ impl Site {
             }
             BatchError::Unavailable(why) => {
                 self.queue.turned_back(self.now, why);
+                for pilot in pilots {
+                    self.advance(*pilot, Event::TurnedBack);
+                }
+                self.queue_changed(false);
+            }
+            BatchError::AccountFull(why) => {
+                let account = pilots.first().and_then(|first| self.incarnation(*first));
+                let Some(uid) = account.map(|incarnation| incarnation.account.uid) else { return };
+                self.full.insert(uid, (self.now + FULL_TIME, why));
                 for pilot in pilots {
                     self.advance(*pilot, Event::TurnedBack);
                 }
@@ -160,7 +175,10 @@ impl Site {
     /// Why nothing is submitted for this account now.
     pub(super) fn is_paused(&self, account: &Account) -> Option<Text> {
         let of_account = || {
-            let why = self.accounts.of(&account.uid)?;
+            let why = self.accounts.of(&account.uid).map(String::from).or_else(|| {
+                let (_, why) = self.full.get(&account.uid)?;
+                Some(format!("{why}; it is tried again every {} s", FULL_TIME.as_secs()))
+            })?;
             Some(format!("for user {}: {why}", account.name).into())
         };
         self.queue.paused_as().or_else(of_account)
@@ -198,7 +216,12 @@ impl Site {
             self.actions.push(Action::Probe);
             self.offer_changed = true;
         }
-        self.freed |= !self.accounts.back(now).is_empty();
+        let full = self.full.len();
+        self.full.retain(|_, (until, _)| now < *until);
+        if !self.accounts.back(now).is_empty() || self.full.len() < full {
+            self.freed = true;
+            self.submit_held();
+        }
         for node in self.troubles.back(now) {
             self.nodes.let_back(&node);
             self.freed = true;
@@ -207,7 +230,11 @@ impl Site {
     }
 
     pub(super) fn next_look_at_queue(&self) -> Option<Duration> {
-        [self.queue.next_probe(), self.accounts.next(), self.troubles.next()].into_iter().flatten().min()
+        let full = self.full.values().map(|(until, _)| *until).min();
+        [self.queue.next_probe(), self.accounts.next(), self.troubles.next(), full]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// A sandbox stands: nothing is wrong with its node, its account and the queue.

@@ -5,6 +5,7 @@ mod events;
 mod grc;
 mod histories;
 mod life;
+mod queues;
 mod restarts;
 mod said;
 mod shaping;

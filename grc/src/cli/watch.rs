@@ -9,6 +9,7 @@ use bytes::Bytes;
 use protocol::client::{Notice, Reply, Request, Selector};
 use protocol::ids::{JobId, ReservationId};
 use protocol::job::{ExitStatus, JobState, JobView, Stream};
+use protocol::names::Text;
 use protocol::reservation::{ReservationState, ReservationView};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, interval, sleep_until};
@@ -18,6 +19,7 @@ use super::client::{ANSWER_TIME, Incoming, Trouble};
 use super::errors::{CANCELLED, CliError};
 use super::progress::{self, Progress};
 use super::show::{self, Found};
+use super::table::safe;
 use super::values::{Thing, show_duration};
 use super::{Session, hits, json, out};
 
@@ -229,6 +231,8 @@ enum Want {
     Show(ReservationId),
     Reservation(ReservationId),
     Log(JobId, Stream),
+    /// What stands in a job's way, asked when there are news of it that change nothing it shows.
+    Why(JobId),
 }
 
 /// Several wants over one connection after the other.
@@ -247,6 +251,8 @@ struct Watch<'a> {
     /// It is a job that is waited for.
     for_job: bool,
     running: bool,
+    /// A reason was said why it may not go on.
+    hindered: bool,
     /// The end of each, once it is known.
     job: Option<JobView>,
     reservation: Option<ReservationView>,
@@ -265,6 +271,7 @@ impl<'a> Watch<'a> {
             to_stdout: false,
             for_job: false,
             running: false,
+            hindered: false,
             job: None,
             reservation: None,
             log_error: None,
@@ -292,7 +299,7 @@ impl<'a> Watch<'a> {
     /// A job's reservation is there for the progress only: whatever comes of it, the job says.
     fn is_aside(&self, want: Want) -> bool {
         match want {
-            Want::Show(_) => true,
+            Want::Show(_) | Want::Why(_) => true,
             Want::Reservation(_) => self.for_job,
             Want::Job(_) | Want::Log(..) => false,
         }
@@ -345,25 +352,36 @@ impl<'a> Watch<'a> {
     /// Opens every want on the present connection; `None` when that is lost again.
     fn post_all(&mut self) -> Result<Option<()>, CliError> {
         self.open.clear();
-        for want in &self.wants {
-            let request = match *want {
-                Want::Job(id) => Request::WaitJob(Selector::Id(id)),
-                Want::Show(id) => Request::ShowReservation(Selector::Id(id)),
-                Want::Reservation(id) => Request::WaitReservation(Selector::Id(id)),
-                Want::Log(id, stream) => Request::Log {
-                    job: Selector::Id(id),
-                    stream,
-                    offset: self.printed.get(&stream).copied().unwrap_or(0),
-                    follow: self.follow,
-                },
-            };
-            match self.session.client.post(&request) {
-                Ok(correlation) => self.open.insert(correlation, *want),
-                Err(Trouble::Lost) => return Ok(None),
-                Err(Trouble::Final(error)) => return Err(error),
-            };
+        for want in &self.wants.clone() {
+            if self.post(*want)?.is_none() {
+                return Ok(None);
+            }
         }
         Ok(Some(()))
+    }
+
+    fn post(&mut self, want: Want) -> Result<Option<()>, CliError> {
+        let request = match want {
+            Want::Job(id) => Request::WaitJob(Selector::Id(id)),
+            Want::Show(id) => Request::ShowReservation(Selector::Id(id)),
+            Want::Reservation(id) => Request::WaitReservation(Selector::Id(id)),
+            Want::Log(id, stream) => Request::Log {
+                job: Selector::Id(id),
+                stream,
+                offset: self.printed.get(&stream).copied().unwrap_or(0),
+                follow: self.follow,
+            },
+            Want::Why(id) => Request::ExplainJob(Selector::Id(id)),
+        };
+        match self.session.client.post(&request) {
+            Ok(correlation) => {
+                self.open.insert(correlation, want);
+                Ok(Some(()))
+            }
+            // The loss itself is met where the next word is awaited.
+            Err(Trouble::Lost) => Ok(None),
+            Err(Trouble::Final(error)) => Err(error),
+        }
     }
 
     /// How long it may be silent, where the GRC need not wait for anything: a log that is not
@@ -384,7 +402,14 @@ impl<'a> Watch<'a> {
                 (Some(Want::Log(_, ours)), Notice::Output { stream, offset, bytes }) if stream == ours => {
                     self.on_output(stream, offset, bytes).await?;
                 }
-                (Some(Want::Job(_)), Notice::Job(view)) => self.on_job(&view),
+                (Some(Want::Job(id)), Notice::Job(view)) => {
+                    let known = self.running;
+                    self.on_job(&view);
+                    if known && view.state == JobState::Running {
+                        self.wants.push(Want::Why(id));
+                        self.post(Want::Why(id))?;
+                    }
+                }
                 (Some(Want::Reservation(_)), Notice::Reservation(view)) => self.on_reservation(&view),
                 // Of a want that was answered already, or news of a later version.
                 _ => {}
@@ -408,6 +433,7 @@ impl<'a> Watch<'a> {
                 self.reservation = Some(view);
             }
             (Want::Log(..), Reply::LogEnd { .. }) => {}
+            (Want::Why(id), Reply::Explained(told)) => self.on_reasons(id, &told.reasons),
             // The job may still say better why; if it does not, this is told in the end.
             (Want::Log(..), Reply::Refused(refusal)) => self.log_error = Some(CliError::Refused(refusal)),
             (Want::Log(id, _), Reply::Failed(failure)) => {
@@ -432,6 +458,17 @@ impl<'a> Watch<'a> {
             self.running = true;
             self.progress.show(phase);
         }
+    }
+
+    /// Each is said when it comes, and that it is over.
+    fn on_reasons(&mut self, id: JobId, reasons: &[Text]) {
+        for reason in reasons {
+            self.progress.say(&format!("{id}: {}", safe(reason)));
+        }
+        if reasons.is_empty() && self.hindered {
+            self.progress.say(&format!("{id}: all its sites are there again"));
+        }
+        self.hindered = !reasons.is_empty();
     }
 
     fn on_reservation(&mut self, view: &ReservationView) {

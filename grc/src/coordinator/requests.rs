@@ -4,14 +4,14 @@
 use protocol::client::{Explanation, Reply, Request};
 use protocol::ids::{JobId, RequestId, ReservationId};
 use protocol::job::JobState;
-use protocol::names::{SiteName, UserName};
+use protocol::names::UserName;
 use protocol::planted::{Bug, planted};
 use protocol::refusal::{Failure, Refusal};
 use protocol::reservation::ReservationView;
 
 use super::watch::Asker;
 use super::{Action, ClientId, Coordinator, Record};
-use crate::explain;
+use crate::explain::{self, Away};
 use crate::job::{Happening as JobHappening, Stage};
 use crate::record::{Key, SavedAnswer, Value};
 use crate::reservation::Phase;
@@ -145,14 +145,13 @@ impl Coordinator {
         view
     }
 
-    /// Sites of a reservation that are not connected now, and since when.
-    fn away(&self, id: ReservationId) -> Vec<(SiteName, Option<std::time::Duration>)> {
+    /// Sites of a reservation that are not connected now.
+    fn away(&self, id: ReservationId) -> Vec<Away> {
         let parts = self.reservations[&id].parts.iter();
-        parts
-            .filter_map(|part| {
-                let site = self.sites.get(&part.site)?;
-                site.connection.is_none().then(|| (part.site.clone(), site.last_seen))
-            })
+        let sites = parts.filter_map(|part| Some((&part.site, self.sites.get(&part.site)?)));
+        sites
+            .filter(|(_, site)| site.connection.is_none())
+            .map(|(name, site)| Away { site: name.clone(), since: site.last_seen, why: site.problem.clone() })
             .collect()
     }
 

@@ -122,6 +122,8 @@ impl Coordinator {
                     self.used(name, reservation, over_ms, &flows);
                 }
             }
+            // All that it says was noted above.
+            FromSite::Beat => {}
             // The edge's: tickets, pins and output never come here.
             FromSite::Register { .. } | FromSite::Publish { .. } | FromSite::Output { .. } => {}
         }
@@ -147,7 +149,10 @@ impl Coordinator {
             | FromSite::Withdrawn { reservation, .. }
             | FromSite::Used { reservation, .. } => (*reservation, None),
             // These say themselves that nothing is there.
-            FromSite::Lost { .. } | FromSite::Ended { .. } | FromSite::NothingRuns { .. } => return false,
+            FromSite::Lost { .. }
+            | FromSite::Ended { .. }
+            | FromSite::NothingRuns { .. }
+            | FromSite::Beat => return false,
             FromSite::Register { .. } | FromSite::Publish { .. } | FromSite::Output { .. } => return false,
         };
         let Some(reservation) = self.reservations.get(&id).filter(|r| r.phase < Phase::Ending) else {
@@ -249,6 +254,7 @@ impl Coordinator {
         self.send(name, ToSite::Welcome);
         if before != Some(connection) {
             self.say_all_again(name);
+            self.tell_who_has_a_part(name);
         }
         self.replan = true;
     }
@@ -269,8 +275,17 @@ impl Coordinator {
         if site.problem.is_none() {
             site.problem = Some(format!("the connection was lost: {why}").into());
         }
-        for id in site.reservations.clone() {
-            self.watchers.reservation_changed(id);
+        self.tell_who_has_a_part(name);
+    }
+
+    /// Whoever waits for something in which the site has a part hears that it went or came back: the
+    /// same view again, and how it stands is to be asked.
+    fn tell_who_has_a_part(&mut self, name: &SiteName) {
+        let Some(site) = self.sites.get(name) else { return };
+        for id in &site.reservations {
+            self.watchers.reservation_changed(*id);
+            let jobs = self.reservations.get(id).map(|reservation| &reservation.jobs);
+            jobs.into_iter().flatten().for_each(|job| self.watchers.job_changed(*job));
         }
     }
 

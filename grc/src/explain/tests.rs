@@ -69,7 +69,7 @@ pub(crate) fn example(phase: Phase) -> Reservation {
     }
 }
 
-fn explained(of: &Reservation, second: u64, away: &Away) -> (String, Vec<String>, Option<u64>) {
+fn explained(of: &Reservation, second: u64, away: &[Away]) -> (String, Vec<String>, Option<u64>) {
     let told = reservation(of, Wall { now: at(second) }, away);
     let deadline = told.deadline_s.map(|deadline| deadline - at(0).as_secs());
     (told.summary.to_string(), told.reasons.iter().map(ToString::to_string).collect(), deadline)
@@ -165,10 +165,15 @@ fn lost_sandboxes_say_why_and_when_the_next_epoch_begins() {
 
 #[test]
 fn sites_that_are_away_are_named_with_since_when_as_long_as_it_matters() {
-    let away = [(site("a"), Some(at(640))), (site("b"), None)];
+    let why = Some("nothing was heard of it for 10 s".into());
+    let away = [
+        Away { site: site("a"), since: Some(at(640)), why },
+        Away { site: site("b"), since: None, why: None },
+    ];
     for phase in [Phase::Booked, Phase::Starting, Phase::Joining, Phase::Ready, Phase::Ending] {
         let reasons = explained(&example(phase), 700, &away).1;
-        let named = "site a has been away for 1m; what it holds stays held";
+        let named =
+            "site a has been away for 1m (nothing was heard of it for 10 s); what it holds stays held";
         assert!(reasons.iter().any(|reason| reason == named), "{phase:?} {reasons:?}");
         assert!(reasons.iter().any(|reason| reason.starts_with("site b has not connected")), "{phase:?}");
     }

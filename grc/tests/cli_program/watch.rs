@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use protocol::client::{Notice, Reply, Request, Selector};
+use protocol::client::{Explanation, Notice, Reply, Request, Selector};
 use protocol::ids::{JobId, ReservationId};
 use protocol::job::{ExitStatus, JobState, Stream};
 use protocol::refusal::{Failure, Refusal, Step};
@@ -56,6 +56,39 @@ fn runs_for_ever(_: u32, request: &Request) -> Vec<Act> {
         }
         _ => vec![],
     }
+}
+
+/// Of a job that runs there is nothing to show but that: news of it that say the same mean that
+/// something else did change.
+#[test]
+fn who_waits_for_a_job_that_runs_reads_what_stands_in_its_way() {
+    let away = "site b has been away for 10s (the connection was lost: nothing was heard of it for 10 s)";
+    let script = move |connection: u32, request: &Request| match request {
+        Request::Submit { .. } => submitted(),
+        Request::WaitJob(_) if connection == 1 => {
+            vec![
+                Act::Notice(Notice::Job(job(JobState::Running))),
+                Act::Notice(Notice::Job(job(JobState::Running))),
+            ]
+        }
+        Request::WaitJob(_) => vec![Act::Reply(Reply::Job(job(JobState::Done(ExitStatus::Code(7)))))],
+        Request::ExplainJob(Selector::Id(JobId(3))) => {
+            let told = Explanation {
+                summary: "job j3 runs on 2 member(s)".into(),
+                reasons: vec![away.into()],
+                deadline_s: None,
+                hints: vec![],
+            };
+            vec![Act::Reply(Reply::Explained(told)), Act::Disconnect]
+        }
+        Request::Log { .. } if connection > 1 => vec![Act::Reply(Reply::LogEnd { offset: 0 })],
+        _ => vec![],
+    };
+    let grc = Grc::new(script);
+    let outcome = grc.run(&["submit", "--wait", "--", "prog"]);
+    assert_eq!(outcome.code, Some(7), "{outcome:?}");
+    assert!(outcome.stderr.contains(&format!("gridpilot: j3: {away}\n")), "{outcome:?}");
+    grc.close();
 }
 
 #[test]

@@ -159,6 +159,43 @@ fn a_connection_that_breaks_disturbs_nothing_in_any_state() {
 }
 
 #[test]
+fn who_waits_for_a_job_hears_when_a_site_of_it_goes_and_when_it_is_back() {
+    let mut grid = Grid::new();
+    let (id, _) = grid.submit(ask(&[("a", 1), ("b", 1)]), job(Target::Head));
+    let (elsewhere, _) = grid.submit(ask(&[("a", 1)]), job(Target::Head));
+    let waits = grid.post("u", Request::WaitJob(Selector::Id(id)));
+    grid.post("u", Request::WaitJob(Selector::Id(elsewhere)));
+    let told = |grid: &mut Grid, change: fn(&mut Grid)| {
+        grid.notices.clear();
+        change(grid);
+        grid.notices.iter().map(|(asker, _)| *asker).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&mut grid, |grid| grid.lose("b")), [waits]);
+    // What it reads then.
+    let Reply::Explained(why) = grid.request("u", Request::ExplainJob(Selector::Id(id))) else { panic!() };
+    let named = "site b has been away for 0s (the connection was lost: cut); what it holds stays held";
+    assert_eq!(why.reasons.iter().map(|reason| reason.as_str()).collect::<Vec<_>>(), [named]);
+    assert_eq!(told(&mut grid, |grid| grid.connect("b")), [waits]);
+    let Reply::Explained(why) = grid.request("u", Request::ExplainJob(Selector::Id(id))) else { panic!() };
+    assert!(why.reasons.is_empty(), "{why:?}");
+}
+
+#[test]
+fn a_beat_says_that_a_site_was_there_and_nothing_else() {
+    let mut grid = Grid::new();
+    let (id, reservation) = grid.submit(ask(&[("a", 1), ("b", 1)]), job(Target::Head));
+    grid.pass(Duration::from_secs(100));
+    grid.actions.clear();
+    grid.say("b", FromSite::Beat);
+    assert!(grid.actions.is_empty(), "{:?}", grid.actions);
+    grid.pass(Duration::from_secs(10));
+    grid.lose("b");
+    let Reply::Explained(why) = grid.request("u", Request::ExplainJob(Selector::Id(id))) else { panic!() };
+    assert!(why.reasons[0].as_str().starts_with("site b has been away for 10s"), "{why:?}");
+    assert_eq!(grid.state(reservation), "ready");
+}
+
+#[test]
 fn a_site_that_is_away_hears_of_the_end_when_it_is_back() {
     let mut grid = Grid::new();
     let reservation = grid.reserve(ask(&[("a", 1), ("b", 2)]));

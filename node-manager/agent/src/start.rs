@@ -1,15 +1,14 @@
 //! How the agent is started: by the monitor only, with two descriptors in fixed places.
 
 use std::io::{self, Read};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 
-use node_manager::operation::{INVOCATION_FD, OPERATION_FD};
+use node_manager::operation::inherited;
 use protocol::codec;
 use protocol::limits::INVOCATION_BYTES_MAX;
 use protocol::node::Invocation;
 use rustix::fs::{FileType, fstat};
 use rustix::net::{SocketType, sockopt};
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +32,8 @@ pub struct Handed {
 }
 
 impl Handed {
-    /// Takes the descriptors over.
+    /// Takes the descriptors over, once per process and before anything else is opened. From then
+    /// on nobody of its account can trace it or read its memory.
     ///
     /// # Errors
     /// `ByHand` unless they are what the monitor gives and root is at the other end; `AsRoot` for
@@ -42,8 +42,7 @@ impl Handed {
         if nix::unistd::geteuid().is_root() || nix::unistd::getuid().is_root() {
             return Err(StartError::AsRoot);
         }
-        let operations = inherited(OPERATION_FD).map_err(by_hand)?;
-        let invocation = inherited(INVOCATION_FD).map_err(by_hand)?;
+        let (operations, invocation) = inherited().map_err(by_hand)?;
         let is_channel = sockopt::socket_type(&operations).map_err(by_hand)? == SocketType::SEQPACKET;
         let from_root = sockopt::socket_peercred(&operations).map_err(by_hand)?.uid.is_root();
         let is_pipe = FileType::from_raw_mode(fstat(&invocation).map_err(by_hand)?.st_mode) == FileType::Fifo;
@@ -68,26 +67,4 @@ impl Handed {
 
 fn by_hand<E>(_: E) -> StartError {
     StartError::ByHand
-}
-
-/// An inherited descriptor as an owned, close-on-exec copy. Asking the kernel for it by number,
-/// as from any process, needs no unsafe code and fails cleanly when there is none.
-fn inherited(number: RawFd) -> io::Result<OwnedFd> {
-    let own = pidfd_open(getpid(), PidfdFlags::empty())?;
-    Ok(pidfd_getfd(own, number, PidfdGetfdFlags::empty())?)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::fd::AsRawFd;
-
-    use super::*;
-
-    #[test]
-    fn a_descriptor_is_taken_by_its_number_and_a_missing_one_is_an_error() {
-        let file = tempfile::tempfile().unwrap();
-        let copy = inherited(file.as_raw_fd()).unwrap();
-        assert_eq!(fstat(&copy).unwrap().st_ino, fstat(&file).unwrap().st_ino);
-        assert!(inherited(i32::MAX).is_err());
-    }
 }

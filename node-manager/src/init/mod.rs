@@ -75,7 +75,7 @@ pub fn serve(lifeline: OwnedFd, agent: OwnedFd, address: Ipv4Addr, user: &str) -
     sys::process::exit_now(0)
 }
 
-/// The lifeline is closed, or the kernel refuses something that cannot fail.
+/// The lifeline is closed, the agent broke the rules, or the kernel refuses something that cannot fail.
 struct Over;
 
 impl<E: std::error::Error> From<E> for Over {
@@ -161,11 +161,11 @@ impl Init {
     }
 
     fn request(&mut self) -> Result<(), Over> {
-        let Ok(Some(datagram)) = channel::receive(&self.agent, RECORD_BYTES_MAX) else {
+        // What cannot be taken, like descriptors beyond the limit, would be waited for in vain.
+        let Some(Datagram { bytes, descriptors }) = channel::receive(&self.agent, RECORD_BYTES_MAX)? else {
             self.agent_open = false;
             return Ok(());
         };
-        let Datagram { bytes, descriptors } = datagram;
         let done = |result: Result<(), Errno>| match result {
             Ok(()) => Notice::Done,
             Err(errno) => Notice::Failed { errno: errno.raw_os_error() },
@@ -189,7 +189,7 @@ impl Init {
                 let found = self.signal(id, signal, whom);
                 self.notify(&Notice::Found(found));
             }
-            Err(_) => self.agent_open = false,
+            Err(_) => return Err(Over),
         }
         Ok(())
     }

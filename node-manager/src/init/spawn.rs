@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::Mode;
 use rustix::io::{Errno, Result};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Resource, Rlimit, chdir, setrlimit, setsid, umask};
+use rustix::process::{Resource, Rlimit, chdir, prlimit, setrlimit, setsid, umask};
 
 use super::record::{Command, SpawnStage};
 use crate::sys;
@@ -52,7 +52,11 @@ impl Program {
     pub fn start(&self, standard: [BorrowedFd<'_>; 3], tag: u64) -> Result<Starting> {
         let (pipe, report) = pipe_with(PipeFlags::CLOEXEC)?;
         match fork()? {
-            Some(pid) => Ok(Starting { pid: pid.as_raw_nonzero().get(), pipe }),
+            Some(pid) => {
+                // Before anybody asks whose it is; its children may be there before this.
+                let _ = prlimit(Some(pid), Resource::Locks, only(tag));
+                Ok(Starting { pid: pid.as_raw_nonzero().get(), pipe })
+            }
             None => {
                 let Err((stage, errno)) = self.become_it(standard, report.as_fd(), tag);
                 let mut message = vec![stage as u8];
@@ -78,7 +82,7 @@ impl Program {
             rustix::io::fcntl_setfd(sys::fd::borrow(REPORT), rustix::io::FdFlags::CLOEXEC)?;
             sys::process::reset_signals();
             setsid()?;
-            setrlimit(Resource::Locks, Rlimit { current: Some(tag), maximum: Some(tag) })?;
+            setrlimit(Resource::Locks, only(tag))?;
             umask(Mode::from_raw_mode(0o022));
             Ok(())
         };
@@ -110,6 +114,10 @@ impl Program {
         }
         answer
     }
+}
+
+fn only(tag: u64) -> Rlimit {
+    Rlimit { current: Some(tag), maximum: Some(tag) }
 }
 
 fn execute(program: &CStr, argv: &[CString], env: &[CString]) -> Errno {

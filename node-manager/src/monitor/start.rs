@@ -17,8 +17,9 @@ use crate::sys;
 
 const TETHER_FD: i32 = 3;
 const INVOCATION_FD: i32 = 4;
-/// Inode of the namespace that every kernel starts with.
+/// Inodes of the namespaces that every kernel starts with.
 const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;
+const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
 const OPEN_FILES_MIN: u64 = 256;
 const OPEN_FILES_WANTED: u64 = 1 << 20;
 const STACK_WANTED: u64 = 8 << 20;
@@ -91,6 +92,9 @@ pub fn reset_limits() -> Result<Vec<(Resource, Rlimit)>, String> {
             return too_low();
         }
     }
+    // By this one init tells whose a process is; no kernel heeds it. So it is not put back.
+    setrlimit(Resource::Locks, Rlimit { current: None, maximum: None })
+        .map_err(|_| "the limit on file locks is too low here and cannot be raised")?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
         .map_err(|errno| format!("cannot switch core dumps off: {errno}"))?;
     Ok(callers)
@@ -106,9 +110,13 @@ pub fn check_rights() -> Result<(), String> {
         return ineffective("this file is not setuid root, or lies on a filesystem mounted nosuid");
     }
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let inode = std::fs::metadata("/proc/self/ns/user").map(|status| status.ino());
+    let inode = |name| std::fs::metadata(format!("/proc/self/ns/{name}")).map(|status| status.ino()).ok();
     let whole: Vec<&str> = map.split_whitespace().collect();
-    if inode.ok() != Some(INITIAL_USER_NAMESPACE) || whole != ["0", "0", "4294967295"] {
+    // What a sweep finds is named after pids.
+    if inode("pid") != Some(INITIAL_PID_NAMESPACE) {
+        return Err("called inside a pid namespace; start the pilot outside of it".to_owned());
+    }
+    if inode("user") != Some(INITIAL_USER_NAMESPACE) || whole != ["0", "0", "4294967295"] {
         return Err("called inside a user namespace; start the pilot outside of it".to_owned());
     }
     Ok(())

@@ -108,11 +108,7 @@ pub fn plan(grant: &Grant, policy: &Policy, expected: &Expected) -> Result<Plan,
     let account = Account::of(grant.uid)?;
     let parent = nix::net::if_::if_nametoindex(policy.interface.as_str())
         .at(CreateLink, format_args!("interface {} of the node policy", policy.interface))?;
-    // What the grant asks must be kept; the policy's own ceiling where the node can.
-    let limit = |controller, asked: u64, ceiling: u64| {
-        let required = asked != 0;
-        Limit { controller, value: if required { asked } else { ceiling }, required }
-    };
+    // What the grant or the administrator asks must be kept; what nobody asked for, where the node can.
     let or = |asked: u64, default: u64| if asked == 0 { default } else { asked };
     let least = |default: u64, ceiling: u64| if ceiling == 0 { default } else { default.min(ceiling) };
     let upper_bytes = or(grant.upper_bytes, least(UPPER_BYTES_DEFAULT, policy.upper_max));
@@ -135,9 +131,13 @@ pub fn plan(grant: &Grant, policy: &Policy, expected: &Expected) -> Result<Plan,
             closed: grant.shaped,
         },
         limits: [
-            limit("memory", grant.memory_bytes, policy.memory_max),
-            limit("pids", grant.pids.into(), least(PIDS_DEFAULT, policy.pids_max)),
-            limit("cpu", grant.cpus_milli.into(), 0),
+            Limit { controller: "memory", value: or(grant.memory_bytes, policy.memory_max), required: true },
+            Limit {
+                controller: "pids",
+                value: or(grant.pids.into(), least(PIDS_DEFAULT, policy.pids_max)),
+                required: grant.pids != 0,
+            },
+            Limit { controller: "cpu", value: grant.cpus_milli.into(), required: true },
         ],
         upper_bytes,
         upper_inodes: or(grant.upper_inodes, (upper_bytes / BYTES_PER_INODE).max(1024)),

@@ -122,7 +122,10 @@ impl Monitor {
         // An agent that is dead already is seen by its pidfd.
         let _ = self.tell(&Notice::Welcome(welcome), &[]);
         loop {
-            let ready = self.wait(signals.as_fd()).map_err(|error| failed(&error))?;
+            let ready = self.wait(signals.as_fd()).map_err(|error| {
+                self.tear_down("it cannot watch any more");
+                failed(&error)
+            })?;
             if ready.signal {
                 while let Ok(Some(_)) = signals.read_signal() {}
             }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
-use rustix::process::{Resource, Rlimit, setrlimit, setsid, umask};
+use rustix::process::{setrlimit, setsid, umask};
 
 use super::cgroup::Cgroups;
 use super::{Plan, drop, root};
@@ -72,8 +72,6 @@ fn build(plan: &Plan, carried: &[PathBuf], lifeline: BorrowedFd<'_>, node: Owned
     set_network_switches()?;
     root::build(plan, carried)?;
     let inside = network(plan, Netlink::adopt(node))?;
-    // By this one init tells whose a process is; where it cannot be raised, nobody lowered it.
-    let _ = setrlimit(Resource::Locks, Rlimit { current: None, maximum: None });
     for (resource, limit) in &plan.callers_limits {
         setrlimit(*resource, *limit).at(DropPrivilege, "the caller's limits")?;
     }

@@ -1,12 +1,12 @@
 //! Limits. A directory with the sandbox's tag is made only for a limit, below the
-//! cgroup that the monitor itself is in, so that nothing leaves the batch system's.
+//! cgroup that the monitor itself is in (v2: beside it), so that nothing leaves the batch system's.
 //! v1 controllers where the node has them mounted, else v2. (Killing needs no cgroup:
 //! the sandbox's first process takes all others with it.)
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,17 @@ pub const DIRECTORY_PREFIX: &str = "gridpilot-";
 /// How long a directory may stay busy after its last process is dead.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 const CPU_PERIOD_US: u64 = 100_000;
+/// What a batch system may have set on a v2 cgroup to keep a job in bounds.
+const V2_LIMITS: [&str; 8] = [
+    "memory.max",
+    "memory.high",
+    "memory.swap.max",
+    "pids.max",
+    "cpu.max",
+    "cpuset.cpus",
+    "cpuset.mems",
+    "io.max",
+];
 
 /// What the sandbox may use of the node, by the kernel's name of the controller: bytes of
 /// memory, processes, thousandths of a CPU.
@@ -67,20 +78,16 @@ impl Cgroups {
         let v1 = all.iter().find(|hierarchy| hierarchy.controllers.iter().any(|name| name == controller));
         let v2 = all.iter().find(|hierarchy| hierarchy.controllers.is_empty());
         let hierarchy = v1.or(v2).ok_or_else(missing)?;
-        let directory = hierarchy.place.join(format!("{DIRECTORY_PREFIX}{tag}"));
-        if v1.is_none() && !offers(&hierarchy.place, controller) {
+        let base = hierarchy.base().ok_or_else(missing)?;
+        // In a user's own directory he could move processes out of a limit.
+        if fs::metadata(&base)?.uid() != 0 || v1.is_none() && !offers(&base, controller) {
             return Err(missing());
         }
+        let directory = base.join(format!("{DIRECTORY_PREFIX}{tag}"));
         if !self.directories.contains(&directory) {
             fs::create_dir(&directory)?;
-            // The agent reads in it what was hit.
-            fs::set_permissions(&directory, Permissions::from_mode(0o755))?;
+            self.prepare(&directory, v1.is_some()).inspect_err(|_| drop(fs::remove_dir(&directory)))?;
             self.directories.push(directory.clone());
-            if v1.is_some() {
-                self.enter.push(OpenOptions::new().write(true).open(directory.join("cgroup.procs"))?);
-            } else {
-                self.v2 = Some(File::open(&directory)?.into());
-            }
         }
         let put = |file: &str, text: String| {
             OpenOptions::new().write(true).open(directory.join(file))?.write_all(text.as_bytes())
@@ -93,6 +100,21 @@ impl Cgroups {
             (_, true) => put("cpu.cfs_quota_us", quota.to_string()),
             (_, false) => put("cpu.max", format!("{quota} {CPU_PERIOD_US}")),
         }
+    }
+
+    fn prepare(&mut self, directory: &Path, v1: bool) -> std::io::Result<()> {
+        // The agent reads in it what was hit.
+        fs::set_permissions(directory, Permissions::from_mode(0o755))?;
+        if v1 {
+            self.enter.push(OpenOptions::new().write(true).open(directory.join("cgroup.procs"))?);
+        } else {
+            // Of another type when something above it has both processes and limits.
+            if fs::read_to_string(directory.join("cgroup.type"))?.trim() != "domain" {
+                return Err(std::io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+            }
+            self.v2 = Some(File::open(directory)?.into());
+        }
+        Ok(())
     }
 
     /// The v2 directory to clone into, if there is one.
@@ -124,15 +146,17 @@ impl Cgroups {
 }
 
 impl Drop for Cgroups {
+    /// Of a sandbox that was never started, or whose processes did not die: there is nothing to wait for.
     fn drop(&mut self) {
-        let _ = self.remove();
+        for directory in &self.directories {
+            let _ = fs::remove_dir(directory);
+        }
     }
 }
 
-/// The caller's own places in the hierarchies, below which its sandbox's directories are; for the
-/// agent.
+/// Below which directories those of the caller's sandbox are; for the agent.
 pub fn places() -> Vec<PathBuf> {
-    hierarchies().into_iter().map(|hierarchy| hierarchy.place).collect()
+    hierarchies().iter().filter_map(Hierarchy::base).collect()
 }
 
 /// Where the hierarchies are mounted, for the sweep.
@@ -140,14 +164,36 @@ pub fn roots() -> Vec<PathBuf> {
     hierarchies().into_iter().map(|hierarchy| hierarchy.point).collect()
 }
 
-/// Whether children of a v2 cgroup may have the controller, switched on if need be.
+/// Whether children of a v2 cgroup may have the controller, switched on if need be. With processes
+/// of its own in it (the root may have them) that would make its children useless.
 fn offers(place: &Path, controller: &str) -> bool {
-    let has = |file: &str| {
-        let text = fs::read_to_string(place.join(file)).unwrap_or_default();
-        text.split_whitespace().any(|name| name == controller)
-    };
+    let read = |file: &str| fs::read_to_string(place.join(file)).unwrap_or_default();
+    let has = |file: &str| read(file).split_whitespace().any(|name| name == controller);
+    let is_free = || is_root(place) || read("cgroup.procs").is_empty();
     let switch_on = || fs::write(place.join("cgroup.subtree_control"), format!("+{controller}")).is_ok();
-    has("cgroup.subtree_control") || (has("cgroup.controllers") && switch_on())
+    has("cgroup.subtree_control") || (has("cgroup.controllers") && is_free() && switch_on())
+}
+
+/// Of a v2 directory: the root of the hierarchy, which is of no type.
+fn is_root(place: &Path) -> bool {
+    !place.join("cgroup.type").exists()
+}
+
+impl Hierarchy {
+    /// Below which the sandbox's directory is made. In v2 a cgroup with processes, as the monitor's
+    /// own is, has no children with limits (cgroup-v2.rst, "No Internal Process Constraint"): there it
+    /// is a sibling, unless the own one has limits, which the sandbox would leave by that.
+    fn base(&self) -> Option<PathBuf> {
+        if !self.controllers.is_empty() || is_root(&self.place) {
+            return Some(self.place.clone());
+        }
+        let limits = |file: &&str| {
+            let text = fs::read_to_string(self.place.join(file)).unwrap_or_default();
+            !matches!(text.trim(), "" | "max" | "max 100000")
+        };
+        let leaves = self.place != self.point && !V2_LIMITS.iter().any(limits);
+        self.place.parent().filter(|_| leaves).map(Path::to_owned)
+    }
 }
 
 fn hierarchies() -> Vec<Hierarchy> {
@@ -203,5 +249,54 @@ mod tests {
         let contained = "35 31 0:32 /slurm/uid_7 /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory";
         assert_eq!(hierarchy(contained, own).unwrap().place, Path::new("/sys/fs/cgroup/memory/job_1"));
         assert!(hierarchy("22 27 0:21 / /proc rw - proc proc rw", own).is_none());
+    }
+
+    /// Files with the names and contents that the kernel gives them.
+    fn v2(files: &[(&str, &str)]) -> (tempfile::TempDir, Hierarchy) {
+        let point = tempfile::tempdir().unwrap();
+        let place = point.path().join("job/task");
+        fs::create_dir_all(&place).unwrap();
+        for (file, content) in files {
+            fs::write(point.path().join(file), content).unwrap();
+        }
+        let hierarchy = Hierarchy { controllers: vec![], point: point.path().to_owned(), place };
+        (point, hierarchy)
+    }
+
+    const TASK: [(&str, &str); 5] = [
+        ("job/cgroup.type", "domain\n"),
+        ("job/task/cgroup.type", "domain\n"),
+        ("job/task/memory.max", "max\n"),
+        ("job/task/cpu.max", "max 100000\n"),
+        ("job/task/cpuset.cpus", "\n"),
+    ];
+
+    #[test]
+    fn in_v2_a_sandbox_is_beside_its_monitor_and_leaves_no_limit_by_that() {
+        let (point, free) = v2(&TASK);
+        assert_eq!(free.base(), Some(point.path().join("job")));
+        for limit in [("memory.max", "1073741824\n"), ("pids.max", "100\n"), ("cpuset.cpus", "0-1\n")] {
+            let (_point, bound) = v2(&[&TASK[..], &[(&*format!("job/task/{}", limit.0), limit.1)]].concat());
+            assert_eq!(bound.base(), None, "{limit:?}");
+        }
+        let (point, _) = v2(&TASK);
+        let root = Hierarchy { controllers: vec![], point: point.path().into(), place: point.path().into() };
+        assert_eq!(root.base(), Some(point.path().to_owned()), "the root may have both");
+        // The root of what a container sees is none.
+        fs::write(point.path().join("cgroup.type"), "domain\n").unwrap();
+        assert_eq!(root.base(), None);
+    }
+
+    #[test]
+    fn a_v2_cgroup_with_processes_is_not_given_controllers() {
+        let (point, _hierarchy) = v2(&TASK);
+        let job = point.path().join("job");
+        fs::write(job.join("cgroup.controllers"), "cpu memory pids\n").unwrap();
+        fs::write(job.join("cgroup.subtree_control"), "memory\n").unwrap();
+        fs::write(job.join("cgroup.procs"), "17\n").unwrap();
+        assert!(offers(&job, "memory") && !offers(&job, "pids") && !offers(&job, "io"));
+        fs::write(job.join("cgroup.procs"), "").unwrap();
+        assert!(offers(&job, "pids"));
+        assert_eq!(fs::read_to_string(job.join("cgroup.subtree_control")).unwrap(), "+pids");
     }
 }

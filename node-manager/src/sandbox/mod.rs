@@ -86,7 +86,8 @@ pub struct Sandbox {
     node: Netlink,
     link: Link,
     cgroups: Cgroups,
-    reaped: bool,
+    /// Its end was tried; what did not die then is named, and not waited for again.
+    ended: bool,
 }
 
 /// Two sockets of the sandbox's network namespace: ours, and one that can only read.
@@ -123,7 +124,7 @@ pub fn start(plan: &Plan) -> Result<Sandbox, Failure> {
             node,
             link: plan.link.clone(),
             cgroups,
-            reaped: false,
+            ended: false,
         }),
     }
 }
@@ -178,7 +179,7 @@ impl Sandbox {
     }
 
     fn end(&mut self) -> Result<(), String> {
-        if self.reaped {
+        if std::mem::replace(&mut self.ended, true) {
             return Ok(());
         }
         // A namespace that somebody holds by a passed-on descriptor keeps its link; without
@@ -194,7 +195,6 @@ impl Sandbox {
             return Err(format!("process {} does not die", self.pid.as_raw_nonzero()));
         }
         let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
-        self.reaped = true;
         self.cgroups.remove()?;
         if self.link.driver == Driver::Veth {
             self.remove_pair()?;

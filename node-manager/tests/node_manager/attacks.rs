@@ -54,6 +54,19 @@ pub fn the_limits_of_the_caller_hold_inside() {
     assert_eq!(inside.shell("ulimit -S -v; ulimit -n; ulimit -c").text, "9000000\n300\n0\n");
 }
 
+/// Not these: by them init tells whose a process is. Where the hard one cannot be raised (root here
+/// may have lost that right itself), the pilot is refused instead of failing at every command.
+pub fn a_low_limit_on_file_locks_is_raised_or_named() {
+    let world = World::new();
+    match world.try_pilot(&format!("{LIB}/node-manager"), UID, "few locks") {
+        Ok(pilot) => {
+            let mut inside = pilot.build(&world, &pilot.grant());
+            assert_eq!(inside.shell("echo up").text, "up\n");
+        }
+        Err(complaint) => assert!(complaint.contains("the limit on file locks is too low"), "{complaint}"),
+    }
+}
+
 /// A terminal stops and kills whatever is in its session, root's or not.
 pub fn a_process_group_leader_is_refused() {
     let world = World::new();

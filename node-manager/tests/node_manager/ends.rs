@@ -1,15 +1,20 @@
 //! Every way in which a pilot can end.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Instant;
 
 use grant::{Driver, Grant};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use node_manager::operation::{EndReason, Notice, Request};
 
 use crate::world::{self, LIB, World, nothing_left};
+
+const LEASE_S: u32 = 2;
 
 pub fn an_orderly_end_leaves_nothing() {
     let world = World::new();
@@ -70,6 +75,38 @@ pub fn the_end_of_the_lifetime_is_the_end() {
     assert_eq!(pilot.answer(), Notice::Ended { reason: EndReason::LifetimeOver });
     assert_eq!(pilot.exit_code(), Some(0));
     nothing_left(&world, &[pilot.monitor, pilot.agent, inside.init], &inside.namespaces);
+}
+
+/// The agent plays dead; then it and the Launcher stand still, and nobody but the monitor is there to
+/// end anything.
+pub fn a_monitor_that_hears_nothing_ends_the_sandbox_with_the_lease() {
+    let world = World::new();
+    for alone in [false, true] {
+        let mut pilot = world.pilot();
+        let mut inside = pilot.build(&world, &Grant { lease_s: LEASE_S, ..pilot.grant() });
+        inside.start("echo up; trap '' TERM HUP INT; while :; do sleep 100; done");
+        let both = [pilot.agent, pilot.launcher.id() as i32];
+        let signal = |signal| both.iter().for_each(|pid| kill(Pid::from_raw(*pid), signal).unwrap());
+        if alone {
+            signal(Signal::SIGSTOP);
+        }
+        // As long as it hears of the CRM, here for longer than a lease, all stands.
+        for _ in 0..LEASE_S * 3 {
+            pilot.ask(&Request::Heard);
+            let mut said = [PollFd::new(pilot.operations.as_fd(), PollFlags::POLLIN)];
+            assert_eq!(poll(&mut said, 500u16).unwrap(), 0, "ended although the CRM was heard of");
+        }
+        let silent = Instant::now();
+        assert_eq!(pilot.answer(), Notice::Ended { reason: EndReason::LeaseOver });
+        nothing_left(&world, &[pilot.monitor, pilot.agent, inside.init], &inside.namespaces);
+        let (who, took) = (if alone { "alone" } else { "with a mute agent" }, silent.elapsed());
+        println!("a monitor {who}, lease {LEASE_S} s: nothing left after {:.1} s", took.as_secs_f64());
+        if alone {
+            // The agent is gone: the Launcher alone.
+            kill(Pid::from_raw(both[1]), Signal::SIGCONT).unwrap();
+        }
+        assert_eq!(pilot.exit_code(), Some(0));
+    }
 }
 
 pub fn a_dead_sandbox_is_reported() {

@@ -80,6 +80,10 @@ pub fn hand_started_and_misinstalled_programs_refuse() {
         as_user(&["unshare", "-Ur"], &program).contains("setuid is ineffective")
             || as_user(&["unshare", "-Ur"], &program).contains("user namespace")
     );
+    // By root's hand: whoever makes a pid namespace of his own needs a user namespace for it.
+    let words = ["-p", "-f", "setpriv", "--reuid=23456", "--regid=23456", "--clear-groups", &program];
+    let output = Command::new("unshare").args(words).output().unwrap();
+    assert!(String::from_utf8(output.stderr).unwrap().contains("inside a pid namespace"));
     let copy = "/opt/share/node-manager";
     fs::copy(&program, copy).unwrap();
     fs::set_permissions(copy, fs::Permissions::from_mode(0o755)).unwrap();

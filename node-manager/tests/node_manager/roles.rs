@@ -52,6 +52,7 @@ fn launcher(file: &str, manner: &str) -> ! {
     };
     let mut command = match manner {
         "limits" => through("sh", &["-c", "ulimit -S -v 9000000; ulimit -S -n 300; exec \"$0\""]),
+        "few locks" => through("sh", &["-c", "ulimit -x 0; exec \"$0\""]),
         "alarm" => through("perl", &["-e", "alarm 1; exec @ARGV"]),
         _ => Command::new(file),
     };

@@ -1,9 +1,10 @@
 //! Whom init finds when a command is to end, and how full the disk was.
 
 use grant::Grant;
-use node_manager::init::record::{ExitStatus, Full, Whom};
+use node_manager::channel;
+use node_manager::init::record::{ExitStatus, Full, Notice, Request, Whom};
 
-use crate::world::World;
+use crate::world::{World, command};
 
 const SIGTERM: u8 = 15;
 const SIGKILL: u8 = 9;
@@ -49,6 +50,28 @@ pub fn sigterm_wakes_what_is_stopped() {
     let id = inside.start("sleep 1000 & kill -STOP $!; echo up; kill -STOP $$");
     inside.signal(id, SIGTERM, Whom::Command);
     inside.until_gone(id, 0, Whom::Command);
+}
+
+pub fn who_is_just_starting_is_nobody_elses() {
+    let world = World::new();
+    let pilot = world.pilot();
+    let mut inside = pilot.build(&world, &pilot.grant());
+    let ended = inside.start("echo up");
+    for _ in 0..100 {
+        // Both wait for init when it looks: it forks, and answers the signal at once.
+        let (id, _output) = inside.spawn(&command(&["true"]));
+        let request = Request::Signal { id: ended, signal: SIGKILL, whom: Whom::Command };
+        channel::send(&inside.socket, &request.encode(), &[]).unwrap();
+        let mut status = None;
+        while status.is_none() {
+            match inside.answer() {
+                Notice::Exited { id: exited, status: how, .. } if exited == id => status = Some(how),
+                Notice::Exited { .. } | Notice::Found(_) | Notice::Spawned { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(status, Some(ExitStatus::Code(0)), "command {id}");
+    }
 }
 
 pub fn a_fork_bomb_is_ended_whole() {

@@ -87,6 +87,26 @@ async fn a_peer_that_greets_byte_by_byte_gets_no_more_time() {
     drip.abort();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_peer_of_which_nothing_comes_is_told_from_one_whose_frame_takes_its_time() {
+    const SILENCE: Duration = Duration::from_secs(10);
+    let (ours, mut peer) = duplex(PIPE_BYTES);
+    peer.write_all(&frame(Kind::Hello, &Hello::ours(Role::Crm).encode())).await.unwrap();
+    let mut inbox = greet(ours, Role::Grc, &[Role::Crm]).await.unwrap().inbox;
+    let slow = tokio::spawn(async move {
+        for byte in frame(Kind::Notice, &codec::encode(&Request::Jobs).unwrap()) {
+            tokio::time::sleep(SILENCE - Duration::from_secs(1)).await;
+            peer.write_all(&[byte]).await.unwrap();
+        }
+        peer
+    });
+    let came = inbox.next_within(SILENCE).await.unwrap();
+    assert_eq!(read::<Request>(&came).unwrap(), Request::Jobs);
+    let _peer = slow.await.unwrap();
+    let error = inbox.next_within(SILENCE).await.unwrap_err();
+    assert_eq!(error.to_string(), "nothing was heard of it for 10 s");
+}
+
 #[tokio::test]
 async fn a_peer_that_hangs_up_instead_of_greeting_is_named_so() {
     let (ours, peer) = duplex(PIPE_BYTES);

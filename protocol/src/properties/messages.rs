@@ -187,6 +187,7 @@ pub fn from_site() -> Any<FromSite> {
         (site(), any::<[u8; 32]>()).prop_map(|(site, secret)| Register { site, secret }),
         (site(), offer()).prop_map(|(site, offer)| Publish { site, offer }),
         held,
+        Just(Beat),
         of().prop_map(|(reservation, epoch)| Joined { reservation, epoch }),
         (of(), any::<u32>(), progress()).prop_map(|((reservation, epoch), round, progress)| Progress {
             reservation,

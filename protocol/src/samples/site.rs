@@ -73,6 +73,7 @@ pub fn site() -> Vec<Sample> {
         Withdrawn: FromSite::Withdrawn {
             reservation, epoch, round: 2, why: "its pilots waited 600 s".into(), again_in_s: 30,
         },
+        Beat: FromSite::Beat,
         NothingRuns: FromSite::NothingRuns { reservation, epoch, job },
     }));
     samples

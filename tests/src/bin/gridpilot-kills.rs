@@ -1,12 +1,13 @@
 //! `gridpilot-kills`: grids under real batch systems, whose pilots are ended in every way.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
+use gridpilot_tests::endings::deaths::{self, Death, NAMED_TIME, Told};
 use gridpilot_tests::endings::table::Table;
 use gridpilot_tests::endings::{Bed, nodes_for, round};
 use gridpilot_tests::install;
@@ -27,13 +28,17 @@ struct Arguments {
     /// Where a grid lives meanwhile.
     #[arg(long, default_value = "/var/lib/gridpilot-kills")]
     dir: PathBuf,
+    /// Instead: nodes and whole sites die, and it is seen when their user reads which it was.
+    #[arg(long, conflicts_with = "batch")]
+    deaths: bool,
     /// Where to keep the daemons' logs.
     #[arg(long)]
     logs: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    match kill(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    match if arguments.deaths { die(&arguments) } else { kill(&arguments) } {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("gridpilot-kills: {error:#}");
@@ -79,13 +84,39 @@ fn under(bed: Bed, arguments: &Arguments, table: &mut Table) -> Result<()> {
         }
         eprintln!("{bed}: round {number} of {rounds} took {:.1} s", begin.elapsed().as_secs_f64());
     }
+    take_down(grid, logs.as_deref(), &bed.to_string())?;
+    outcome
+}
+
+fn take_down(mut grid: Grid, logs: Option<&Path>, what: &str) -> Result<()> {
     if let Some(logs) = logs {
         let _ = std::fs::create_dir_all(logs);
-        let from = grid.state.path("log");
-        run(Command::new("cp").arg("-r").arg(from).arg(logs.join(bed.to_string().replace(", ", "-"))))?;
+        let name = what.replace([',', ':'], "").replace(' ', "-");
+        run(Command::new("cp").arg("-r").arg(grid.state.path("log")).arg(logs.join(name)))?;
     }
     let killed = grid.down(&mut |_| ())?;
-    outcome?;
     ensure!(killed.is_empty(), "had to be killed: {}", killed.join("; "));
+    Ok(())
+}
+
+/// Each death in a grid with the lease that a site has when its config says nothing.
+fn die(arguments: &Arguments) -> Result<()> {
+    let mut late = 0;
+    println!("{:<31} {:>6} {:>8} {:>8}  READ", "DEATH", "ROUNDS", "MEDIAN", "LONGEST");
+    for death in Death::ALL {
+        let plan = Plan { lease_s: None, ..deaths::plan(Plan::new(arguments.dir.clone())) };
+        let mut grid = Grid::up(plan, &install::programs()?, &mut |_| ())?;
+        let told =
+            (0..arguments.rounds).map(|_| deaths::happen(&mut grid, death)).collect::<Result<Vec<_>>>();
+        take_down(grid, arguments.logs.as_deref(), &death.to_string())?;
+        let mut told = told?;
+        told.sort_by_key(|told| told.after);
+        let (Some(median), Some(longest)) = (told.get(told.len() / 2), told.last()) else { continue };
+        let seconds = |told: &Told| told.after.as_secs_f64();
+        let (rounds, line) = (told.len(), &longest.line);
+        println!("{death:<31} {rounds:>6} {:>6.1} s {:>6.1} s  {line}", seconds(median), seconds(longest));
+        late += told.iter().filter(|told| told.after > NAMED_TIME).count();
+    }
+    ensure!(late == 0, "{late} deaths were named later than after {} s", NAMED_TIME.as_secs());
     Ok(())
 }

@@ -8,6 +8,7 @@
 //! ```
 //! All endings of a round go on at once: what they wait for is the batch system, not this machine.
 
+pub mod deaths;
 pub mod round;
 pub mod scene;
 pub mod table;

@@ -59,7 +59,7 @@ impl Snapshot {
         Self { stats: alive.into_iter().map(|stat| (stat.identity, stat)).collect(), on_node }
     }
 
-    fn on(&self, node: &str) -> BTreeSet<Identity> {
+    pub(super) fn on(&self, node: &str) -> BTreeSet<Identity> {
         self.on_node.get(node).cloned().unwrap_or_default()
     }
 

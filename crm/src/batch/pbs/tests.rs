@@ -223,6 +223,7 @@ async fn what_was_refused_leaves_nothing_and_what_was_not_answered_may_turn_up()
         let kind = match pbs.submit(&job()).await.unwrap_err() {
             BatchError::Refused(_) => "refused",
             BatchError::Unavailable(_) => "unavailable",
+            BatchError::AccountFull(_) => "account full",
             BatchError::Unknown(_) => "unknown",
         };
         assert_eq!(kind, is, "{err}");

@@ -215,6 +215,7 @@ PartitionName=shut AllowGroups=ALL Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMIT
             let got = match &error {
                 BatchError::Refused(_) => "refused",
                 BatchError::Unavailable(_) => "unavailable",
+                BatchError::AccountFull(_) => "account full",
                 BatchError::Unknown(_) => "unknown",
             };
             assert_eq!((got, error.to_string().as_str()), (kind, complaint));

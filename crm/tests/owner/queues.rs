@@ -1,0 +1,195 @@
+//! The batch queue: slow, shut, without an answer, with limits, and with nodes and accounts whose
+//! pilots fail.
+
+use crm::pilot::{PilotId, Round};
+use crm::site::{Event, News};
+use crm::standing::{BatchError, Capabilities, Standing};
+use protocol::ids::{ReservationId, Version};
+use protocol::refusal::{Refusal, Step};
+use protocol::site::{FromSite, Part, Remaining, ToSite};
+
+use crate::said::*;
+use crate::world::{E, Fault, HOUR, R, V, World, commit, hold, hold_of, part};
+
+#[test]
+fn a_submission_that_is_turned_back_pauses_the_queue_and_is_made_again_by_the_same_name() {
+    let mut world = queued();
+    not_taken(&mut world, &[pilot(0), pilot(1)], BatchError::unavailable("slurmctld does not answer"));
+    world.pass(s(1));
+    let paused = world.offer().paused.clone().unwrap();
+    assert!(paused.as_str().starts_with("slurmctld does not answer; it is asked again"), "{paused}");
+    let told = waits(&world).unwrap();
+    assert!(told.pilots == 2 && told.why.as_str().contains("slurmctld does not answer"), "{told:?}");
+    world.say(hold_of(ReservationId(2), V, part(1)));
+    assert!(matches!(refused(&world), Some(Refusal::QueuePaused { .. })), "nothing new is held");
+    world.pass(s(5));
+    assert_eq!((world.probed, world.submitted.len()), (1, 2));
+    world.mute = false;
+    batch(&mut world, News::Capabilities(capabilities(None)));
+    assert_eq!(world.submitted[2..], [pilot(0), pilot(1)], "the same round");
+    assert_eq!(ready_in(&world), [(E, 1)]);
+    world.pass(s(1));
+    assert_eq!(world.offer().paused, None);
+    world.say(hold_of(ReservationId(2), Version(2), elsewhere(1)));
+    assert_eq!(world.heard(|m| matches!(m, FromSite::Held { reservation, .. } if reservation.0 == 2)), 1);
+    world.check();
+}
+
+#[test]
+fn a_submission_without_an_answer_is_found_by_its_name_or_made_again() {
+    for is_there in [true, false] {
+        let mut world = queued();
+        not_taken(&mut world, &[pilot(0), pilot(1)], BatchError::unknown("no answer in 20 s"));
+        assert_eq!(world.submitted.len(), 2, "it may be there");
+        world.mute = false;
+        for member in 0..2 {
+            if is_there {
+                let standing = Standing::Queued { why: None, expected: None };
+                batch(&mut world, News::Stands { pilot: pilot(member), standing });
+            } else {
+                world.alive.remove(&pilot(member));
+                let reason = "the batch system does not know it".into();
+                world.say(Event::BatchGone { pilot: pilot(member), reason });
+            }
+        }
+        assert_eq!(failed(&world), None);
+        if is_there {
+            (0..2).for_each(|member| arrives(&mut world, pilot(member)));
+            assert_eq!(world.submitted.len(), 2);
+        } else {
+            world.pass(s(6));
+            batch(&mut world, News::Capabilities(capabilities(None)));
+            assert_eq!(world.submitted[2..], [pilot(0), pilot(1)]);
+        }
+        assert_eq!(ready_in(&world), [(E, 1)], "{is_there}");
+        world.check();
+    }
+}
+
+#[test]
+fn what_is_granted_waits_for_a_shut_queue_and_begins_when_it_is_open() {
+    let mut world = World::new(1);
+    let window = Remaining { starts_in_ms: 100_000, ends_in_ms: 3_600_000 };
+    world.say(hold(Part { window, ..part(1) }));
+    world.say(commit(V, window));
+    batch(&mut world, News::Capabilities(capabilities(Some("partition main is DOWN"))));
+    world.pass(s(120));
+    assert_eq!(world.submitted, []);
+    let told = waits(&world).unwrap();
+    assert!(told.pilots == 1 && told.why.as_str().contains("partition main is DOWN"), "{told:?}");
+    assert!(world.probed >= 4, "it is asked again and again");
+    batch(&mut world, News::Answers(Ok(())));
+    assert_eq!(world.submitted, [], "that it answers does not open it");
+    batch(&mut world, News::Capabilities(capabilities(None)));
+    assert_eq!(ready_in(&world), [(E, 1)]);
+}
+
+#[test]
+fn a_queue_that_stays_shut_fails_the_part_by_name_after_the_time_that_pilots_have() {
+    let mut world = World::new(1);
+    world.say(hold(part(1)));
+    batch(&mut world, News::Capabilities(capabilities(Some("partition main is DOWN"))));
+    world.say(commit(V, HOUR));
+    world.pass(s(59));
+    assert_eq!(failed(&world), None);
+    world.pass(s(1));
+    let failure = failed(&world).unwrap();
+    assert_eq!(failure.step, Step::Pilots);
+    assert!(failure.cause.as_str().contains("partition main is DOWN"), "{failure}");
+}
+
+#[test]
+fn what_the_queues_limits_would_refuse_is_refused_at_the_hold_and_names_the_limit() {
+    let mut world = World::new(3);
+    let limits = Capabilities { nodes_max: Some(2), walltime_max: Some(s(3720)), ..capabilities(None) };
+    batch(&mut world, News::Capabilities(limits));
+    world.pass(s(1));
+    assert_eq!(world.offer().nodes_max, Some(2));
+    let lasts = world.offer().lasts_s_max.unwrap();
+    world.say(hold(part(3)));
+    let text = refused(&world).unwrap().to_string();
+    assert!(text.contains("at most 2 nodes of one batch job, 3 were asked"), "{text}");
+    let of = |seconds: u32| Remaining { starts_in_ms: 0, ends_in_ms: u64::from(seconds) * 1000 };
+    world.say(hold_of(R, Version(2), Part { window: of(lasts + 61), ..part(2) }));
+    let text = refused(&world).unwrap().to_string();
+    assert!(text.contains("at most 62 minutes of one batch job") && text.contains("64 were asked"), "{text}");
+    world.say(hold_of(R, Version(3), Part { window: of(lasts), ..part(2) }));
+    assert_eq!(world.heard(|m| matches!(m, FromSite::Held { .. })), 1);
+    assert_eq!(world.submitted, []);
+}
+
+#[test]
+fn a_node_whose_pilots_always_fail_is_kept_away_by_name_and_tried_again_later() {
+    let mut world = World::new(2);
+    for n in 1..=3 {
+        world.fault = Some((world.asked, Fault::Refusal));
+        let reservation = ReservationId(n);
+        world.say(hold_of(reservation, V, part(1)));
+        world.say(Event::Grc(ToSite::Commit { reservation, version: V, window: HOUR }));
+        world.fault = None;
+        world.say(Event::Grc(ToSite::End { reservation }));
+    }
+    world.pass(s(1));
+    let offer = world.offer().clone();
+    assert_eq!(offer.nodes_usable, 1);
+    let (node, why) = &offer.unusable[0];
+    assert_eq!(node.as_str(), "a1");
+    assert!(why.as_str().contains("its pilots fail one after another"), "{why}");
+    world.say(hold_of(ReservationId(9), V, part(2)));
+    assert!(matches!(refused(&world), Some(Refusal::MoreNodesThanExist { .. })));
+    world.pass(s(31));
+    assert_eq!((world.offer().nodes_usable, world.offer().unusable.len()), (2, 0));
+}
+
+#[test]
+fn what_a_queue_refuses_to_one_account_keeps_only_that_account_away() {
+    let mut world = World::new(2);
+    for n in 1..=3 {
+        world.mute = true;
+        let reservation = ReservationId(n);
+        world.say(hold_of(reservation, V, part(1)));
+        world.say(Event::Grc(ToSite::Commit { reservation, version: V, window: HOUR }));
+        world.mute = false;
+        let id = PilotId { reservation, round: Round(1), member: 0 };
+        not_taken(&mut world, &[id], BatchError::refused("invalid account"));
+        let failure = failed(&world).unwrap();
+        assert!(failure.cause.as_str().contains("it was refused: invalid account"), "{failure}");
+        world.say(Event::Grc(ToSite::End { reservation }));
+    }
+    world.say(hold_of(ReservationId(8), V, part(1)));
+    let text = refused(&world).unwrap().to_string();
+    assert!(text.contains("for user alice") && text.contains("invalid account"), "{text}");
+    world.say(hold_of_bob(ReservationId(9)));
+    assert!(is_held_for(&world, ReservationId(9)));
+    world.pass(s(31));
+    world.say(hold_of(ReservationId(8), Version(2), crate::world::part(1)));
+    assert_eq!(world.heard(|m| matches!(m, FromSite::Held { reservation, .. } if reservation.0 == 8)), 1);
+}
+
+#[test]
+fn an_account_that_has_as_many_jobs_as_it_may_waits_alone_and_is_tried_again() {
+    let mut world = queued();
+    let full = || BatchError::account_full("only 2 jobs are allowed per user");
+    not_taken(&mut world, &[pilot(0), pilot(1)], full());
+    world.pass(s(1));
+    assert_eq!((world.offer().paused.clone(), world.probed), (None, 0), "the site is open");
+    let told = waits(&world).unwrap();
+    assert!(told.pilots == 2 && told.why.as_str().starts_with("for user alice: only 2 jobs"), "{told:?}");
+    world.say(hold_of(ReservationId(2), V, elsewhere(1)));
+    let text = refused(&world).unwrap().to_string();
+    assert!(text.contains("only 2 jobs") && !text.contains("fail"), "{text}");
+    world.say(hold_of_bob(ReservationId(9)));
+    let reservation = ReservationId(9);
+    world.say(Event::Grc(ToSite::Commit { reservation, version: V, window: HOUR }));
+    assert_eq!(world.submitted[2..], [PilotId { reservation, round: Round(1), member: 0 }]);
+    batch(&mut world, News::Capabilities(capabilities(None)));
+    assert_eq!(world.submitted.len(), 3, "that the queue is open does not help the account");
+    world.pass(s(29));
+    assert_eq!(world.submitted[3..], [pilot(0), pilot(1)], "the same round");
+    not_taken(&mut world, &[pilot(0), pilot(1)], full());
+    world.pass(s(29));
+    assert_eq!((world.submitted.len(), failed(&world)), (5, None));
+    world.pass(s(1));
+    let failure = failed(&world).unwrap();
+    assert!(failure.cause.as_str().contains("only 2 jobs are allowed per user"), "{failure}");
+}
