@@ -39,7 +39,7 @@ pub(crate) fn example(phase: Phase) -> Reservation {
         changes: vec![],
         own_job: None,
         jobs: [].into(),
-        kills: BTreeSet::new(),
+        kills: Default::default(),
         made: at(0),
         phase,
         version: Version(1),
