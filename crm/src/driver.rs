@@ -324,7 +324,8 @@ impl Driver {
                 if let Some(token_s) = token_s {
                     self.issue(pilot, token_s);
                 }
-                let _ = self.batch.send(batch::Command::Watch { pilot });
+                let awaited = token_s.is_some();
+                let _ = self.batch.send(batch::Command::Watch { pilot, awaited });
             }
             Action::Cancel { pilot } => {
                 self.tokens.revoke(pilot);

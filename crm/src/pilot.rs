@@ -325,10 +325,10 @@ pub struct Pilot {
     /// When its node ends it by itself, margin included.
     pub lease_end: Duration,
     /// Why it waits in the queue, and until when, as the batch system says.
-    pub queued: Option<protocol::names::Text>,
+    pub queued: Option<Text>,
     pub expected: Option<Duration>,
-    /// Why its submission had no answer: it may be with the batch system or not.
-    pub unanswered: Option<protocol::names::Text>,
+    /// Why it may be with the batch system or not, which has not said either.
+    pub unanswered: Option<Text>,
     /// Why it is not clean, while it is not.
     pub dirt: Option<Text>,
 }
@@ -357,6 +357,11 @@ impl Pilot {
             unanswered: None,
             dirt: None,
         }
+    }
+
+    /// Why it is not there yet, as far as that is known.
+    pub fn waits_for(&self) -> Option<&Text> {
+        self.queued.as_ref().or(self.unanswered.as_ref())
     }
 
     /// What people call the node it is on, or shall be on.

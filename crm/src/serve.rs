@@ -116,14 +116,19 @@ pub async fn serve(config: &Config) -> Result<()> {
 
 /// What is worth a line.
 pub fn log_event(site: &Site, event: &Event) {
+    // Said before, or of one that is not awaited any more, it is an echo.
+    let is_news = |pilot: &PilotId| site.pilot(*pilot).is_some_and(|p| !p.batch_gone && p.state != Gone);
     match event {
-        // Said before, or of one that is not awaited any more, it is an echo.
-        Event::BatchGone { pilot, .. }
-            if site.pilot(*pilot).is_none_or(|p| p.batch_gone || p.state == Gone) => {}
+        Event::BatchGone { pilot, .. } if !is_news(pilot) => {}
         Event::BatchGone { pilot, reason } => tracing::info!("pilot {pilot} is gone: {reason}"),
         Event::Batch(News::NotSubmitted { pilots, error }) => {
             let first = pilots.first().map(ToString::to_string).unwrap_or_default();
             tracing::warn!("pilot {first} and {} with it were not submitted: {error}", pilots.len() - 1);
+        }
+        Event::Batch(News::NotThere { pilots }) => {
+            for pilot in pilots.iter().filter(|pilot| is_news(pilot)) {
+                tracing::info!("the batch system does not know pilot {pilot}");
+            }
         }
         Event::AgentLost { pilot, cause, .. } => tracing::info!("pilot {pilot} is away: {cause}"),
         Event::Returned { pilot, .. } => tracing::info!("pilot {pilot} is back"),

@@ -49,15 +49,15 @@ pub struct Opened {
     /// The journal's word comes here; hand it to [`Durable::reported`].
     pub reports: mpsc::UnboundedReceiver<Report>,
     pub past: Vec<Record>,
-    /// The machine was started anew since the store was written last.
-    pub rebooted: bool,
+    /// Of this boot of the machine.
+    pub boot_id: [u8; 16],
 }
 
 /// Opens the store, or makes it, and reads what is in it. Tried again while the disk is full.
 pub async fn open(state: &Path, grid: Pin, stop: &CancellationToken) -> anyhow::Result<Opened> {
     let path = state.join(FILE);
     let mut told = false;
-    let (store, past, timeline, rebooted) = loop {
+    let (store, past, timeline, boot_id) = loop {
         match begin(&path, grid) {
             Ok(begun) => break begun,
             Err(error) if matches!(error.downcast_ref(), Some(StoreError::Full { .. })) => {
@@ -75,7 +75,7 @@ pub async fn open(state: &Path, grid: Pin, stop: &CancellationToken) -> anyhow::
     let (sender, reports) = mpsc::unbounded_channel();
     let writer = Writer::start(store, move |report| drop(sender.send(report)))?;
     let durable = Durable { writer, timeline, waiting: VecDeque::new(), submitted: 0, durable: 0 };
-    Ok(Opened { durable, reports, past, rebooted })
+    Ok(Opened { durable, reports, past, boot_id })
 }
 
 /// Prints the store as lines of JSON, one for each record; how many there were. Only while no GRC
@@ -91,7 +91,7 @@ pub fn export(state: &Path, out: &mut dyn std::io::Write) -> Result<u64, StoreEr
 }
 
 /// One attempt: what was written, and a clock that goes on from it, durably.
-fn begin(path: &Path, grid: Pin) -> anyhow::Result<(Store, Vec<Record>, Timeline, bool)> {
+fn begin(path: &Path, grid: Pin) -> anyhow::Result<(Store, Vec<Record>, Timeline, [u8; 16])> {
     let (mut store, past) = Store::open(path, Kind::Grc, &grid.to_string())?;
     let mut records = Vec::with_capacity(past.len());
     let mut saved = None;
@@ -106,8 +106,7 @@ fn begin(path: &Path, grid: Pin) -> anyhow::Result<(Store, Vec<Record>, Timeline
     let timeline = Timeline::resume_at(saved.as_ref(), &reading);
     let value = timeline.save(reading.boottime).to_bytes().to_vec();
     store.commit(&[journal::Write::Put { key: clock_key(), value }])?;
-    let rebooted = saved.is_some_and(|saved| saved.boot_id != reading.boot_id);
-    Ok((store, records, timeline, rebooted))
+    Ok((store, records, timeline, reading.boot_id))
 }
 
 fn damaged(path: &Path, key: Key) -> String {
@@ -201,8 +200,8 @@ mod tests {
     #[tokio::test]
     async fn what_stands_behind_a_record_waits_for_the_disk_and_everything_keeps_its_order() {
         let state = tempfile::tempdir().unwrap();
-        let Opened { mut durable, mut reports, past, rebooted } = opened(state.path()).await;
-        assert_eq!((past, rebooted), (vec![], false));
+        let Opened { mut durable, mut reports, past, .. } = opened(state.path()).await;
+        assert_eq!(past, []);
         durable.take(vec![effect(1), ids(5), effect(2), ids(6), effect(3)]).unwrap();
         durable.take(vec![effect(4)]).unwrap();
         assert_eq!(performed(&mut durable), [1], "before the record nothing is waited for");

@@ -29,6 +29,7 @@ pub mod seats;
 pub mod serve;
 pub mod server;
 pub mod sites;
+pub mod strangers;
 pub mod usage;
 pub mod view;
 pub mod wording;

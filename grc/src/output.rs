@@ -4,8 +4,10 @@
 //! Only the sites where a job runs may send output of it, each for its own members. Offsets are
 //! checked per member: what came before is dropped, and what leaves a gap is not taken, for it was
 //! lost with a connection and is sent again. With several members the chunks stand in the order in
-//! which they came. A restart goes on where [`offsets`] say that it stopped.
+//! which they came. A restart goes on where [`offsets`] say that it stopped; after a power cut, of
+//! which [`boot`] tells, each stream that ran through it may leave one gap, which is told with the log.
 
+mod boot;
 mod offsets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +28,8 @@ use protocol::names::SiteName;
 use protocol::refusal::{Failure, Step};
 use tokio::sync::watch;
 
-use offsets::{Offsets, Source};
+use boot::Boot;
+use offsets::Offsets;
 
 /// Why output was not kept.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -45,8 +48,7 @@ pub struct Store {
     directory: PathBuf,
     /// What is kept of one stream of one job.
     stream_bytes_max: u64,
-    /// The machine was started anew since: what was acknowledged may be gone, and a gap with it.
-    rebooted: bool,
+    boot: Boot,
     jobs: Mutex<BTreeMap<JobId, Arc<Output>>>,
 }
 
@@ -62,8 +64,6 @@ struct State {
     sources: BTreeMap<SiteName, u32>,
     /// Up to where each member's stream was taken, what is on file, what was lost.
     offsets: Offsets,
-    /// Streams that came from before a reboot and have not been heard of since.
-    doubtful: BTreeSet<Source>,
     over: bool,
 }
 
@@ -79,9 +79,13 @@ fn file_name(stream: Stream) -> &'static str {
 }
 
 impl Store {
-    /// Keeps everything below `state/jobs`.
-    pub fn new(state: &Path, stream_bytes_max: u64, rebooted: bool) -> Self {
-        Self { directory: state.join("jobs"), stream_bytes_max, rebooted, jobs: Mutex::default() }
+    /// Keeps everything below `state/jobs`. `known` are the jobs that earlier starts have left,
+    /// `boot_id` says whether the machine was started anew since: then what was acknowledged of their
+    /// output may be gone.
+    pub fn new(state: &Path, stream_bytes_max: u64, boot_id: [u8; 16], known: &BTreeSet<JobId>) -> Self {
+        let directory = state.join("jobs");
+        let boot = Boot::begin(&directory, boot_id, known);
+        Self { directory, stream_bytes_max, boot, jobs: Mutex::default() }
     }
 
     fn job(&self, job: JobId) -> Option<Arc<Output>> {
@@ -104,12 +108,12 @@ impl Store {
 
     /// A job as an earlier start left it, or one that is new.
     fn load(&self, job: JobId) -> Arc<Output> {
-        let offsets = Offsets::load(&self.job_directory(job)).unwrap_or_else(|error| {
+        let (directory, boot) = (self.job_directory(job), &self.boot.id);
+        let offsets = Offsets::load(&directory, boot, self.boot.is_after(job)).unwrap_or_else(|error| {
             tracing::error!(%job, %error, "cannot read what there is of its output");
-            Offsets { damage: Some(format!("some of it cannot be read: {error}")), ..Offsets::default() }
+            Offsets::unreadable(&directory, boot, &error)
         });
-        let doubtful = offsets.taken.keys().filter(|_| self.rebooted).cloned().collect();
-        let state = Mutex::new(State { offsets, doubtful, ..State::default() });
+        let state = Mutex::new(State { offsets, ..State::default() });
         Arc::new(Output { state, news: watch::Sender::new(0) })
     }
 
@@ -121,7 +125,7 @@ impl Store {
         // Only needed to check what still comes.
         state.sources.clear();
         state.offsets.taken.clear();
-        state.doubtful.clear();
+        state.offsets.doubt = None;
         drop(state);
         output.news.send_modify(|news| *news += 1);
     }
@@ -139,6 +143,14 @@ impl Store {
     /// Takes the files of a job away that is forgotten. Blocks.
     pub fn remove_files(&self, job: JobId) {
         let _ = fs::remove_dir_all(self.job_directory(job));
+    }
+
+    /// Jobs of which there are files and which an earlier start has forgotten: it was killed before
+    /// [`Self::remove_files`]. To be asked before there are new jobs.
+    pub fn left_over(&self, known: &BTreeSet<JobId>) -> Vec<JobId> {
+        let Ok(found) = fs::read_dir(&self.directory) else { return Vec::new() };
+        let names = found.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter_map(|name| name.parse().ok()).filter(|job| !known.contains(job)).collect()
     }
 
     /// Fills in how much there is.
@@ -169,8 +181,8 @@ impl Store {
             return Err(OutputError::Unexpected { job });
         }
         let source = (site.clone(), member, stream);
-        let doubtful = state.doubtful.remove(&source);
         let offsets = &mut state.offsets;
+        let doubtful = offsets.hear(&source);
         let expected = offsets.taken.get(&source).copied().unwrap_or(0);
         let mut damaged = false;
         if offset > expected {
@@ -292,116 +304,4 @@ fn unreadable(cause: String) -> Reply {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn store(stream_bytes_max: u64) -> (tempfile::TempDir, Store) {
-        let state = tempfile::tempdir().unwrap();
-        let store = Store::new(state.path(), stream_bytes_max, false);
-        store.expect(JobId(1), vec![("a".parse().unwrap(), 2)]);
-        (state, store)
-    }
-
-    fn on_file(store: &Store, stream: Stream) -> Vec<u8> {
-        fs::read(store.path(JobId(1), stream)).unwrap_or_default()
-    }
-
-    #[test]
-    fn what_comes_twice_is_kept_once_and_gaps_are_refused() {
-        let (_state, store) = store(100);
-        let a: SiteName = "a".parse().unwrap();
-        let put = |offset, bytes: &[u8]| store.append(&a, JobId(1), 0, Stream::Stdout, offset, bytes);
-        assert_eq!(put(0, b"abc"), Ok(3));
-        assert_eq!(put(0, b"abc"), Ok(3));
-        assert_eq!(put(1, b"bcde"), Ok(5));
-        assert_eq!(put(6, b"x"), Err(OutputError::Gap { job: JobId(1), member: 0, expected: 5, given: 6 }));
-        assert_eq!(
-            put(u64::MAX, b"x").unwrap_err(),
-            OutputError::Gap { job: JobId(1), member: 0, expected: 5, given: u64::MAX }
-        );
-        assert_eq!(
-            store.append(&a, JobId(1), 1, Stream::Stdout, 0, b"+"),
-            Ok(1),
-            "each member counts by itself"
-        );
-        assert_eq!(on_file(&store, Stream::Stdout), b"abcde+");
-        assert_eq!(on_file(&store, Stream::Stderr), b"");
-    }
-
-    /// Whatever was acknowledged is there after a restart, and nothing twice.
-    #[test]
-    fn a_restart_goes_on_where_it_stopped_member_by_member() {
-        let (state, store) = store(8);
-        let a: SiteName = "a".parse().unwrap();
-        let put = |store: &Store, member, offset, bytes: &[u8]| {
-            store.append(&a, JobId(1), member, Stream::Stdout, offset, bytes)
-        };
-        assert_eq!(put(&store, 0, 0, b"abc"), Ok(3));
-        assert_eq!(put(&store, 1, 0, b"xy"), Ok(2));
-        // Killed between the bytes and their line, and in the middle of a line.
-        let append = |path: PathBuf, bytes: &[u8]| {
-            OpenOptions::new().append(true).open(path).unwrap().write_all(bytes).unwrap();
-        };
-        append(store.path(JobId(1), Stream::Stdout), b"lost");
-        append(store.job_directory(JobId(1)).join(offsets::FILE), b"a 0 stdout 99");
-        let again = Store::new(state.path(), 8, false);
-        again.expect(JobId(1), vec![("a".parse().unwrap(), 2)]);
-        assert_eq!(put(&again, 0, 3, b"d"), Ok(4));
-        assert_eq!(put(&again, 1, 0, b"xyz"), Ok(3), "it is sent again from where it was acknowledged");
-        assert_eq!(
-            put(&again, 1, 9, b"?"),
-            Err(OutputError::Gap { job: JobId(1), member: 1, expected: 3, given: 9 })
-        );
-        assert_eq!(on_file(&again, Stream::Stdout), b"abcxydz");
-        assert_eq!(put(&again, 0, 4, b"efgh"), Ok(8), "taken beyond the limit");
-        let third = Store::new(state.path(), 8, false);
-        third.expect(JobId(1), vec![("a".parse().unwrap(), 2)]);
-        assert_eq!(put(&third, 0, 8, b"i"), Ok(9));
-        let damage = locked(&third.job(JobId(1)).unwrap().state).offsets.damage.clone();
-        assert_eq!(damage.as_deref(), Some("only the first 8 bytes are kept"));
-        let rebooted = Store::new(state.path(), 8, true);
-        rebooted.expect(JobId(1), vec![("a".parse().unwrap(), 2)]);
-        assert_eq!(put(&rebooted, 1, 9, b"?"), Ok(10), "what the power took does not come again");
-    }
-
-    #[test]
-    fn a_stream_of_many_small_pieces_keeps_its_notes_short() {
-        let (_state, store) = store(1 << 20);
-        let a: SiteName = "a".parse().unwrap();
-        for n in 0..30_000 {
-            store.append(&a, JobId(1), 0, Stream::Stdout, n, b"x").unwrap();
-        }
-        let notes = store.job_directory(JobId(1)).join(offsets::FILE);
-        assert!(fs::metadata(notes).unwrap().len() < 300 * 1024);
-    }
-
-    #[test]
-    fn only_members_that_run_the_job_write_to_its_log() {
-        let (_state, store) = store(100);
-        let (a, b): (SiteName, SiteName) = ("a".parse().unwrap(), "b".parse().unwrap());
-        let put = |site, job, member| store.append(site, job, member, Stream::Stdout, 0, b"x");
-        let unexpected = |job| Err(OutputError::Unexpected { job });
-        assert_eq!(put(&b, JobId(1), 0), unexpected(JobId(1)));
-        assert_eq!(put(&a, JobId(1), 2), unexpected(JobId(1)));
-        assert_eq!(put(&a, JobId(2), 0), unexpected(JobId(2)));
-        store.close(JobId(1));
-        assert_eq!(put(&a, JobId(1), 0), unexpected(JobId(1)), "after its end nobody does");
-        let long = vec![0; OUTPUT_CHUNK_BYTES_MAX + 1];
-        let result = store.append(&a, JobId(1), 0, Stream::Stdout, 0, &long);
-        assert_eq!(result, Err(OutputError::TooLong(long.len())));
-    }
-
-    #[test]
-    fn beyond_the_limit_output_is_taken_but_not_kept() {
-        let (_state, store) = store(4);
-        let a: SiteName = "a".parse().unwrap();
-        assert_eq!(store.append(&a, JobId(1), 0, Stream::Stderr, 0, b"abcdef"), Ok(6));
-        assert_eq!(store.append(&a, JobId(1), 0, Stream::Stderr, 6, b"g"), Ok(7));
-        assert_eq!(on_file(&store, Stream::Stderr), b"abcd");
-        assert!(store.forget(JobId(1)));
-        store.remove_files(JobId(1));
-        store.expect(JobId(2), vec![]);
-        assert!(!store.forget(JobId(2)), "nothing of it is on file");
-        assert!(!store.directory.join("j1").exists());
-    }
-}
+mod tests;

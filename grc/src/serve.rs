@@ -93,7 +93,7 @@ impl Server {
         let acceptor = tls::acceptor(&identity)?;
         let pins = Arc::new(Pins::load(&config.state, config.supernets.keys())?);
         // The store comes first: it is what a second GRC on the same state is refused by.
-        let Opened { durable, reports, past, rebooted } =
+        let Opened { durable, reports, past, boot_id } =
             durable::open(&config.state, identity.pin(), &stop).await?;
         let listener = TcpListener::bind(config.listen)
             .await
@@ -118,7 +118,14 @@ impl Server {
             limits: config.limits,
         };
         let (coordinator, first) = Coordinator::restore(settings, past);
-        let store = Arc::new(Store::new(&config.state, config.output_bytes_max, rebooted));
+        let known = first.iter().filter_map(|action| match action {
+            Action::ExpectOutput { job, .. } => Some(*job),
+            _ => None,
+        });
+        let known = known.collect();
+        let store = Arc::new(Store::new(&config.state, config.output_bytes_max, boot_id, &known));
+        let (left_over, files) = (store.left_over(&known), store.clone());
+        tokio::task::spawn_blocking(move || left_over.into_iter().for_each(|job| files.remove_files(job)));
         let (owner, inputs) = mpsc::channel(INPUTS_MAX);
         let door = server::Door {
             accounts: Arc::new(config.users),
@@ -143,8 +150,14 @@ impl Server {
             doors.push(tokio::spawn(remote::listen(listener, door)));
         }
         doors.push(tokio::spawn(server::listen(clients, config.socket, door)));
-        let door =
-            sites::Door { acceptor, pins, store: store.clone(), owner: owner.clone(), stop: stop.clone() };
+        let door = sites::Door {
+            acceptor,
+            pins,
+            store: store.clone(),
+            said: Arc::default(),
+            owner: owner.clone(),
+            stop: stop.clone(),
+        };
         doors.push(tokio::spawn(sites::listen(listener, door)));
         let mut driver = Driver {
             coordinator,

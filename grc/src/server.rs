@@ -158,22 +158,22 @@ pub(crate) async fn attend<S: AsyncRead + AsyncWrite>(
     }
     let mut leave = std::pin::pin!(leave);
     let result = loop {
-        let frame = tokio::select! {
+        // Handing over belongs to it: the owner may be behind for long.
+        let handed_over = async {
+            let (correlation, request) = take(inbox.next().await?, outbox)?;
+            let event = Event::Request { client, correlation, user: user.clone(), request };
+            Ok(door.owner.send(Input::Event(Box::new(event))).await.is_ok())
+        };
+        tokio::select! {
             biased;
             () = &mut leave => break Ok(()),
             () = close.cancelled() => break Err(ConnectionError::PeerTooSlow),
             () = door.stop.cancelled() => break Ok(()),
-            frame = inbox.next() => frame,
-        };
-        match frame.and_then(|frame| take(frame, outbox)) {
-            Ok((correlation, request)) => {
-                let event = Event::Request { client, correlation, user: user.clone(), request };
-                if door.owner.send(Input::Event(Box::new(event))).await.is_err() {
-                    break Ok(());
-                }
-            }
-            Err(ConnectionError::Closed) => break Ok(()),
-            Err(error) => break Err(error),
+            handed_over = handed_over => match handed_over {
+                Ok(true) => {}
+                Ok(false) | Err(ConnectionError::Closed) => break Ok(()),
+                Err(error) => break Err(error),
+            },
         }
     };
     let _ = door.owner.send(Input::ClientClosed { client }).await;

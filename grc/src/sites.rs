@@ -1,8 +1,9 @@
 //! The sites' door: CRMs dial in over mutual TLS and are known by the pin of their certificate.
 //!
-//! A stranger may do one thing, show a ticket, within a deadline and in a short message. From a
-//! known site everything goes to the owner, but for output, which is kept here and acknowledged, so
-//! that bulk data never passes through the owner.
+//! A stranger may do one thing, show a ticket, within a deadline and in a short message, and of
+//! strangers there are so many at a time ([`crate::strangers`]). From a known site everything goes to
+//! the owner, but for output, which is kept here and acknowledged, so that bulk data never passes
+//! through the owner.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -24,7 +25,7 @@ use protocol::refusal::Refusal;
 use protocol::site::{FromSite, SILENCE_TIME, ToSite};
 use protocol::tls;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 use tokio_util::sync::CancellationToken;
 
@@ -33,9 +34,8 @@ use crate::output::{OutputError, Store};
 use crate::pins::Pins;
 use crate::serve::{Input, Peer};
 use crate::server::farewell;
+use crate::strangers::{Place, Said, Strangers, crowded};
 
-/// Connections that have not yet said who they are.
-const STRANGERS_MAX: usize = 32;
 /// Longest message of somebody whose certificate is not pinned.
 const STRANGER_BYTES_MAX: usize = 1024;
 /// How long a peer may take from the greeting to its first message, and from there to the next.
@@ -55,6 +55,7 @@ pub struct Door {
     pub acceptor: TlsAcceptor,
     pub pins: Arc<Pins>,
     pub store: Arc<Store>,
+    pub said: Arc<Said>,
     pub owner: mpsc::Sender<Input>,
     pub stop: CancellationToken,
 }
@@ -63,14 +64,9 @@ type Stream = TlsStream<TcpStream>;
 
 /// Accepts sites until told to stop.
 pub async fn listen(listener: TcpListener, door: Door) {
-    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+    let strangers: Arc<Strangers> = Arc::default();
     let next = Arc::new(AtomicU64::new(0));
     loop {
-        let permit = tokio::select! {
-            () = door.stop.cancelled() => return,
-            permit = strangers.clone().acquire_owned() => permit,
-        };
-        let Ok(permit) = permit else { return };
         let (stream, address) = tokio::select! {
             () = door.stop.cancelled() => return,
             accepted = listener.accept() => match accepted {
@@ -83,7 +79,8 @@ pub async fn listen(listener: TcpListener, door: Door) {
             },
         };
         let (door, connection) = (door.clone(), ConnectionId(next.fetch_add(1, Ordering::Relaxed)));
-        tokio::spawn(async move { welcome(stream, address, connection, permit, &door).await });
+        let place = strangers.admit(address.ip());
+        tokio::spawn(async move { welcome(stream, address, connection, place, &door).await });
     }
 }
 
@@ -101,24 +98,38 @@ async fn welcome(
     stream: TcpStream,
     address: SocketAddr,
     connection: ConnectionId,
-    permit: OwnedSemaphorePermit,
+    place: Place,
     door: &Door,
 ) {
     if let Err(error) = watch_line(&stream) {
         tracing::warn!(%address, %error, "cannot watch the line to a site");
     }
-    let (stream, pin) = match tls::accept(&door.acceptor, stream).await {
-        Ok(accepted) => accepted,
-        Err(error) => return tracing::warn!(%address, %error, "a connection to the sites' port failed"),
+    let failed = |pin: Option<Pin>, error: Stranger| {
+        let pin = pin.map_or_else(|| "unknown".to_owned(), |pin| pin.to_string());
+        door.said.say(|more| tracing::warn!(%address, pin, %error, more, "no site came of a connection"));
     };
-    let Connection { mut inbox, outbox, writer, .. } =
-        match connection::greet(stream, Role::Grc, &[Role::Crm]).await {
-            Ok(greeted) => greeted,
-            Err(error) => return tracing::warn!(%address, %error, "a peer at the sites' port did not greet"),
-        };
-    match introduce(&mut inbox, &outbox, pin, door).await {
+    let given_up = place.given_up();
+    let mut ended = std::pin::pin!(async {
+        tokio::select! {
+            () = given_up => Stranger::Crowded,
+            () = door.stop.cancelled() => Stranger::Stopped,
+        }
+    });
+    let greeted = tokio::select! {
+        greeted = greet(stream, door) => greeted,
+        why = &mut ended => Err(why),
+    };
+    let (Connection { mut inbox, outbox, writer, .. }, pin) = match greeted {
+        Ok(greeted) => greeted,
+        Err(error) => return failed(None, error),
+    };
+    let introduced = tokio::select! {
+        introduced = introduce(&mut inbox, &outbox, pin, door) => introduced,
+        why = ended => Err(why),
+    };
+    drop(place);
+    match introduced {
         Ok((site, first)) => {
-            drop(permit);
             tracing::info!(%site, %address, "site connected");
             let why = attend(&site, connection, first, &mut inbox, &outbox, door).await;
             tracing::warn!(%site, %address, %why, "site disconnected");
@@ -127,20 +138,49 @@ async fn welcome(
         Err(Stranger::Connection(error)) if door.pins.site_of(pin).is_some() => {
             tracing::debug!(%address, %error, "a site hung up before it published");
         }
-        Err(error) => tracing::warn!(%address, %pin, %error, "a peer at the sites' port was sent away"),
+        Err(error) => {
+            if let Some(refusal) = error.last_word() {
+                let _ = outbox.post(Kind::Notice, 0, &ToSite::Refused(refusal));
+            }
+            failed(Some(pin), error);
+        }
     }
     farewell(outbox, writer).await;
+}
+
+/// TLS and greeting; with the connection comes whose certificate was shown.
+async fn greet(stream: TcpStream, door: &Door) -> Result<(Connection<Stream>, Pin), Stranger> {
+    let (stream, pin) = tls::accept(&door.acceptor, stream).await?;
+    Ok((connection::greet(stream, Role::Grc, &[Role::Crm]).await?, pin))
 }
 
 /// Why a peer does not become a site.
 #[derive(Debug, thiserror::Error)]
 enum Stranger {
     #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    #[error(transparent)]
     Connection(#[from] ConnectionError),
     #[error("{0}")]
     Refused(Refusal),
     #[error("it did not say who it is within {} s", INTRODUCTION_TIME.as_secs())]
     Late,
+    #[error("others came after it")]
+    Crowded,
+    #[error("the GRC stops")]
+    Stopped,
+}
+
+impl Stranger {
+    /// What he is told who did nothing wrong; a refusal was told already.
+    fn last_word(&self) -> Option<Refusal> {
+        let state = "it did not say in time who it is; try again".into();
+        match self {
+            Self::Late => Some(Refusal::WrongState { what: "this connection".into(), state }),
+            Self::Crowded => Some(crowded()),
+            _ => None,
+        }
+    }
 }
 
 /// Reads on until the peer publishes: who it is, and what it published.

@@ -10,12 +10,14 @@ mod invocation;
 mod tether;
 
 use std::ffi::OsString;
+use std::fmt;
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -38,7 +40,7 @@ const END_SIGNALS: [Signal; 5] =
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     if arguments == ["--version"] {
-        println!("launcher {}", env!("CARGO_PKG_VERSION"));
+        let _ = writeln!(std::io::stdout(), "launcher {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
     let ending = match arguments.as_mut_slice() {
@@ -46,32 +48,40 @@ fn main() -> ExitCode {
         [] => Ending::Usage("no invocation is named".into()),
         _ => Ending::Usage("these arguments are not known".into()),
     };
-    eprintln!("gridpilot launcher: {ending}");
+    say(ending.to_string());
     ExitCode::from(ending.code())
+}
+
+/// One line for people, where it can be said: a batch system's file may have no room, or nobody at
+/// its other end, and that must not end a pilot.
+fn say(line: impl fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "gridpilot launcher: {line}");
 }
 
 fn run(source: &OsString) -> Ending {
     // Before anything else: from here on a signal is an event and cannot end us half way.
     let signals = match block_signals() {
         Ok(signals) => signals,
-        Err(errno) => return Ending::Start { cause: format!("no signal descriptor: {errno}") },
+        Err(error) => return Ending::Start { cause: format!("no signal descriptor: {error}") },
     };
     let invocation = match invocation::read(source) {
         Ok(invocation) => invocation,
         Err(error) => return Ending::Invocation(error),
     };
     if let Some(origin) = batch_env::origin(|name| std::env::var(name).ok()) {
-        eprintln!("gridpilot launcher: started by {origin}");
+        say(format_args!("started by {origin}"));
     }
     let node_manager = match sibling("node-manager") {
         Ok(path) => path,
         Err(error) => return Ending::Start { cause: format!("own path unknown: {error}") },
     };
+    // Before there is anything that it must end.
+    let guardian = Guardian::find();
     let tether = match Tether::start(&node_manager, &invocation) {
         Ok(tether) => tether,
         Err(error) => return Ending::Start { cause: format!("{}: {error}", node_manager.display()) },
     };
-    match watch(&tether, &signals, Guardian::find().as_ref()) {
+    match watch(&tether, &signals, guardian.as_ref()) {
         Ending::NodeManagerKilled { signal, .. } => {
             let swept = tether::sweep(&node_manager, SWEEP_TIME);
             Ending::NodeManagerKilled { signal, swept }
@@ -85,11 +95,14 @@ fn sibling(name: &str) -> std::io::Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name(name))
 }
 
-fn block_signals() -> Result<SignalFd, Errno> {
+fn block_signals() -> std::io::Result<SignalFd> {
     let mut mask: SigSet = END_SIGNALS.into_iter().collect();
     mask.add(Signal::SIGCHLD);
     mask.thread_block()?;
-    SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+    // Whoever started us may have had it ignored, and the kernel would then not keep how a child
+    // ended. It is blocked, so this never runs.
+    signal_hook::flag::register(Signal::SIGCHLD as i32, Arc::default())?;
+    Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
 /// Waits until the NodeManager is down; a signal asks it to come down, and so does the death of the
@@ -112,7 +125,7 @@ fn watch(tether: &Tether, signals: &SignalFd, guardian: Option<&Guardian>) -> En
             // Whoever ended now would have the batch system kill or lose the rest.
             complained = true;
             let seconds = END_TIME.as_secs();
-            eprintln!("gridpilot launcher: the NodeManager is not down after {seconds} s; still waiting");
+            say(format_args!("the NodeManager is not down after {seconds} s; still waiting"));
             continue;
         }
         // A closed tether stays readable, so it is watched once; SIGCHLD may have been lost.
@@ -121,19 +134,23 @@ fn watch(tether: &Tether, signals: &SignalFd, guardian: Option<&Guardian>) -> En
         let news = wait(signals, tethered.then_some(tether), guardian, left.into_iter().chain(reap).min());
         tethered &= !news.tether_closed;
         if let Some(guardian) = guardian.filter(|_| news.guardian_died) {
-            eprintln!("gridpilot launcher: {}, ending the NodeManager", guardian.death);
-            tether.ask_to_end();
-            asked = Some((guardian.death, Instant::now()));
+            asked = Some(end(tether, guardian.death, ""));
         }
         while let Ok(Some(information)) = signals.read_signal() {
             let signal = END_SIGNALS.into_iter().find(|known| *known as u32 == information.ssi_signo);
             if let (Some(signal), None) = (signal, asked) {
-                eprintln!("gridpilot launcher: {} received, ending the NodeManager", signal.as_str());
-                tether.ask_to_end();
-                asked = Some((signal.as_str(), Instant::now()));
+                asked = Some(end(tether, signal.as_str(), " received"));
             }
         }
     }
+}
+
+/// Asks for the end, and then says so: to be heard may take any time.
+fn end(tether: &Tether, cause: &'static str, happened: &str) -> (&'static str, Instant) {
+    tether.ask_to_end();
+    let asked = (cause, Instant::now());
+    say(format_args!("{cause}{happened}, ending the NodeManager"));
+    asked
 }
 
 /// What happened besides signals.

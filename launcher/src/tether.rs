@@ -38,8 +38,6 @@ pub struct Tether {
 pub enum Exit {
     Code(i32),
     Signal(&'static str),
-    /// Somebody else reaped it: whoever started us had SIGCHLD ignored.
-    Unknown,
 }
 
 impl Tether {
@@ -92,7 +90,8 @@ fn ended(pid: Pid) -> Option<Exit> {
     match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
         Ok(WaitStatus::Exited(_, code)) => Some(Exit::Code(code)),
         Ok(WaitStatus::Signaled(_, signal, _)) => Some(Exit::Signal(signal.as_str())),
-        Err(Errno::ECHILD) => Some(Exit::Unknown),
+        // Only we reap, so this cannot be; whoever waited for it would wait for ever.
+        Err(Errno::ECHILD) => Some(Exit::Signal("a signal that is not known")),
         _ => None,
     }
 }

@@ -35,16 +35,15 @@ impl Installed {
     }
 
     fn start(&self, invocation: &[u8]) -> Child {
-        let mut child = Command::new(self.path("launcher"))
-            .args(["--invocation", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(invocation).unwrap();
-        child
+        start(Command::new(self.path("launcher")), invocation, Stdio::piped())
     }
+}
+
+fn start(mut launcher: Command, invocation: &[u8], stderr: Stdio) -> Child {
+    launcher.args(["--invocation", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
+    let mut child = launcher.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(invocation).unwrap();
+    child
 }
 
 /// Exit code, and the last line on stderr, which is the Launcher's reason.
@@ -91,6 +90,41 @@ fn every_signal_asks_once_and_the_launcher_stays_until_the_node_manager_is_down(
         assert_eq!(reason, format!("gridpilot launcher: ended on {signal}: the NodeManager is down"));
         assert_eq!(fs::read(installed.path("asked")).unwrap(), b"end", "{signal}");
         assert!(installed.path("after").exists(), "{signal}: left before the NodeManager was down");
+    }
+}
+
+/// The place of its output may be full, or nobody may read it any more.
+#[test]
+fn a_launcher_that_can_say_nothing_does_all_the_rest() {
+    for broken in ["full", "closed", "not read"] {
+        let installed = Installed::new(
+            "echo up; dd bs=64 count=1 <&3 >asked 2>/dev/null; echo down; echo done >after; exit 3",
+        );
+        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        let stderr = match broken {
+            "full" => fs::File::options().write(true).open("/dev/full").unwrap().into(),
+            _ => Stdio::from(writer.try_clone().unwrap()),
+        };
+        let mut child = start(Command::new(installed.path("launcher")), b"x", stderr);
+        let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert_eq!(stdout.next().unwrap(), "up");
+        match broken {
+            "closed" => drop(reader),
+            "not read" => {
+                let size = nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_GETPIPE_SZ).unwrap();
+                writer.write_all(&vec![b'.'; size as usize]).unwrap();
+                drop(writer);
+                kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+                assert_eq!(stdout.next().unwrap(), "down", "it must ask for the end before it says so");
+                reader.read_to_end(&mut Vec::new()).unwrap();
+            }
+            _ => {}
+        }
+        // Harmless for the one that was asked already.
+        kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(70), "{broken}: it ends as it always does");
+        assert_eq!(fs::read(installed.path("asked")).unwrap(), b"end", "{broken}");
+        assert!(installed.path("after").exists(), "{broken}: left before the NodeManager was down");
     }
 }
 
@@ -141,6 +175,24 @@ fn a_killed_node_manager_is_swept_up_after_once() {
     assert_eq!(code, 71);
     assert_eq!(reason, "gridpilot launcher: the NodeManager was killed by SIGKILL; the sweep has run");
     assert_eq!(fs::read(installed.path("sweeps")).unwrap(), b"swept\n");
+}
+
+/// Whoever started the Launcher may have ignored SIGCHLD, and the kernel then forgets how a child ended.
+#[test]
+fn the_node_managers_end_is_known_whatever_was_ignored_before() {
+    let killed = "if [ \"$1\" = sweep ]; then echo swept >>sweeps; exit 0; fi; kill -9 $$";
+    let swept = "the NodeManager was killed by SIGKILL; the sweep has run";
+    let refused = "the NodeManager ended with code 3; its reason stands above";
+    for (script, expected, words) in
+        [(killed, 71, swept), ("exit 3", 70, refused), ("exit 0", 0, "ended: the NodeManager is done")]
+    {
+        let installed = Installed::new(script);
+        let mut deaf = Command::new("/usr/bin/env");
+        deaf.arg("--ignore-signal=CHLD").arg(installed.path("launcher"));
+        let (code, reason) = end(start(deaf, b"x", Stdio::piped()));
+        assert_eq!((code, reason), (expected, format!("gridpilot launcher: {words}")));
+        assert_eq!(installed.path("sweeps").exists(), expected == 71);
+    }
 }
 
 #[test]

@@ -123,7 +123,7 @@ impl<S: AsyncRead + AsyncWrite> Inbox<S> {
     }
 }
 
-/// A message read out of a frame's body, checked.
+/// A message read out of a frame's body. What its encoding cannot say is for its own `check` to find.
 pub fn read<T: DeserializeOwned>(frame: &Frame) -> Result<T, ConnectionError> {
     Ok(codec::decode(&frame.body)?)
 }

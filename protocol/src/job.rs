@@ -74,7 +74,8 @@ pub(crate) fn check_output(offset: u64, bytes: &[u8]) -> Result<(), Refusal> {
 
 /// What is checked of a signal's number.
 pub(crate) fn check_signal(signal: u8) -> Result<(), Refusal> {
-    Refusal::unless((1..=SIGNAL_MAX).contains(&signal), "a signal that does not exist")
+    let fits = (1..=SIGNAL_MAX).contains(&signal);
+    Refusal::unless(fits, &format!("signal {signal} cannot be sent, only 1 to {SIGNAL_MAX} can"))
 }
 
 /// Which members a command is started on.

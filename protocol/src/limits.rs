@@ -58,8 +58,9 @@ pub const SIGNATURE_BYTES: usize = 64;
 pub const LOGIN_PIECE_BYTES_MAX: usize = 1536;
 /// Longest message of somebody who has not logged in.
 pub const LOGIN_BYTES_MAX: usize = 4 * 1024;
-/// Largest signal number of Linux.
-pub const SIGNAL_MAX: u8 = 64;
+/// Largest number of a signal that can be sent. Real-time signals, which begin above, are queued by
+/// the kernel one by one and mean what a program's libraries agreed on: they are not passed on.
+pub const SIGNAL_MAX: u8 = 31;
 /// Bytes of one path.
 pub const PATH_BYTES_MAX: usize = 4096;
 /// Bytes of output in one message.

@@ -6,10 +6,13 @@
 //! Challenge ------------------------->          notice: 32 bytes that were never used before
 //! <------------------------------ Login         request: name, key, signature; may be repeated
 //! Welcome | Refused ----------------->          reply; after Welcome requests are taken
+//! Refused --------------------------->          notice: the time is over, or others need the place
 //! ```
 //! What is signed is [`signed`], as an SSH signature of namespace [`NAMESPACE`] with hash sha512. It
 //! holds what is only true of this one connection: the challenge, and what TLS derives for both its
 //! ends and for nobody between them. A signature is worth nothing anywhere else or a second time.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +25,8 @@ use crate::refusal::Refusal;
 pub const NAMESPACE: &str = "gridpilot-login";
 /// Keys that are tried over one connection at most.
 pub const ATTEMPTS_MAX: usize = 6;
+/// From the connection to the login: an agent may ask its owner before it signs.
+pub const LOGIN_TIME: Duration = Duration::from_secs(60);
 
 /// What the GRC says until somebody is known.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -29,7 +34,8 @@ pub enum ToStranger {
     Challenge([u8; 32]),
     /// From here on requests are taken.
     Welcome,
-    /// Another key may be tried, [`ATTEMPTS_MAX`] in all, unless the refusal is of something else.
+    /// Another key may be tried, [`ATTEMPTS_MAX`] in all, unless the refusal is of something else;
+    /// after `WrongState` the same may be tried over another connection.
     Refused(Refusal),
 }
 

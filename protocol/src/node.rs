@@ -120,9 +120,10 @@ pub enum Request {
     /// Start a command as the user; it ends as a [`Notice::Exited`]. The same job id never
     /// starts twice: a repeated one is answered `Done`.
     Exec { job: JobId, command: Command },
-    /// Signal every process of the command, also one that left its session. An unknown job is
-    /// answered `Done`. After SIGTERM or SIGKILL the command's `Exited` is not told before all of
-    /// them are gone; SIGKILL is answered when they are, or `Failed` naming one that does not die.
+    /// Signal every process of the command, also one that left its session; 1 to
+    /// [`limits::SIGNAL_MAX`]. An unknown job is answered `Done`. After SIGTERM or SIGKILL the
+    /// command's `Exited` is not told before all of them are gone; SIGKILL is answered when they
+    /// are, or `Failed` naming one that does not die.
     Signal { job: JobId, signal: u8 },
     /// Output is kept up to here: more may be sent, and this much is never sent again. Not
     /// answered.

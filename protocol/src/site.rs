@@ -234,7 +234,8 @@ pub enum ToSite {
     Join { reservation: ReservationId, epoch: Epoch, ring: KeyRing },
     /// Start a command. The same job never starts twice in one epoch.
     Exec { reservation: ReservationId, epoch: Epoch, job: JobId, target: Target, command: Command },
-    /// Send a signal to every process of a job, also to those that left its session.
+    /// Send a signal to every process of a job, also to those that left its session: 1 to
+    /// [`SIGNAL_MAX`](crate::limits::SIGNAL_MAX).
     Signal { reservation: ReservationId, epoch: Epoch, job: JobId, signal: u8 },
     /// Output of this stream is kept up to here: more may be sent.
     OutputSaved {

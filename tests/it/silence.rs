@@ -2,13 +2,18 @@
 //! there reads which it was, and when all is well again nothing is left.
 //! `gridpilot-kills --deaths` says how soon.
 
+use gridpilot_tests::batch::{System, Systems};
 use gridpilot_tests::endings::deaths::{self, Death};
 
-use crate::common::{TestGrid, announce, fresh_directory};
-use gridpilot_tests::state::Plan;
+use crate::common::{TestGrid, announce, fresh_directory, plan_with};
 
 fn is_named(death: Death) {
-    let mut world = TestGrid::up(deaths::plan(Plan::new(fresh_directory())));
+    is_named_under(Systems::default(), death);
+}
+
+fn is_named_under(batch: Systems, death: Death) {
+    let Some(plan) = plan_with(batch.clone(), deaths::plan(batch, fresh_directory())) else { return };
+    let mut world = TestGrid::up(plan);
     let told =
         deaths::happen(&mut world.grid, death).unwrap_or_else(|error| panic!("{error:#}{}", world.logs()));
     announce(&format!("{death}: after {:.1} s: {}", told.after.as_secs_f64(), told.line));
@@ -22,6 +27,11 @@ fn a_node_whose_cable_is_pulled_is_named_to_who_waits() {
 #[test]
 fn a_node_that_goes_dark_is_named_to_who_waits() {
     is_named(Death::NodeDark);
+}
+
+#[test]
+fn a_node_that_goes_dark_under_slurm_is_named_to_who_waits() {
+    is_named_under(Systems::all(System::Slurm), Death::NodeDark);
 }
 
 #[test]

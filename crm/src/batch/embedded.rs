@@ -150,6 +150,9 @@ impl Embedded {
 }
 
 impl Batch for Embedded {
+    /// Nobody else's hands are in between: what is not there now never comes.
+    const TURN_UP_TIME: Duration = Duration::ZERO;
+
     async fn capabilities(&self) -> Result<Capabilities, BatchError> {
         Ok(Capabilities {
             places_on_named_nodes: true,

@@ -20,6 +20,7 @@ mod slurm;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use protocol::ids::ReservationId;
@@ -62,6 +63,10 @@ impl BatchJob {
 
 /// A batch system. Everything may be repeated; a pilot that it does not know is gone.
 pub trait Batch: Send + Sync + 'static {
+    /// How long a submission without an answer, or one that a CRM made when it died, may take to
+    /// turn up in [`Self::status`].
+    const TURN_UP_TIME: Duration = Duration::from_secs(60);
+
     /// What it can do and admits. Asked at the start and every few minutes: queues change.
     fn capabilities(&self) -> impl Future<Output = Result<Capabilities, BatchError>> + Send;
 

@@ -17,9 +17,6 @@ use crate::site::{Account, Ahead, Event, News};
 const CAPABILITIES_INTERVAL: Duration = Duration::from_secs(30);
 /// A system that did not answer is asked sooner.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a submission without an answer may still turn up in the queue.
-const TURN_UP_TIME: Duration = Duration::from_secs(60);
-
 /// How often the nodes of a reservation that is over are given back before that is left to time.
 const UNRESERVE_TRIES: u32 = 6;
 
@@ -30,9 +27,11 @@ pub enum Command {
     Cancel {
         pilot: PilotId,
     },
-    /// A pilot that was submitted before a restart: its end is to be said.
+    /// A pilot of before a restart: its end is to be said. One that never arrived is awaited, for
+    /// its submission may have been on its way then.
     Watch {
         pilot: PilotId,
+        awaited: bool,
     },
     /// Asks how the queue is, now: answered by [`News::Capabilities`] or [`News::Answers`].
     Probe,
@@ -63,6 +62,8 @@ struct Task<B> {
     known: BTreeMap<PilotId, Known>,
     answers: bool,
     capabilities: Option<Capabilities>,
+    /// Not before is it looked again whether something turned up.
+    look_again: Instant,
 }
 
 /// Carries commands out and reports, until the driver is gone.
@@ -71,8 +72,9 @@ pub async fn run<B: Batch>(
     mut commands: mpsc::UnboundedReceiver<Command>,
     events: mpsc::Sender<Event>,
 ) {
-    let mut task = Task { batch, events, known: BTreeMap::new(), answers: true, capabilities: None };
     let mut ask_at = Instant::now();
+    let mut task =
+        Task { batch, events, known: BTreeMap::new(), answers: true, capabilities: None, look_again: ask_at };
     // What came behind cancels that were taken together.
     let mut next = None;
     loop {
@@ -86,6 +88,7 @@ pub async fn run<B: Batch>(
                 Some(command) => next = task.perform(command, &mut commands).await,
             },
             () = task.batch.changed() => task.look().await,
+            () = task.nothing_turned_up() => task.look().await,
             () = tokio::time::sleep_until(ask_at) => {
                 let answered = task.ask_capabilities().await;
                 ask_at = Instant::now() + if answered { CAPABILITIES_INTERVAL } else { RETRY_INTERVAL };
@@ -116,16 +119,18 @@ impl<B: Batch> Task<B> {
                 self.cancel(pilots).await;
                 return next;
             }
-            Command::Watch { pilot } => {
-                let mut pilots = vec![pilot];
+            Command::Watch { pilot, awaited } => {
+                let mut pilots = vec![(pilot, awaited)];
                 let next = loop {
                     match commands.try_recv() {
-                        Ok(Command::Watch { pilot }) => pilots.push(pilot),
+                        Ok(Command::Watch { pilot, awaited }) => pilots.push((pilot, awaited)),
                         Ok(other) => break Some(other),
                         Err(_) => break None,
                     }
                 };
-                self.known.extend(pilots.into_iter().map(|pilot| (pilot, Known::default())));
+                let until = Instant::now() + B::TURN_UP_TIME;
+                let known = |awaited: bool| Known { told: None, turns_up_until: awaited.then_some(until) };
+                self.known.extend(pilots.into_iter().map(|(pilot, awaited)| (pilot, known(awaited))));
                 self.look().await;
                 return next;
             }
@@ -173,7 +178,7 @@ impl<B: Batch> Task<B> {
         drop(job);
         let is_unknown = matches!(outcome, Err(BatchError::Unknown(_)));
         if outcome.is_ok() || is_unknown {
-            let turns_up_until = is_unknown.then(|| Instant::now() + TURN_UP_TIME);
+            let turns_up_until = is_unknown.then(|| Instant::now() + B::TURN_UP_TIME);
             let known = |pilot: &PilotId| (*pilot, Known { told: None, turns_up_until });
             self.known.extend(pilots.iter().map(known));
         }
@@ -192,6 +197,12 @@ impl<B: Batch> Task<B> {
         pilots.retain(|pilot| self.known.contains_key(pilot));
         if pilots.is_empty() {
             return;
+        }
+        let now = Instant::now();
+        for pilot in &pilots {
+            // Nobody waits for it: what turns up later is taken away then.
+            let until = self.known.get_mut(pilot).and_then(|known| known.turns_up_until.as_mut());
+            until.into_iter().for_each(|until| *until = now);
         }
         if let Err(error) = self.batch.cancel(&pilots).await {
             let (first, more) = (pilots[0], pilots.len() - 1);
@@ -217,8 +228,17 @@ impl<B: Batch> Task<B> {
         }
     }
 
+    /// Resolves when something could have turned up and did not, as far as was seen.
+    async fn nothing_turned_up(&self) {
+        match self.known.values().filter_map(|known| known.turns_up_until).min() {
+            Some(until) => tokio::time::sleep_until(until.max(self.look_again)).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Asks how all pilots stand and reports what is new.
     async fn look(&mut self) {
+        self.look_again = Instant::now() + RETRY_INTERVAL;
         let standings = match self.batch.status().await {
             Ok(standings) => standings,
             Err(error) => return self.heard(Err(error)).await,
@@ -242,14 +262,15 @@ impl<B: Batch> Task<B> {
         }
         let now = Instant::now();
         let is_late = |known: &Known| known.turns_up_until.is_none_or(|until| until <= now);
-        for (pilot, known) in &self.known {
-            if !named.contains(pilot) && is_late(known) {
-                gone.push((*pilot, "the batch system does not know it".into()));
-            }
-        }
+        let missing = self.known.iter().filter(|(pilot, known)| !named.contains(pilot) && is_late(known));
+        let missing: Vec<PilotId> = missing.map(|(pilot, _)| *pilot).collect();
         for (pilot, reason) in gone {
             self.known.remove(&pilot);
             let _ = self.events.send(Event::BatchGone { pilot, reason }).await;
+        }
+        if !missing.is_empty() {
+            missing.iter().for_each(|pilot| drop(self.known.remove(pilot)));
+            self.tell(News::NotThere { pilots: missing }).await;
         }
     }
 

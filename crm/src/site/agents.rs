@@ -133,9 +133,6 @@ impl Site {
     pub(super) fn on_batch_gone(&mut self, id: PilotId, reason: &Text) {
         let Some(pilot) = self.pilot_mut(id).filter(|pilot| pilot.state != State::Held) else { return };
         let was_queued = pilot.state == State::Submitted;
-        if was_queued && self.on_never_there(id) {
-            return;
-        }
         // Where it ran, the node is looked at.
         let nowhere = self.settings.anonymous && self.pilot(id).is_some_and(|pilot| pilot.at.is_none());
         if was_queued && nowhere {

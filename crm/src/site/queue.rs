@@ -9,7 +9,7 @@ use protocol::refusal::{Failure, Refusal, Step};
 use protocol::site::Part;
 
 use super::{Account, Action, LEASE_MARGIN, News, Site};
-use crate::pilot::{Event, PilotId, State};
+use crate::pilot::{Event, Pilot, PilotId, State};
 use crate::queue::QueueState;
 use crate::standing::{BatchError, Standing};
 
@@ -40,6 +40,7 @@ impl Site {
         match news {
             News::NotSubmitted { pilots, error } => self.on_not_submitted(&pilots, error),
             News::Stands { pilot, standing } => self.on_stands(pilot, standing),
+            News::NotThere { pilots } => self.on_not_there(&pilots),
             News::Capabilities(capabilities) => {
                 self.lead_of_batch = capabilities.lead;
                 self.set_reserves_ahead(capabilities.reserves_ahead);
@@ -125,7 +126,7 @@ impl Site {
 
     fn on_stands(&mut self, id: PilotId, standing: Standing) {
         let (anonymous, now) = (self.settings.anonymous, self.now);
-        let Some(pilot) = self.pilot_mut(id) else {
+        let Some(pilot) = self.pilot_mut(id).filter(|pilot| pilot.state != State::Gone) else {
             // Nobody waits for it any more: its submission had no answer, and came late.
             return self.actions.push(Action::Cancel { pilot: id });
         };
@@ -146,17 +147,30 @@ impl Site {
         self.progressed.insert(id.reservation);
     }
 
-    /// A submission without an answer is not there: it is made again when the queue is asked next.
-    /// Returns whether that is what this end of a pilot means.
-    pub(super) fn on_never_there(&mut self, id: PilotId) -> bool {
-        let Some(pilot) = self.pilot_mut(id).filter(|pilot| pilot.state == State::Submitted) else {
-            return false;
-        };
-        let Some(why) = pilot.unanswered.take() else { return false };
-        self.queue.turned_back(self.now, why);
-        self.advance(id, Event::TurnedBack);
-        self.queue_changed(false);
-        true
+    /// The batch system does not know these. A round that it never said to have is handed over again,
+    /// by the same name; what it had before, and pilots that were there, are gone.
+    fn on_not_there(&mut self, pilots: &[PilotId]) {
+        let (never, gone): (Vec<PilotId>, Vec<PilotId>) = pilots.iter().partition(|id| self.never_was(**id));
+        for id in never {
+            if let Some(pilot) = self.pilot_mut(id) {
+                pilot.unanswered = None;
+            }
+            self.advance(id, Event::TurnedBack);
+        }
+        let reason = "the batch system does not know it".into();
+        gone.into_iter().for_each(|id| self.on_batch_gone(id, &reason));
+        self.submit_held();
+    }
+
+    /// Whether this pilot is of a submission that may never have come to the batch system. A queue
+    /// has all of a batch job or nothing; on nodes by name each pilot is one of its own.
+    fn never_was(&self, id: PilotId) -> bool {
+        let is_unsure = |pilot: &Pilot| pilot.state == State::Submitted && pilot.unanswered.is_some();
+        let Some(incarnation) = self.incarnation(id) else { return false };
+        match self.settings.anonymous {
+            true => incarnation.roster.pilots().iter().all(is_unsure),
+            false => incarnation.roster.get(id.member).is_some_and(is_unsure),
+        }
     }
 
     /// No pilot of this submission came.

@@ -2,9 +2,9 @@
 //!
 //! What was voted for and granted stands as before, and so do the pilots. One that arrived is away
 //! and may come back as long as its lease lasts: it says how it stands, and what runs there is not
-//! disturbed. One that never did is awaited as before, wherever it queues. How far their
-//! incarnation is follows from what they say. What was failing, ending or replaced by a newer epoch
-//! goes on ending.
+//! disturbed. One that never did is awaited as before, wherever it queues, and handed over again if it
+//! never came to the batch system. How far their incarnation is follows from what they say. What was
+//! failing, ending or replaced by a newer epoch goes on ending.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -126,7 +126,12 @@ impl Site {
                 self.pins.insert(pin, id);
                 pilot
             }
-            None => self.restore_pilot(id, placed, State::Submitted),
+            None => {
+                let mut pilot = self.restore_pilot(id, placed, State::Submitted);
+                let why = "the site's CRM was restarted before its batch system said that it has it";
+                pilot.unanswered = Some(why.into());
+                pilot
+            }
         }
     }
 

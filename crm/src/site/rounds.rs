@@ -37,7 +37,7 @@ impl Incarnation {
             return None;
         }
         let waiting: Vec<&Pilot> = self.roster.pilots().iter().filter(|pilot| is_queued(pilot)).collect();
-        let why = paused.cloned().or_else(|| waiting.iter().find_map(|pilot| pilot.queued.clone()));
+        let why = paused.cloned().or_else(|| waiting.iter().find_map(|pilot| pilot.waits_for().cloned()));
         let told = Told {
             pilots: waiting.len() as u32,
             why: why.unwrap_or_default(),
@@ -196,7 +196,10 @@ impl Site {
                 cause.push_str(&format!("; the batch system says: {why}"))
             }
             Some(why) => cause.push_str(&format!("; {queue} says: {why}")),
-            None => {}
+            None => {
+                let unsure = missing.iter().find_map(|pilot| pilot.unanswered.as_ref());
+                cause.extend(unsure.map(|why| format!("; it is not known whether they are queued: {why}")));
+            }
         }
         match self.settings.anonymous {
             true => Failure::new(

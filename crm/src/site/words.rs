@@ -49,7 +49,7 @@ pub enum Event {
     Noticed { pilot: PilotId, notice: Notice },
     /// The connection to the agent ended, or was given up, so long after its last word.
     AgentLost { pilot: PilotId, cause: Text, silent: Duration },
-    /// The batch system says that the pilot's process is gone, or never came to be.
+    /// The batch system had the pilot, or started it in vain, and says that it is gone.
     BatchGone { pilot: PilotId, reason: Text },
     /// What else the batch system says.
     Batch(News),
@@ -82,8 +82,11 @@ pub enum News {
     /// A pilot waits or runs; said when it changed. Also of a pilot that nobody knows any more.
     Stands { pilot: PilotId, standing: Standing },
     /// These pilots, one batch job, were not taken. After [`BatchError::Unknown`] they may be there
-    /// all the same: [`Event::BatchGone`] or [`News::Stands`] follows. After the others they are not.
+    /// all the same: [`News::NotThere`] or another word of them follows. After the others they are not.
     NotSubmitted { pilots: Vec<PilotId>, error: BatchError },
+    /// The system knows nothing of these pilots: they never came there, or their end was not heard
+    /// of. Those of one round come together.
+    NotThere { pilots: Vec<PilotId> },
 }
 
 /// Which request an agent's reply belongs to.
@@ -114,7 +117,7 @@ pub enum Action {
     /// token is good for so many seconds more, if it may still arrive.
     Adopt { pilot: PilotId, token_s: Option<u32> },
     /// Void the pilot's token and have the batch system take it away; answered by
-    /// [`Event::BatchGone`], also when it does not know the pilot. Repeatable.
+    /// [`Event::BatchGone`], or by [`News::NotThere`] when that does not know the pilot. Repeatable.
     Cancel { pilot: PilotId },
     /// Have the batch system keep nodes free for a window, or keep them otherwise than before.
     Reserve(Ahead),

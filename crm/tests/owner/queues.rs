@@ -2,14 +2,14 @@
 //! pilots fail.
 
 use crm::pilot::{PilotId, Round};
-use crm::site::{Event, News};
+use crm::site::{Event, News, Settings, Site};
 use crm::standing::{BatchError, Capabilities, Standing};
 use protocol::ids::{ReservationId, Version};
 use protocol::refusal::{Refusal, Step};
 use protocol::site::{FromSite, Part, Remaining, ToSite};
 
 use crate::said::*;
-use crate::world::{E, Fault, HOUR, R, V, World, commit, hold, hold_of, part};
+use crate::world::{E, Fault, HOUR, R, V, World, commit, hold, hold_of, part, settings};
 
 #[test]
 fn a_submission_that_is_turned_back_pauses_the_queue_and_is_made_again_by_the_same_name() {
@@ -35,34 +35,89 @@ fn a_submission_that_is_turned_back_pauses_the_queue_and_is_made_again_by_the_sa
     world.check();
 }
 
+/// The site of a queue, or one that knows its nodes by name.
+fn queued_at(anonymous: bool) -> World {
+    let mut world = World::new(3);
+    let settings = Settings { anonymous, ..settings() };
+    world.settings = settings.clone();
+    world.site = Site::new(settings, world.nodes.clone());
+    world.say(Event::GrcConnected);
+    world.mute = true;
+    world.say(hold(part(2)));
+    world.say(commit(V, HOUR));
+    world
+}
+
+fn not_there(world: &mut World, pilots: &[PilotId]) {
+    world.alive.retain(|id| !pilots.contains(id));
+    batch(world, News::NotThere { pilots: pilots.to_vec() });
+}
+
 #[test]
 fn a_submission_without_an_answer_is_found_by_its_name_or_made_again() {
     for is_there in [true, false] {
         let mut world = queued();
         not_taken(&mut world, &[pilot(0), pilot(1)], BatchError::unknown("no answer in 20 s"));
+        world.pass(s(1));
         assert_eq!(world.submitted.len(), 2, "it may be there");
+        assert_eq!(waits(&world).unwrap().why.as_str(), "no answer in 20 s");
         world.mute = false;
-        for member in 0..2 {
-            if is_there {
+        if is_there {
+            for member in 0..2 {
                 let standing = Standing::Queued { why: None, expected: None };
                 batch(&mut world, News::Stands { pilot: pilot(member), standing });
-            } else {
-                world.alive.remove(&pilot(member));
-                let reason = "the batch system does not know it".into();
-                world.say(Event::BatchGone { pilot: pilot(member), reason });
+                arrives(&mut world, pilot(member));
             }
-        }
-        assert_eq!(failed(&world), None);
-        if is_there {
-            (0..2).for_each(|member| arrives(&mut world, pilot(member)));
             assert_eq!(world.submitted.len(), 2);
         } else {
-            world.pass(s(6));
-            batch(&mut world, News::Capabilities(capabilities(None)));
+            not_there(&mut world, &[pilot(0), pilot(1)]);
             assert_eq!(world.submitted[2..], [pilot(0), pilot(1)]);
         }
-        assert_eq!(ready_in(&world), [(E, 1)], "{is_there}");
+        assert_eq!((ready_in(&world), failed(&world)), (vec![(E, 1)], None), "{is_there}");
         world.check();
+    }
+}
+
+/// What was turned back, or still to be handed over, when the CRM died is handed over by the next.
+#[test]
+fn a_round_that_never_came_to_the_batch_system_is_handed_over_by_the_next_crm() {
+    for anonymous in [false, true] {
+        let mut world = queued_at(anonymous);
+        let is_full = BatchError::unavailable("slurmctld does not answer");
+        not_taken(&mut world, &[pilot(0), pilot(1)], is_full);
+        world.come_back = false;
+        world.restart();
+        world.say(Event::GrcConnected);
+        assert_eq!(world.submitted.len(), 2, "it may be there");
+        world.mute = false;
+        not_there(&mut world, &[pilot(0), pilot(1)]);
+        assert_eq!(world.submitted[2..], [pilot(0), pilot(1)]);
+        assert_eq!((ready_in(&world), failed(&world)), (vec![(E, 1)], None));
+        world.check();
+    }
+}
+
+#[test]
+fn what_was_there_and_ended_is_not_handed_over_again() {
+    for (anonymous, is_said) in [(false, true), (true, true), (true, false)] {
+        let mut world = queued_at(anonymous);
+        world.come_back = false;
+        world.restart();
+        world.say(Event::GrcConnected);
+        world.alive.remove(&pilot(1));
+        if is_said {
+            // While nothing else was heard of it.
+            world.say(Event::BatchGone { pilot: pilot(1), reason: "its time limit was reached".into() });
+        } else {
+            // A queue has all of a batch job or nothing of it.
+            let standing = Standing::Running { node: None };
+            batch(&mut world, News::Stands { pilot: pilot(0), standing });
+            not_there(&mut world, &[pilot(1)]);
+        }
+        assert_eq!(world.submitted.len(), 2);
+        let cause = failed(&world).unwrap().cause;
+        let word = if is_said { "its time limit was reached" } else { "the batch system does not know it" };
+        assert!(cause.as_str().ends_with(word), "{cause}");
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crm::nodes::Node;
 use crm::pilot::PilotId;
 use crm::record::{Key, Record, Value};
-use crm::site::{Action, Asked, Event, Site};
+use crm::site::{Action, Asked, Event, News, Settings, Site};
 use protocol::ids::JobId;
 use protocol::job::{ExitStatus, Hits};
 use protocol::node::{self, Notice, Reply, Request};
@@ -32,6 +32,7 @@ pub enum Fault {
 pub struct World {
     pub site: Site,
     pub nodes: Vec<Node>,
+    pub settings: Settings,
     pub now: Duration,
     pub told: Vec<FromSite>,
     pub events: VecDeque<Event>,
@@ -83,6 +84,7 @@ impl World {
         let mut world = Self {
             site: Site::new(settings(), nodes.clone()),
             nodes,
+            settings: settings(),
             now: Duration::from_secs(1_000_000),
             told: vec![],
             events: VecDeque::new(),
@@ -143,7 +145,7 @@ impl World {
         self.cut = true;
         self.events.clear();
         let records = self.records.clone().into_iter().map(|(key, value)| Record::Put(key, value));
-        let (site, actions) = Site::restore(settings(), self.nodes.clone(), self.now, records);
+        let (site, actions) = Site::restore(self.settings.clone(), self.nodes.clone(), self.now, records);
         self.site = site;
         self.perform_all(actions);
         self.say(Event::Tick);
@@ -296,11 +298,11 @@ impl World {
                     Some(Fault::Refusal | Fault::Death) => self.gone(pilot),
                 }
             }
-            Action::Adopt { pilot, .. } => {
-                if !self.alive.contains(&pilot) && fault.is_none() {
-                    self.gone(pilot);
-                }
-            }
+            Action::Adopt { pilot, .. } => match self.submitted.contains(&pilot) {
+                _ if self.alive.contains(&pilot) || fault.is_some() => {}
+                true => self.gone(pilot),
+                false => self.events.push_back(Event::Batch(News::NotThere { pilots: vec![pilot] })),
+            },
             Action::Cancel { pilot } => {
                 if fault.is_none() {
                     self.gone(pilot);

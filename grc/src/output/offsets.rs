@@ -3,12 +3,14 @@
 //!
 //! ```text
 //! a 0 stdout 4096 4096      site, member, stream, taken up to, bytes on file then
+//! = 65f3b4a2                what follows was noted in this boot of the machine
 //! ! some of it ...          what was lost, to be told with the log
 //! ```
 //! A line is written after the bytes that it speaks of: bytes without their line were never
-//! acknowledged and come again.
+//! acknowledged and come again. A power cut may take lines that were acknowledged, the last or all:
+//! then a stream is in doubt until it is heard of in the new boot, over any number of starts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -34,9 +36,32 @@ pub struct Offsets {
     pub stdout: u64,
     pub stderr: u64,
     pub damage: Option<String>,
+    /// What was acknowledged may be gone, until a stream is heard of.
+    pub doubt: Option<Doubt>,
+}
+
+/// Of a job that is older than this boot of the machine, or whose offsets cannot be read.
+#[derive(Debug)]
+pub struct Doubt {
+    boot: String,
+    /// Streams that were heard of in this boot: they count on from there.
+    heard: BTreeSet<Source>,
+    /// The file says already where this boot begins.
+    noted: bool,
+}
+
+impl Doubt {
+    fn new(boot: &str) -> Self {
+        Self { boot: boot.to_owned(), heard: BTreeSet::new(), noted: false }
+    }
 }
 
 impl Offsets {
+    /// The stream sends something: whether it may go on behind what was lost.
+    pub fn hear(&mut self, source: &Source) -> bool {
+        self.doubt.as_mut().is_some_and(|doubt| doubt.heard.insert(source.clone()))
+    }
+
     pub fn length(&mut self, stream: Stream) -> &mut u64 {
         match stream {
             Stream::Stdout => &mut self.stdout,
@@ -45,16 +70,18 @@ impl Offsets {
     }
 
     /// Reads what an earlier start has left, and cuts the files back to what was acknowledged.
-    pub fn load(directory: &Path) -> std::io::Result<Self> {
-        let mut known = Self::default();
+    /// In doubt is what is older than this boot, and what was found unreadable in it.
+    pub fn load(directory: &Path, boot: &str, older: bool) -> std::io::Result<Self> {
+        let mut known = Self { doubt: older.then(|| Doubt::new(boot)), ..Self::default() };
         let text = match fs::read(directory.join(FILE)) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(known),
+            // There may be bytes all the same, whose line was never written.
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             Err(error) => return Err(error),
         };
         // The last line may be half: whatever it spoke of comes again.
         for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
-            known.take_line(line.trim_end());
+            known.take_line(line.trim_end(), boot);
         }
         for stream in [Stream::Stdout, Stream::Stderr] {
             let path = directory.join(file_name(stream));
@@ -70,13 +97,38 @@ impl Offsets {
         let rewritten = known.lines();
         if rewritten.len() < text.len() {
             replace(&directory.join(FILE), rewritten.as_bytes())?;
+            known.was_rewritten();
         }
         Ok(known)
     }
 
-    fn take_line(&mut self, line: &str) {
+    /// What there is of a job whose offsets cannot be read.
+    pub fn unreadable(directory: &Path, boot: &str, error: &std::io::Error) -> Self {
+        let length = |stream| fs::metadata(directory.join(file_name(stream))).map_or(0, |meta| meta.len());
+        Self {
+            taken: BTreeMap::new(),
+            stdout: length(Stream::Stdout),
+            stderr: length(Stream::Stderr),
+            damage: Some(format!("some of it cannot be read: {error}")),
+            doubt: Some(Doubt::new(boot)),
+        }
+    }
+
+    fn was_rewritten(&mut self) {
+        if let Some(doubt) = &mut self.doubt {
+            doubt.noted = true;
+        }
+    }
+
+    fn take_line(&mut self, line: &str, boot: &str) {
         if let Some(damage) = line.strip_prefix("! ") {
             self.damage = Some(damage.to_owned());
+            return;
+        }
+        if let Some(begun) = line.strip_prefix("= ") {
+            if begun == boot {
+                self.doubt = Some(Doubt { noted: true, ..Doubt::new(boot) });
+            }
             return;
         }
         let mut words = line.split(' ');
@@ -87,7 +139,11 @@ impl Offsets {
         if let (Ok(site), Ok(member), Some(stream), Ok(upto), Ok(length)) =
             (site, member, stream, upto, length)
         {
-            self.taken.insert((site, member, stream), upto);
+            let source = (site, member, stream);
+            if let Some(doubt) = self.doubt.as_mut().filter(|doubt| doubt.noted) {
+                doubt.heard.insert(source.clone());
+            }
+            self.taken.insert(source, upto);
             *self.length(stream) = length;
         }
     }
@@ -99,12 +155,16 @@ impl Offsets {
     }
 
     fn lines(&self) -> String {
+        let heard = |source: &&Source| self.doubt.as_ref().is_some_and(|doubt| doubt.heard.contains(*source));
+        let before = self.taken.keys().filter(|source| !heard(source)).map(|source| self.line(source));
+        let boot = self.doubt.iter().map(|doubt| format!("= {}\n", doubt.boot));
+        let since = self.taken.keys().filter(heard).map(|source| self.line(source));
         let damage = self.damage.iter().map(|damage| format!("! {}\n", damage.replace('\n', " ")));
-        self.taken.keys().map(|source| self.line(source)).chain(damage).collect()
+        before.chain(boot).chain(since).chain(damage).collect()
     }
 
     /// Notes that a stream was taken further, or that something was lost.
-    pub fn note(&self, directory: &Path, source: &Source, damaged: bool) -> std::io::Result<()> {
+    pub fn note(&mut self, directory: &Path, source: &Source, damaged: bool) -> std::io::Result<()> {
         let path = directory.join(FILE);
         let open = || OpenOptions::new().append(true).create(true).open(&path);
         let mut file = match open() {
@@ -114,8 +174,11 @@ impl Offsets {
             }
             opened => opened?,
         };
-        if damaged || file.metadata()?.len() > BYTES_MAX {
-            return replace(&path, self.lines().as_bytes());
+        let begins = self.doubt.as_ref().is_some_and(|doubt| !doubt.noted);
+        if damaged || begins || file.metadata()?.len() > BYTES_MAX {
+            replace(&path, self.lines().as_bytes())?;
+            self.was_rewritten();
+            return Ok(());
         }
         file.write_all(self.line(source).as_bytes())
     }

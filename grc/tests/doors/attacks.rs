@@ -6,13 +6,14 @@ use std::process::Command;
 
 use grc::login::key::{Key, signed_data};
 use grc::login::wire::put_string;
+use grc::strangers::STRANGERS_PER_ADDRESS_MAX;
 use protocol::client::{Reply, Request};
 use protocol::connection::{self, ConnectionError};
 use protocol::frame::Kind;
 use protocol::hello::Role;
 use protocol::identity::Identity;
 use protocol::limits::LOGIN_BYTES_MAX;
-use protocol::login::{ATTEMPTS_MAX, FromStranger, ToStranger};
+use protocol::login::{ATTEMPTS_MAX, FromStranger, LOGIN_TIME, ToStranger};
 use protocol::refusal::Refusal;
 use protocol::tls;
 use ssh_key::{HashAlg, SshSig};
@@ -258,7 +259,8 @@ async fn garbage_of_every_kind_at_the_users_port_ends_its_connection_only() {
     grc.stop().await;
 }
 
-/// Many who connect and say nothing: those who came first go, and a user comes in all the same.
+/// Many who connect and say nothing: those who came first go, and a user comes in all the same, from
+/// the same address as well.
 #[tokio::test]
 async fn a_crowd_of_silent_strangers_keeps_no_user_out() {
     let keys = Keys::new();
@@ -267,28 +269,44 @@ async fn a_crowd_of_silent_strangers_keeps_no_user_out() {
     let address = grc.users_address.unwrap();
     // From one address there are never so many that the others' places are gone.
     let mut crowd = Vec::new();
-    for _ in 0..2 * grc::remote::STRANGERS_PER_ADDRESS_MAX {
+    for _ in 0..2 * STRANGERS_PER_ADDRESS_MAX {
         crowd.push(tokio::net::TcpStream::connect(address).await.unwrap());
     }
     let mut closed = 0;
-    for stream in &mut crowd[grc::remote::STRANGERS_PER_ADDRESS_MAX..] {
+    for stream in &mut crowd[..STRANGERS_PER_ADDRESS_MAX] {
         use tokio::io::AsyncReadExt;
         let read = tokio::time::timeout(PATIENCE, stream.read(&mut [0; 1])).await.expect("closed");
         closed += usize::from(matches!(read, Ok(0) | Err(_)));
     }
-    assert_eq!(closed, grc::remote::STRANGERS_PER_ADDRESS_MAX);
-    if cfg!(target_os = "linux") && address.is_ipv4() {
-        // Another address of loopback is another machine's, as far as the door knows.
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-        let stream = socket.connect(address).await.unwrap();
-        let connector = tls::connector(&Identity::generate("x").unwrap(), grc.pin).unwrap();
-        let name = tokio_rustls::rustls::pki_types::ServerName::IpAddress(address.ip().into());
-        let stream = tokio::time::timeout(PATIENCE, connector.connect(name, stream)).await.expect("let in");
-        assert!(stream.is_ok());
-    }
+    assert_eq!(closed, STRANGERS_PER_ADDRESS_MAX);
+    user(&grc, "ada", &ada).await;
     drop(crowd);
     grc.assert_serves().await;
+    grc.stop().await;
+}
+
+#[tokio::test]
+async fn who_has_to_make_room_or_runs_out_of_time_hears_why() {
+    let grc = Grc::start().await;
+    let mut first = Stranger::at(&grc).await;
+    let mut crowd = Vec::new();
+    for _ in 0..STRANGERS_PER_ADDRESS_MAX {
+        crowd.push(tokio::net::TcpStream::connect(grc.users_address.unwrap()).await.unwrap());
+    }
+    let why = |heard: ToStranger| match heard {
+        ToStranger::Refused(refusal @ Refusal::WrongState { .. }) => refusal.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let crowded = why(first.hear().await.unwrap());
+    assert!(crowded.contains("too many others came after it"), "{crowded}");
+    first.assert_out().await;
+    drop(crowd);
+    let mut slow = Stranger::at(&grc).await;
+    tokio::time::pause();
+    let frame = slow.line.inbox.next().await.unwrap();
+    let late = why(connection::read(&frame).unwrap());
+    assert!(late.contains("longer than the GRC waits"), "{late}");
+    slow.assert_out().await;
     grc.stop().await;
 }
 
@@ -301,8 +319,9 @@ async fn who_says_nothing_is_sent_away_at_every_step_of_a_login() {
     assert!(matches!(silent.read(&mut [0; 64]).await, Ok(0) | Err(_)), "no handshake");
     let begun = tokio::time::Instant::now();
     let mut challenged = Stranger::at(&grc).await;
+    challenged.line.inbox.next().await.expect("why");
     let ended = challenged.line.inbox.next().await;
     assert!(ended.is_err(), "challenged, and no login: {ended:?}");
-    assert!(begun.elapsed() <= 2 * grc::remote::LOGIN_TIME);
+    assert!(begun.elapsed() <= 2 * LOGIN_TIME);
     grc.stop().await;
 }

@@ -1,6 +1,7 @@
 //! Users: the whole way of a job through the sockets, logs, and clients that misbehave.
 
 use std::io::{Read, Write};
+use std::path::Path;
 
 use bytes::Bytes;
 use protocol::client::{NewJob, Notice, Reply, Request, Selector};
@@ -163,6 +164,65 @@ async fn a_job_runs_through_the_death_of_the_grc_and_its_answer_stays_the_same()
     assert_eq!(heard.iter().filter(again).count(), 1, "it asks how the job stands: {heard:?}");
     assert!(heard.contains(&ToSite::End { reservation }));
     assert!(!heard.iter().any(|message| matches!(message, ToSite::Hold { .. })), "{heard:?}");
+    grc.stop().await;
+}
+
+/// The machine's power goes while a job runs, and with it what was kept of the output though it was
+/// acknowledged. In the new boot the GRC starts twice before its site is back.
+#[tokio::test]
+async fn a_job_ends_though_a_power_cut_took_what_was_acknowledged_of_its_output() {
+    let grc = Grc::start().await;
+    let (mut site, identity) = grc.joined("a", "10.1.0.0/24").await;
+    grc.client().await.ask(submit(1)).await;
+    let key = to_exec(&mut site, 1).await;
+    site.say(output(key, 0, b"one "));
+    let ToSite::OutputSaved { upto: 4, .. } = site.hear().await else { panic!() };
+    let power_cut = |state: &Path| {
+        std::fs::remove_dir_all(state.join("jobs/j1")).unwrap();
+        // The next start is in another boot than the one that is noted there.
+        std::fs::write(state.join("jobs/boot"), format!("{} j1\n", "0".repeat(32))).unwrap();
+    };
+    let grc = grc.restart_after(power_cut).await.restart().await;
+    let (reservation, epoch, job) = key;
+    let site = grc.site(&identity).await;
+    site.say(publish("a", "10.1.0.0/24"));
+    site.say(FromSite::Committed { reservation, version: Version(1) });
+    site.say(output(key, 4, b"two"));
+    let status = ExitStatus::Code(0);
+    site.say(FromSite::Exited { reservation, epoch, job, member: 0, status, hits: Hits::default() });
+    let mut client = grc.client().await;
+    let Reply::Job(view) = client.ask(Request::WaitJob(Selector::Id(job))).await else { panic!() };
+    assert_eq!((view.state, view.stdout_bytes), (JobState::Done(status), 3));
+    let log = Request::Log { job: Selector::Last, stream: Stream::Stdout, offset: 0, follow: false };
+    let Reply::Failed(failure) = client.ask(log).await else { panic!() };
+    assert!(failure.to_string().contains("lost with the machine's power"), "{failure}");
+    grc.stop().await;
+}
+
+/// The GRC was killed after it had forgotten jobs and before their output was taken away.
+#[tokio::test]
+async fn output_of_jobs_that_nobody_knows_is_taken_away_at_the_next_start_and_nothing_else() {
+    let grc = Grc::start().await;
+    let (mut site, _) = grc.joined("a", "10.1.0.0/24").await;
+    grc.client().await.ask(submit(1)).await;
+    let key = to_exec(&mut site, 1).await;
+    site.say(output(key, 0, b"one "));
+    let ToSite::OutputSaved { upto: 4, .. } = site.hear().await else { panic!() };
+    let leave = |state: &Path| {
+        for name in ["j2", "j77", "jam"] {
+            std::fs::create_dir(state.join("jobs").join(name)).unwrap();
+            std::fs::write(state.join("jobs").join(name).join("stdout"), "x").unwrap();
+        }
+    };
+    let grc = grc.restart_after(leave).await;
+    let gone = async {
+        while ["j2", "j77"].iter().any(|job| grc.output(job).exists()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("taken away");
+    assert_eq!(std::fs::read(grc.output("j1").join("stdout")).unwrap(), b"one ");
+    assert!(grc.output("jam").join("stdout").exists() && grc.output("boot").exists());
     grc.stop().await;
 }
 

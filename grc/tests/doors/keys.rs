@@ -2,6 +2,7 @@
 //! one for those who take them otherwise than they are meant.
 
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -12,7 +13,7 @@ use protocol::client::{Reply, Request};
 use protocol::connection::{self, Connection, ConnectionError};
 use protocol::frame::Kind;
 use protocol::hello::Role;
-use protocol::identity::Identity;
+use protocol::identity::{Identity, Pin};
 use protocol::login::{FromStranger, ToStranger, signed};
 use protocol::tls;
 
@@ -96,9 +97,13 @@ pub struct Stranger {
 
 impl Stranger {
     pub async fn at(grc: &Grc) -> Self {
+        Self::dial(grc.users_address.unwrap(), grc.pin).await
+    }
+
+    pub async fn dial(address: SocketAddr, grc: Pin) -> Self {
         let identity = Identity::generate("stranger").unwrap();
-        let connector = tls::connector(&identity, grc.pin).unwrap();
-        let stream = tls::dial(&connector, grc.users_address.unwrap()).await.unwrap();
+        let connector = tls::connector(&identity, grc).unwrap();
+        let stream = tls::dial(&connector, address).await.unwrap();
         let binding = tls::binding(&stream).unwrap();
         let bytes: Line = Box::new(stream);
         let line = connection::greet(bytes, Role::Client, &[Role::Grc]).await.unwrap();
@@ -115,7 +120,11 @@ impl Stranger {
 
     /// What is to be signed on this connection.
     pub fn message(&self, grc: &Grc, user: &str) -> Vec<u8> {
-        signed(&self.challenge, &self.binding, &grc.pin.0, &user.parse().unwrap())
+        self.message_to(grc.pin, user)
+    }
+
+    fn message_to(&self, grc: Pin, user: &str) -> Vec<u8> {
+        signed(&self.challenge, &self.binding, &grc.0, &user.parse().unwrap())
     }
 
     /// Shows a key with a signature, whatever they are.
@@ -133,7 +142,11 @@ impl Stranger {
 
     /// As it is meant.
     pub async fn log_in(&mut self, grc: &Grc, user: &str, file: &KeyFile) -> ToStranger {
-        let data = signed_data(&self.message(grc, user)).unwrap();
+        self.log_in_to(grc.pin, user, file).await
+    }
+
+    pub async fn log_in_to(&mut self, grc: Pin, user: &str, file: &KeyFile) -> ToStranger {
+        let data = signed_data(&self.message_to(grc, user)).unwrap();
         self.show(user, file.key.as_bytes(), file.sign(&data).unwrap()).await.unwrap()
     }
 

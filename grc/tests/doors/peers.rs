@@ -1,7 +1,7 @@
 //! A real GRC in this process, and peers that speak to its sockets.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use grc::cli::client::Line;
@@ -36,7 +36,7 @@ pub struct Grc {
 }
 
 /// A loopback address of this machine, whichever family it has.
-fn loopback() -> SocketAddr {
+pub fn loopback() -> SocketAddr {
     let any: [SocketAddr; 2] = ["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()];
     let usable = |address: &&SocketAddr| std::net::TcpListener::bind(**address).is_ok();
     *any.iter().find(usable).expect("a loopback interface")
@@ -92,8 +92,14 @@ impl Grc {
 
     /// Ends, which says nothing to anybody and writes nothing; then another one on the same state.
     pub async fn restart(self) -> Self {
+        self.restart_after(|_| ()).await
+    }
+
+    /// Between its end and the next start something happens to its state directory.
+    pub async fn restart_after(self, happens: impl FnOnce(&Path)) -> Self {
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
+        happens(&self.config.state);
         let stop = CancellationToken::new();
         let server = Server::start(self.config.clone(), stop.clone()).await.unwrap();
         let (address, users_address) = (server.address, server.users_address);

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 
+use grc::strangers::STRANGERS_PER_ADDRESS_MAX;
 use protocol::client::{Reply, Request};
 use protocol::connection;
 use protocol::hello::Role;
@@ -107,5 +108,23 @@ async fn garbage_a_missing_handshake_a_wrong_pin_and_a_wrong_role_change_nothing
         assert!(greeted.inbox.next().await.is_err(), "an agent has no business here");
     }
     grc.assert_serves().await;
+    grc.stop().await;
+}
+
+/// Whoever sits on the sites' port, from the sites' own address even, keeps no site out.
+#[tokio::test]
+async fn a_crowd_of_silent_strangers_keeps_no_site_out_and_who_goes_for_it_hears_why() {
+    let grc = Grc::start().await;
+    let mut first = grc.site(&Identity::generate("crm").unwrap()).await;
+    let mut crowd = Vec::new();
+    for _ in 0..2 * STRANGERS_PER_ADDRESS_MAX {
+        crowd.push(tokio::net::TcpStream::connect(grc.address).await.unwrap());
+    }
+    let why = refusal(first.hear_all().await).to_string();
+    assert!(why.contains("too many others came after it"), "{why}");
+    let (mut site, _) = grc.joined("a", "10.1.0.0/24").await;
+    site.say(publish("a", "10.1.0.0/25"));
+    assert_eq!(site.hear().await, ToSite::Welcome);
+    drop(crowd);
     grc.stop().await;
 }

@@ -221,7 +221,10 @@ impl Handler {
             }
             (kind, _) => return tracing::warn!("a {kind:?} of the CRM makes no sense here; ignored"),
         };
-        self.on_request(asker, request).await;
+        match request.check() {
+            Ok(()) => self.on_request(asker, request).await,
+            Err(refusal) => self.reply(asker, &Reply::Refused(refusal)),
+        }
     }
 
     async fn on_request(&mut self, asker: Asker, request: Request) {

@@ -1,6 +1,7 @@
 //! The agent's program; see the library for what it does.
 #![forbid(unsafe_code)]
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -30,7 +31,8 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("gridpilot node-agent: {error:#}");
+            // What cannot be said must not end it in another way.
+            let _ = writeln!(std::io::stderr(), "gridpilot node-agent: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -1,6 +1,5 @@
 //! SETUP and SET_KEYS: what they are checked against, and the work they mean for the agent.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -137,11 +136,6 @@ pub fn check_ring(ring: &KeyRing, setup: &CheckedSetup, keys: &Keys) -> Result<(
     let malformed = |why: &str| Err(Refusal::Malformed { why: why.into() });
     if ring.user != setup.user {
         return malformed("the key ring is for another user");
-    }
-    let hosts: BTreeSet<_> = ring.members.iter().map(|member| &member.host).collect();
-    let addresses: BTreeSet<_> = ring.members.iter().map(|member| member.address).collect();
-    if hosts.len() != ring.members.len() || addresses.len() != ring.members.len() {
-        return malformed("the key ring names a host or an address twice");
     }
     let own = |member: &&protocol::keys::Member| {
         member.host == setup.setup.host && member.address == setup.setup.address

@@ -212,8 +212,12 @@ fn output_and_signals_out_of_range_are_refused() {
     assert!(matches!(output(7, OUTPUT_CHUNK_BYTES_MAX + 1), Err(Refusal::OverLimit { .. })));
     assert!(inconsistent(output(u64::MAX, 1)));
     let (reservation, epoch) = (samples::RESERVATION, samples::EPOCH);
-    for (signal, fits) in [(0, false), (1, true), (64, true), (65, false), (255, false)] {
-        assert_eq!(node::Request::Signal { job, signal }.check().is_ok(), fits);
+    for (signal, fits) in [(0, false), (1, true), (31, true), (32, false), (64, false), (255, false)] {
+        let checked = node::Request::Signal { job, signal }.check();
+        assert_eq!(checked.is_ok(), fits);
+        assert!(
+            fits || checked.unwrap_err().to_string().contains(&format!("signal {signal} cannot be sent"))
+        );
         assert_eq!(ToSite::Signal { reservation, epoch, job, signal }.check().is_ok(), fits);
     }
     let bytes = vec![0; OUTPUT_CHUNK_BYTES_MAX + 1].into();

@@ -23,6 +23,7 @@ use protocol::refusal::Failure;
 use crate::agenda::{MS, Micros, S};
 use crate::history::History;
 use crate::outputs::Output;
+use crate::queue::not_there;
 use crate::random::Random;
 use crate::returns::{Expected, pin};
 use crate::scenario::{SiteSpec, Temper};
@@ -198,8 +199,14 @@ impl Field {
             self.tokens.insert(pilot, Token { crm: self.crm, used: false, void: false });
         }
         self.told.remove(&pilot);
-        if !self.processes.iter().any(|process| process.pilot == pilot && !process.ended) {
-            around.follows.push((self.random.between(5, 800) * MS, News::Gone(pilot)));
+        let soon = self.random.between(5, 800) * MS;
+        let mut ended = self.processes.iter().filter(|process| process.pilot == pilot).map(|one| one.ended);
+        match ended.next() {
+            None => around.follows.push((soon, not_there(self.crm, pilot))),
+            Some(first) if first && ended.all(|ended| ended) => {
+                around.follows.push((soon, News::Gone(pilot)));
+            }
+            Some(_) => {}
         }
     }
 
@@ -290,7 +297,7 @@ impl Field {
             around.follows.push((delay, News::Dies(number, false)));
         }
         if none {
-            around.follows.push((self.random.between(5, 800) * MS, News::Gone(pilot)));
+            around.follows.push((self.random.between(5, 800) * MS, not_there(self.crm, pilot)));
         }
     }
 

@@ -19,6 +19,11 @@ fn capabilities(closed: bool) -> Capabilities {
     }
 }
 
+/// What the batch system says to this life of a CRM of a pilot that it does not have.
+pub fn not_there(life: u32, pilot: PilotId) -> News {
+    News::Batch(life, Said::NotThere { pilots: vec![pilot] })
+}
+
 impl Field {
     /// Asked how it is: it answers, but for when it does not.
     pub fn probe(&mut self, around: &mut Around) {
@@ -46,7 +51,10 @@ impl Field {
             return Some(false);
         }
         if self.random.chance(temper.queue_refuses) {
-            let error = BatchError::refused("the account has no such right");
+            let error = match self.random.chance(300) {
+                true => BatchError::account_full("only 2 jobs are allowed per user"),
+                false => BatchError::refused("the account has no such right"),
+            };
             around.follows.push((soon, News::Batch(life, says(error))));
             return Some(false);
         }
@@ -59,7 +67,7 @@ impl Field {
                 let standing = Standing::Queued { why: Some("Priority".into()), expected: None };
                 around.follows.push((later, News::Batch(life, Said::Stands { pilot, standing })));
             } else {
-                around.follows.push((later, News::Gone(pilot)));
+                around.follows.push((later, not_there(life, pilot)));
             }
             return Some(there);
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use gridpilot_tests::endings::deaths::{self, Death, NAMED_TIME, Told};
 use gridpilot_tests::endings::table::Table;
@@ -29,7 +29,7 @@ struct Arguments {
     #[arg(long, default_value = "/var/lib/gridpilot-kills")]
     dir: PathBuf,
     /// Instead: nodes and whole sites die, and it is seen when their user reads which it was.
-    #[arg(long, conflicts_with = "batch")]
+    #[arg(long)]
     deaths: bool,
     /// Where to keep the daemons' logs.
     #[arg(long)]
@@ -101,21 +101,29 @@ fn take_down(mut grid: Grid, logs: Option<&Path>, what: &str) -> Result<()> {
 
 /// Each death in a grid with the lease that a site has when its config says nothing.
 fn die(arguments: &Arguments) -> Result<()> {
+    let usual = vec![Bed::Embedded, Bed::SlurmLinuxproc];
+    let beds = if arguments.batch.is_empty() { &usual } else { &arguments.batch };
     let mut late = 0;
-    println!("{:<31} {:>6} {:>8} {:>8}  READ", "DEATH", "ROUNDS", "MEDIAN", "LONGEST");
-    for death in Death::ALL {
-        let plan = Plan { lease_s: None, ..deaths::plan(Plan::new(arguments.dir.clone())) };
-        let mut grid = Grid::up(plan, &install::programs()?, &mut |_| ())?;
-        let told =
-            (0..arguments.rounds).map(|_| deaths::happen(&mut grid, death)).collect::<Result<Vec<_>>>();
-        take_down(grid, arguments.logs.as_deref(), &death.to_string())?;
-        let mut told = told?;
-        told.sort_by_key(|told| told.after);
-        let (Some(median), Some(longest)) = (told.get(told.len() / 2), told.last()) else { continue };
-        let seconds = |told: &Told| told.after.as_secs_f64();
-        let (rounds, line) = (told.len(), &longest.line);
-        println!("{death:<31} {rounds:>6} {:>6.1} s {:>6.1} s  {line}", seconds(median), seconds(longest));
-        late += told.iter().filter(|told| told.after > NAMED_TIME).count();
+    println!("{:<17} {:<31} {:>6} {:>8} {:>8}  READ", "BATCH", "DEATH", "ROUNDS", "MEDIAN", "LONGEST");
+    for &bed in beds {
+        if let Some(missing) = bed.systems().missing(1).first() {
+            println!("NOT TRIED: {bed}: {missing} is not on this machine");
+            continue;
+        }
+        for death in Death::ALL {
+            let plan = Plan { lease_s: None, ..deaths::plan(bed.systems(), arguments.dir.clone()) };
+            let mut grid = Grid::up(plan, &install::programs()?, &mut |_| ())?;
+            let all =
+                (0..arguments.rounds).map(|_| deaths::happen(&mut grid, death)).collect::<Result<Vec<_>>>();
+            take_down(grid, arguments.logs.as_deref(), &format!("{bed} {death}"))?;
+            let mut all: Vec<Told> = all.with_context(|| format!("{bed}: {death}"))?;
+            all.sort_by_key(|told| told.after);
+            let (Some(median), Some(longest)) = (all.get(all.len() / 2), all.last()) else { continue };
+            let seconds = |told: &Told| format!("{:.1} s", told.after.as_secs_f64());
+            let (rounds, median, line) = (all.len(), seconds(median), &longest.line);
+            println!("{bed:<17} {death:<31} {rounds:>6} {median:>8} {:>8}  {line}", seconds(longest));
+            late += all.iter().filter(|told| told.after > NAMED_TIME).count();
+        }
     }
     ensure!(late == 0, "{late} deaths were named later than after {} s", NAMED_TIME.as_secs());
     Ok(())

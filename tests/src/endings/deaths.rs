@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use super::scene::{Snapshot, ask};
+use crate::batch::{self, Queue, Systems};
 use crate::netns::{Tool, Wiring, site_name};
 use crate::process::{Identity, run, wait_until};
 use crate::residue::Residue;
@@ -101,9 +103,15 @@ pub struct Told {
     pub line: String,
 }
 
-/// The grid that a death needs.
-pub fn plan(plan: Plan) -> Plan {
-    Plan { sites: 2, nodes: 1, ..plan }
+/// The grid that a death needs. An embedded CRM sees its own child die with a node, whatever became of
+/// the cable; a batch system hears as little of it as the CRM.
+pub fn plan(batch: Systems, directory: PathBuf) -> Plan {
+    Plan { sites: 2, nodes: 1, batch, ..Plan::new(directory) }
+}
+
+/// The batch system of the site, if it has one.
+fn queue(grid: &Grid) -> Option<&'static dyn Queue> {
+    batch::queue(grid.state.plan.batch.of(SITE))
 }
 
 /// Lets it happen in an idle grid of [`plan`], and heals it again.
@@ -203,8 +211,12 @@ impl Struck {
         if death.takes_the_crm() {
             processes.push(grid.state.daemon(&crm())?.identity);
         }
-        processes.extend(Snapshot::take(grid).on(NODE));
-        ensure!(processes.len() > 3, "nothing runs on node {NODE}");
+        if let Some(queue) = queue(grid) {
+            processes.push(grid.state.daemon(&queue.node_daemon(NODE))?.identity);
+        }
+        let pilots = Snapshot::take(grid).on(NODE);
+        ensure!(!pilots.is_empty(), "nothing runs on node {NODE}");
+        processes.extend(pilots);
         let at = Instant::now();
         pull(grid, death, "down")?;
         for process in &processes {
@@ -220,6 +232,9 @@ impl Struck {
         }
         if self.death == Death::SiteKilled {
             grid.start_crm(SITE)?;
+        }
+        if let Some(queue) = queue(grid).filter(|_| self.death.signal() == Some(Signal::SIGKILL)) {
+            queue.start_node(grid, NODE)?;
         }
         grid.wait_connected()
     }

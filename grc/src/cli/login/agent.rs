@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::cli::client::reason;
 use crate::login::key::Key;
@@ -20,14 +20,15 @@ const SIGN_RESPONSE: u8 = 14;
 const RSA_SHA2_512: u32 = 4;
 /// Longest answer.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
-/// For an answer that nobody has to think about, and for one that a person may have to allow.
-const LIST_TIME: Duration = Duration::from_secs(5);
-const SIGN_TIME: Duration = Duration::from_secs(45);
+/// For an answer that nobody has to think about.
+pub const LIST_TIME: Duration = Duration::from_secs(5);
 
 /// A connection to the user's agent.
 #[derive(Debug)]
 pub struct Agent {
     stream: UnixStream,
+    /// Why it is of no use any more: what it says next would answer an earlier question.
+    failed: Option<String>,
 }
 
 impl Agent {
@@ -35,25 +36,25 @@ impl Agent {
     /// Nobody listens there; in words.
     pub async fn connect(socket: &Path) -> Result<Self, String> {
         match UnixStream::connect(socket).await {
-            Ok(stream) => Ok(Self { stream }),
+            Ok(stream) => Ok(Self { stream, failed: None }),
             Err(error) => Err(format!("the ssh agent at {}: {}", socket.display(), reason(&error))),
         }
     }
 
     /// The keys that can be used here, in the agent's order. Others are passed over.
     pub async fn keys(&mut self) -> Result<Vec<Key>, String> {
-        let answer = self.ask(&[REQUEST_IDENTITIES], LIST_TIME).await?;
+        let answer = self.ask(&[REQUEST_IDENTITIES], Instant::now() + LIST_TIME).await?;
         keys_of(&answer).ok_or_else(|| "the ssh agent cannot be understood".to_owned())
     }
 
-    /// Its signature, in the form in which ssh sends it.
-    pub async fn sign(&mut self, key: &Key, data: &[u8]) -> Result<Vec<u8>, String> {
+    /// Its signature, in the form in which ssh sends it. A person may have to allow it, until then.
+    pub async fn sign(&mut self, key: &Key, data: &[u8], until: Instant) -> Result<Vec<u8>, String> {
         let mut request = vec![SIGN_REQUEST];
         put_string(&mut request, key.as_bytes());
         put_string(&mut request, data);
         let flags = if key.is_rsa() { RSA_SHA2_512 } else { 0 };
         request.extend_from_slice(&flags.to_be_bytes());
-        let answer = self.ask(&request, SIGN_TIME).await?;
+        let answer = self.ask(&request, until).await?;
         match answer.split_first() {
             Some((&SIGN_RESPONSE, mut rest)) => {
                 let signature = take_string(&mut rest).map(<[u8]>::to_vec);
@@ -63,8 +64,11 @@ impl Agent {
         }
     }
 
-    async fn ask(&mut self, request: &[u8], time: Duration) -> Result<Vec<u8>, String> {
-        let mut message = Vec::new();
+    async fn ask(&mut self, request: &[u8], until: Instant) -> Result<Vec<u8>, String> {
+        if let Some(why) = &self.failed {
+            return Err(why.clone());
+        }
+        let (mut message, begun) = (Vec::new(), Instant::now());
         put_string(&mut message, request);
         let exchange = async {
             self.stream.write_all(&message).await?;
@@ -75,11 +79,13 @@ impl Agent {
             let mut answer = vec![0; length];
             self.stream.read_exact(&mut answer).await.map(|_| answer)
         };
-        match timeout(time, exchange).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(format!("the ssh agent went away: {}", reason(&error))),
-            Err(_) => Err(format!("the ssh agent did not answer within {} s", time.as_secs())),
-        }
+        let why = match timeout_at(until, exchange).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => format!("the ssh agent went away: {}", reason(&error)),
+            Err(_) => format!("the ssh agent did not answer within {} s", (until - begun).as_secs()),
+        };
+        self.failed = Some(why.clone());
+        Err(why)
     }
 }
 

@@ -12,11 +12,11 @@ use protocol::connection::{self, Connection, ConnectionError, greet};
 use protocol::frame::Kind;
 use protocol::hello::Role;
 use protocol::identity::{Identity, Pin};
-use protocol::login::{ATTEMPTS_MAX, FromStranger, ToStranger, signed};
+use protocol::login::{ATTEMPTS_MAX, FromStranger, LOGIN_TIME, ToStranger, signed};
 use protocol::names::UserName;
 use protocol::refusal::Refusal;
 use protocol::tls::{self, TlsError};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::client::{Line, reason};
 use super::errors::CliError;
@@ -28,6 +28,10 @@ use file::{KeyFile, public_beside};
 
 /// How long the GRC may take for its part of a login.
 const ANSWER_TIME: Duration = Duration::from_secs(20);
+/// How long signing may take with all keys together: a person may have to allow it, and the GRC does
+/// not wait for ever.
+const SIGNING_TIME: Duration = Duration::from_secs(40);
+const _: () = assert!(agent::LIST_TIME.as_secs() + SIGNING_TIME.as_secs() < LOGIN_TIME.as_secs());
 /// Files that are tried when nothing is said, below the home.
 const USUAL_FILES: [&str; 2] = [".ssh/id_ed25519", ".ssh/id_ecdsa"];
 
@@ -103,9 +107,14 @@ impl Signers {
         }
     }
 
-    async fn sign(agent: &mut Option<Agent>, signer: &Signer, data: &[u8]) -> Result<Vec<u8>, String> {
+    async fn sign(
+        agent: &mut Option<Agent>,
+        signer: &Signer,
+        data: &[u8],
+        until: Instant,
+    ) -> Result<Vec<u8>, String> {
         match (signer, agent) {
-            (Signer::Agent(key), Some(agent)) => agent.sign(key, data).await,
+            (Signer::Agent(key), Some(agent)) => agent.sign(key, data, until).await,
             (Signer::Agent(_), None) => Err("the ssh agent went away".to_owned()),
             (Signer::File(file), _) => {
                 file.sign(data).ok_or_else(|| format!("{} is damaged", file.path.display()))
@@ -125,13 +134,8 @@ fn private_of(path: &Path) -> PathBuf {
 
 /// Dials, checks the pin, logs in. The key that let us in comes back with the connection.
 pub async fn dial(remote: &Remote) -> Result<(Connection<Line>, Key), CliError> {
-    let unreachable = |cause: String| CliError::Unreachable {
-        grc: remote.address.clone(),
-        cause,
-        hint: "its administrator says where users dial and whether it serves; `gridpilot login` says another"
-            .to_owned(),
-    };
-    let bug = |what: String| CliError::Bug(what);
+    let unreachable = |cause: String| unreachable(remote, cause);
+    let bug = CliError::Bug;
     let identity = Identity::generate("gridpilot").map_err(|error| bug(error.to_string()))?;
     let connector = tls::connector(&identity, remote.pin).map_err(|error| bug(error.to_string()))?;
     let found = tokio::net::lookup_host(&remote.address).await;
@@ -159,16 +163,40 @@ pub async fn dial(remote: &Remote) -> Result<(Connection<Line>, Key), CliError> 
     };
     let message = signed(&challenge, &binding, &remote.pin.0, &remote.user);
     let data = signed_data(&message).ok_or_else(|| bug("nothing to sign".to_owned()))?;
-    let Signers { mut agent, list, mut unusable } = Signers::gather(remote).await;
+    let signers = Signers::gather(remote).await;
+    let key = log_in(&mut line, remote, signers, &data).await?;
+    Ok((line, key))
+}
+
+/// Shows one key after another until one lets us in.
+async fn log_in(
+    line: &mut Connection<Line>,
+    remote: &Remote,
+    signers: Signers,
+    data: &[u8],
+) -> Result<Key, CliError> {
+    let lost = |error: ConnectionError| unreachable(remote, ended(&error));
+    let until = Instant::now() + SIGNING_TIME;
+    let Signers { mut agent, list, mut unusable } = signers;
     let mut tried = Vec::new();
     for signer in list {
         if tried.len() == ATTEMPTS_MAX {
             break;
         }
-        let signature = match Signers::sign(&mut agent, &signer, &data).await {
+        let made = tokio::select! {
+            made = Signers::sign(&mut agent, &signer, data, until) => made,
+            // It was asked nothing: it says that it waits no longer, or hangs up.
+            heard = line.inbox.next() => {
+                let heard = heard.and_then(|frame| connection::read(&frame)).map_err(lost)?;
+                return Err(not_a_key(remote, heard));
+            }
+        };
+        let signature = match made {
             Ok(signature) => signature,
             Err(why) => {
-                unusable.push(why);
+                if !unusable.contains(&why) {
+                    unusable.push(why);
+                }
                 continue;
             }
         };
@@ -176,15 +204,41 @@ pub async fn dial(remote: &Remote) -> Result<(Connection<Line>, Key), CliError> 
         tried.push(key.to_string());
         let login =
             FromStranger::Login { user: remote.user.clone(), key: key.as_bytes().to_vec(), signature };
-        line.outbox.post(Kind::Request, tried.len() as u64, &login).map_err(lost)?;
-        match hear(&mut line).await.map_err(lost)? {
-            ToStranger::Welcome => return Ok((line, key.clone())),
+        match line.outbox.post(Kind::Request, tried.len() as u64, &login) {
+            // What it said before it hung up is still to be heard.
+            Ok(()) | Err(ConnectionError::Closed) => {}
+            Err(error) => return Err(lost(error)),
+        }
+        match hear(line).await.map_err(lost)? {
+            ToStranger::Welcome => return Ok(key.clone()),
             ToStranger::Refused(Refusal::LoginRefused { .. }) => {}
-            ToStranger::Refused(refusal) => return Err(CliError::Refused(refusal)),
-            ToStranger::Challenge(_) => return Err(bug("the GRC challenged twice".to_owned())),
+            other => return Err(not_a_key(remote, other)),
         }
     }
     Err(CliError::NotLetIn { grc: remote.address.clone(), user: remote.user.to_string(), tried, unusable })
+}
+
+/// What the GRC says instead of letting somebody in, where it is not about a key.
+fn not_a_key(remote: &Remote, heard: ToStranger) -> CliError {
+    match heard {
+        // Over another connection the same may let us in: who seeks the GRC goes on seeking.
+        ToStranger::Refused(refusal @ Refusal::WrongState { .. }) => CliError::Unreachable {
+            grc: remote.address.clone(),
+            cause: refusal.to_string(),
+            hint: "it is there and serves; its log says who else comes from where you are".to_owned(),
+        },
+        ToStranger::Refused(refusal) => CliError::Refused(refusal),
+        other => CliError::Bug(format!("the GRC said {other:?} in the middle of a login")),
+    }
+}
+
+fn unreachable(remote: &Remote, cause: String) -> CliError {
+    CliError::Unreachable {
+        grc: remote.address.clone(),
+        cause,
+        hint: "its administrator says where users dial and whether it serves; `gridpilot login` says another"
+            .to_owned(),
+    }
 }
 
 /// Why a login came to nothing, in words; TLS has longer ones for somebody who hangs up.
@@ -247,3 +301,6 @@ pub async fn login(args: LoginArgs) -> Result<u8, CliError> {
     ));
     Ok(0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use node_manager::operation::{self, EndReason};
 use protocol::ids::JobId;
 use protocol::job::ExitStatus;
+use protocol::limits::SIGNAL_MAX;
 use protocol::node::{Notice, Reply, Request, State};
 use protocol::refusal::Refusal;
 use tokio::time::Instant;
@@ -42,6 +43,24 @@ async fn a_command_that_is_ended_is_not_over_before_its_last_process() {
     let killed = world.send(&Request::Signal { job, signal: 9 }).await;
     assert_eq!(world.reply(killed).await, Reply::Done);
     assert_eq!(exited(&mut world).await, Notice::Exited { job, status: ExitStatus::Code(3), hits: HITS });
+}
+
+#[tokio::test]
+async fn a_signal_that_would_not_arrive_is_refused_by_its_number() {
+    for signal in 1..=SIGNAL_MAX {
+        assert!(nix::sys::signal::Signal::try_from(i32::from(signal)).is_ok(), "init drops {signal}");
+    }
+    let mut world = World::in_state(State::Running).await;
+    let job = JobId(1);
+    started(&mut world, job, "echo up; exec sleep 60").await;
+    for signal in [SIGNAL_MAX + 1, 64] {
+        let reply = world.ask(&Request::Signal { job, signal }).await;
+        let Reply::Refused(refusal) = reply else { panic!("{reply:?}") };
+        assert!(refusal.to_string().contains(&format!("signal {signal} cannot be sent")), "{refusal}");
+    }
+    assert_eq!(world.ask(&Request::Signal { job, signal: SIGNAL_MAX }).await, Reply::Done);
+    let end = Notice::Exited { job, status: ExitStatus::Signal(SIGNAL_MAX), hits: HITS };
+    assert_eq!(exited(&mut world).await, end);
 }
 
 #[tokio::test]

@@ -158,9 +158,18 @@ async fn a_key_ring_for_somebody_else_is_refused_and_writes_nothing() {
     twice.members[1].address = twice.members[0].address;
     let mut without = ring(keys);
     without.members.remove(0);
-    for bad in [foreign, other_user, twice, without] {
+    let mut no_slots = ring(keys);
+    no_slots.members[1].slots = 0;
+    for (bad, why) in [
+        (foreign, "other keys for this member"),
+        (other_user, "for another user"),
+        (twice, "two members have one address"),
+        (without, "does not hold this member"),
+        (no_slots, "0 were asked"),
+    ] {
         let reply = world.ask(&Request::SetKeys(bad)).await;
-        assert!(matches!(reply, Reply::Refused(Refusal::Malformed { .. })), "{reply:?}");
+        let Reply::Refused(refusal) = reply else { panic!("{why}: {reply:?}") };
+        assert!(refusal.to_string().contains(why), "{refusal}");
     }
     assert!(world.seen().files.is_empty());
     assert_eq!(world.ask(&Request::SetKeys(ring(keys))).await, Reply::Done);
