@@ -406,7 +406,7 @@ impl Driver {
 
     fn submit(&mut self, submit: Submit) {
         let pilot = submit.pilot;
-        let token = self.issue(pilot, submit.token_s);
+        let token = self.issue(pilot, submit.lifetime_s);
         match codec::encode(&Invocation { crm: self.listen, token }) {
             Ok(invocation) => match &mut self.gathered {
                 Some(job) if job.takes(&submit) => job.pilots.push((submit, invocation)),

@@ -43,7 +43,6 @@ fn submit(member: u32) -> Command {
         limits: Limits::default(),
         begin_in_s: 0,
         lifetime_s: 60,
-        token_s: 60,
     };
     Command::Submit(BatchJob::of(submit, b"secret".to_vec()))
 }
@@ -202,18 +201,18 @@ async fn every_pilot_is_told_of_in_one_call_and_a_gone_one_once() {
         let Command::Submit(job) = submit(member) else { unreachable!() };
         embedded.submit(&job).await.unwrap();
     }
-    assert_eq!(embedded.status().await.unwrap().len(), 2);
+    assert_eq!(embedded.status().await.unwrap().unwrap().len(), 2);
     embedded.cancel(&[pilot(0)]).await.unwrap();
     embedded.changed().await;
     let gone = |all: Vec<(PilotId, batch::Standing)>| {
         let is_gone = |standing: &batch::Standing| matches!(standing, batch::Standing::Gone(_));
         all.into_iter().filter(|(_, s)| is_gone(s)).map(|(p, _)| p).collect::<Vec<_>>()
     };
-    assert_eq!(gone(embedded.status().await.unwrap()), [pilot(0)]);
-    assert_eq!(gone(embedded.status().await.unwrap()), []);
+    assert_eq!(gone(embedded.status().await.unwrap().unwrap()), [pilot(0)]);
+    assert_eq!(gone(embedded.status().await.unwrap().unwrap()), []);
     embedded.cancel(&[pilot(1)]).await.unwrap();
     embedded.changed().await;
-    assert_eq!(gone(embedded.status().await.unwrap()), [pilot(1)]);
+    assert_eq!(gone(embedded.status().await.unwrap().unwrap()), [pilot(1)]);
 }
 
 /// A process of ours with this note in the directory of notes, as a CRM before would have left it.

@@ -40,8 +40,8 @@ impl Batch for Fake {
         Err(BatchError::unknown("no answer in 20 s"))
     }
 
-    async fn status(&self) -> Answer {
-        self.answers.lock().unwrap().pop().unwrap_or(Ok(vec![]))
+    async fn status(&self) -> Result<Option<Vec<(PilotId, Standing)>>, BatchError> {
+        self.answers.lock().unwrap().pop().unwrap_or(Ok(vec![])).map(Some)
     }
 
     async fn changed(&self) {
@@ -98,7 +98,6 @@ fn submit() -> Command {
         limits: Limits::default(),
         begin_in_s: 0,
         lifetime_s: 600,
-        token_s: 600,
     };
     Command::Submit(BatchJob::of(submit, vec![]))
 }

@@ -74,6 +74,22 @@ impl Answer {
     }
 }
 
+/// What is used of an account's entry (`passwd(5)`).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Entry {
+    pub uid: u32,
+    pub gid: u32,
+    pub home: String,
+}
+
+impl Entry {
+    fn parse(line: &str) -> Option<Self> {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [_, _, uid, gid, _, home, _] = fields[..] else { return None };
+        Some(Self { uid: uid.parse().ok()?, gid: gid.parse().ok()?, home: home.to_owned() })
+    }
+}
+
 /// One batch system's commands.
 #[derive(Clone, Debug)]
 pub struct Commands {
@@ -94,8 +110,9 @@ impl Commands {
         Self { is_root: false, ..Self::new(directory, Vec::new()) }
     }
 
-    /// Runs a command of the directory with `stdin` as its standard input; `account` = as whom,
-    /// `None` = as the CRM itself. An exit code of its own is an answer, too.
+    /// Runs a command, `stdin` being its standard input; `account` = as whom, `None` = as the CRM
+    /// itself. An exit code of its own is an answer, too. Commands are looked for in the batch
+    /// system's directory first, then among those of the operating system.
     ///
     /// # Errors
     /// There is no answer.
@@ -106,17 +123,10 @@ impl Commands {
         arguments: &[String],
         stdin: &[u8],
     ) -> Result<Answer, CommandError> {
-        let path = self.path(program);
-        self.execute(account, &path.to_string_lossy(), arguments, stdin, COMMAND_TIME).await
+        self.execute(account, program, arguments, stdin, COMMAND_TIME).await
     }
 
-    /// A command of the directory; programs of the system that are not there are found by `PATH`.
-    pub fn path(&self, program: &str) -> PathBuf {
-        let path = self.directory.join(program);
-        if path.exists() { path } else { program.into() }
-    }
-
-    /// Runs any program, found by `PATH`, within a time.
+    /// The same within another time.
     ///
     /// # Errors
     /// As for [`Self::run`].
@@ -133,16 +143,45 @@ impl Commands {
         // Out of our terminal's reach, and not left behind when nobody waits any more.
         command.process_group(0).kill_on_drop(true);
         let program = program.rsplit('/').next().unwrap_or(program).to_owned();
-        let child =
-            command.spawn().map_err(|source| CommandError::Start { program: program.clone(), source })?;
-        match tokio::time::timeout(time, converse(child, stdin)).await {
-            Err(_) => Err(CommandError::Late { program, after: time }),
-            Ok(Err(source)) if source.kind() == io::ErrorKind::FileTooLarge => {
-                Err(CommandError::TooLong { program })
-            }
-            Ok(Err(source)) => Err(CommandError::Lost { program, source }),
-            Ok(Ok(answer)) => Ok(answer),
+        // To start it takes as long as its file takes to be read, from a network perhaps. One that
+        // starts when nobody waits any more is dropped, and ends by that.
+        let start = tokio::task::spawn_blocking(move || command.spawn());
+        let talk = async {
+            let child = match start.await {
+                Ok(Ok(child)) => child,
+                Ok(Err(source)) => return Err(CommandError::Start { program: program.clone(), source }),
+                Err(error) => {
+                    return Err(CommandError::Lost { program: program.clone(), source: error.into() });
+                }
+            };
+            converse(child, stdin).await.map_err(|source| match source.kind() {
+                io::ErrorKind::FileTooLarge => CommandError::TooLong { program: program.clone() },
+                _ => CommandError::Lost { program: program.clone(), source },
+            })
+        };
+        match tokio::time::timeout(time, talk).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(CommandError::Late { program: program.clone(), after: time }),
         }
+    }
+
+    /// A time from now as `qsub -a` reads it: a local one, which only the system's own program should
+    /// write.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub async fn local_time(&self, in_s: u32) -> Result<String, BatchError> {
+        let words = [format!("--date=+{in_s} seconds"), "+%Y%m%d%H%M.%S".to_owned()];
+        let answer = self.run(None, "date", &words, b"").await.map_err(|error| error.of_question())?;
+        let failed = || BatchError::unavailable(format!("date wrote no time: {}", answer.complaint()));
+        answer.status.success().then(|| answer.out.trim().to_owned()).ok_or_else(failed)
+    }
+
+    /// The operating system's entry of an account, by its name or its number: the answer may come
+    /// from a directory service. `None` if it has none, or does not say.
+    pub async fn account_entry(&self, key: &str) -> Option<Entry> {
+        let answer = self.run(None, "getent", &["passwd".to_owned(), key.to_owned()], b"").await.ok()?;
+        Entry::parse(answer.out.lines().next()?)
     }
 
     fn command(&self, account: Option<&Account>, program: &str, arguments: &[String]) -> Command {
@@ -249,6 +288,37 @@ mod tests {
         assert!(matches!(late.of_submission(), BatchError::Unknown(_)));
         let long = commands().run(None, "yes", &[], b"").await.unwrap_err();
         assert!(matches!(long, CommandError::TooLong { .. }), "{long}");
+    }
+
+    #[tokio::test]
+    async fn an_entry_of_an_account_is_found_by_name_and_number() {
+        let root = Some(Entry { uid: 0, gid: 0, home: "/root".into() });
+        for (key, entry) in [("root", &root), ("0", &root), ("no-such-account", &None)] {
+            assert_eq!(commands().account_entry(key).await, *entry, "{key}");
+        }
+        assert_eq!(Entry::parse("a:x:1:2:A, B::/bin/sh").map(|entry| entry.home).as_deref(), Some(""));
+        assert_eq!(Entry::parse("a:x:1:2"), None);
+    }
+
+    #[tokio::test]
+    async fn a_time_is_written_or_refused() {
+        let now = commands().local_time(0).await.unwrap();
+        assert!(now.len() == 15 && now.as_bytes()[12] == b'.', "{now}");
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/bin/false", dir.path().join("date")).unwrap();
+        let failing = Commands { directory: dir.path().to_owned(), ..commands() };
+        assert!(matches!(failing.local_time(0).await, Err(BatchError::Unavailable(_))));
+    }
+
+    #[tokio::test]
+    async fn a_batch_systems_own_directory_comes_before_the_systems() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("date");
+        std::fs::write(&own, "#!/bin/sh\necho own\n").unwrap();
+        std::fs::set_permissions(&own, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let commands = Commands::of_nobody_else(dir.path());
+        assert_eq!(commands.run(None, "date", &[], b"").await.unwrap().out, "own\n");
+        assert_eq!(commands.run(None, "echo", &words(&["x"]), b"").await.unwrap().out, "x\n");
     }
 
     #[test]

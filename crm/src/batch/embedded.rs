@@ -26,6 +26,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 
+use super::commands::filled;
 use super::process::{Identity, Notes, Process};
 use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
 use crate::config::NodeConfig;
@@ -132,12 +133,7 @@ impl Embedded {
             .starts
             .get(node)
             .ok_or_else(|| BatchError::refused(format!("node {node} is not configured")))?;
-        let replace = |word: &String| {
-            word.replace("{user}", account.name.as_str())
-                .replace("{uid}", &account.uid.to_string())
-                .replace("{gid}", &account.gid.to_string())
-        };
-        let mut words = start.iter().map(replace);
+        let mut words = filled(start, node, account).into_iter();
         let first =
             words.next().ok_or_else(|| BatchError::refused(format!("node {node} has no start command")))?;
         let mut command = Command::new(first);
@@ -178,12 +174,13 @@ impl Batch for Embedded {
         }
         Ok(())
     }
-    async fn status(&self) -> Result<Vec<(PilotId, Standing)>, BatchError> {
+
+    async fn status(&self) -> Result<Option<Vec<(PilotId, Standing)>>, BatchError> {
         let mut started = lock(&self.started);
         let standings =
             started.pilots.iter().map(|(pilot, entry)| (*pilot, entry.standing.clone())).collect();
         started.pilots.retain(|_, entry| !matches!(entry.standing, Standing::Gone(_)));
-        Ok(standings)
+        Ok(Some(standings))
     }
 
     async fn changed(&self) {

@@ -4,9 +4,9 @@
 //! They stand in a directory of the account's own that head and nodes share. Everything is done as
 //! the account: what it finds in its own directory cannot lead anybody else astray.
 
+use std::future::Future;
 use std::path::{Path, PathBuf};
-
-use nix::unistd::{Uid, User};
+use std::time::Duration;
 
 use super::BatchError;
 use super::commands::Commands;
@@ -16,6 +16,8 @@ use crate::site::Account;
 const DEFAULT_DIRECTORY: &str = "{home}/.gridpilot";
 /// Of what Launchers said, the end.
 const WORDS_BYTES: &str = "2048";
+/// How long the end of a pilot waits for them.
+const WORDS_TIME: Duration = Duration::from_secs(10);
 
 /// The files of one batch job.
 #[derive(Clone, Debug)]
@@ -30,10 +32,18 @@ impl Files {
     ///
     /// # Errors
     /// The account has no home, and the pattern wants it.
-    pub fn new(directory: Option<&str>, name: &str, account: &Account) -> Result<Self, BatchError> {
+    pub async fn new(
+        directory: Option<&str>,
+        name: &str,
+        account: &Account,
+        commands: &Commands,
+    ) -> Result<Self, BatchError> {
         let mut directory = directory.unwrap_or(DEFAULT_DIRECTORY).replace("{user}", account.name.as_str());
         if directory.contains("{home}") {
-            directory = directory.replace("{home}", &home_of(account)?);
+            let entry = commands.account_entry(&account.uid.to_string()).await;
+            let none = || BatchError::refused(format!("account {} has no home here", account.name));
+            let home = entry.map(|entry| entry.home).filter(|home| home.starts_with('/')).ok_or_else(none)?;
+            directory = directory.replace("{home}", &home);
         }
         let directory = PathBuf::from(directory);
         Ok(Self {
@@ -94,14 +104,19 @@ impl Files {
     }
 }
 
-fn shown(path: &Path) -> String {
-    path.display().to_string()
+/// [`Files::take_words`] of files that may stand on a server that does not answer: then there are
+/// none after a while, and the files stay.
+pub async fn last_words(
+    files: impl Future<Output = Result<Files, BatchError>>,
+    commands: &Commands,
+    account: &Account,
+) -> Option<String> {
+    let taken = async { files.await.ok()?.take_words(commands, account).await };
+    tokio::time::timeout(WORDS_TIME, taken).await.ok()?
 }
 
-fn home_of(account: &Account) -> Result<String, BatchError> {
-    let found = User::from_uid(Uid::from_raw(account.uid));
-    let home = found.ok().flatten().map(|user| shown(&user.dir));
-    home.ok_or_else(|| BatchError::refused(format!("account {} has no home here", account.name)))
+fn shown(path: &Path) -> String {
+    path.display().to_string()
 }
 
 /// The node manager's notes for the system log, which come here when there is none.
@@ -121,16 +136,30 @@ mod tests {
         Account { name: "tester".parse().unwrap(), uid, gid }
     }
 
-    fn files(dir: &tempfile::TempDir) -> Files {
+    fn commands() -> Commands {
+        Commands::new(Path::new("/usr/bin"), Vec::new())
+    }
+
+    async fn files(dir: &tempfile::TempDir) -> Files {
         let pattern = dir.path().join("of-{user}").display().to_string();
-        Files::new(Some(&pattern), "gridpilot-a-r1.1", &own_account()).unwrap()
+        Files::new(Some(&pattern), "gridpilot-a-r1.1", &own_account(), &commands()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn without_a_pattern_files_stand_below_the_accounts_home() {
+        let root = Account { name: "root".parse().unwrap(), uid: 0, gid: 0 };
+        let files = Files::new(None, "gridpilot-a-r1.1", &root, &commands()).await.unwrap();
+        assert_eq!(files.words, Path::new("/root/.gridpilot/gridpilot-a-r1.1.words"));
+        let nobody = Account { name: "none".parse().unwrap(), uid: 4_000_000_000, gid: 1 };
+        let error = Files::new(None, "gridpilot-a-r1.1", &nobody, &commands()).await.unwrap_err();
+        assert_eq!(error, BatchError::refused("account none has no home here"));
     }
 
     #[tokio::test]
     async fn secrets_are_the_accounts_alone_and_nothing_of_a_job_stays() {
         let dir = tempfile::tempdir().unwrap();
-        let (files, account) = (files(&dir), own_account());
-        let commands = Commands::new(Path::new("/usr/bin"), Vec::new());
+        let (files, account) = (files(&dir).await, own_account());
+        let commands = commands();
         files.write(&commands, &account, "older and longer").await.unwrap();
         files.write(&commands, &account, "secret\n").await.unwrap();
         assert_eq!(fs::read_to_string(&files.invocations).unwrap(), "secret\n");
@@ -153,8 +182,8 @@ mod tests {
     async fn a_directory_that_cannot_be_made_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("of-tester"), "").unwrap();
-        let commands = Commands::new(Path::new("/usr/bin"), Vec::new());
-        let error = files(&dir).write(&commands, &own_account(), "secret").await.unwrap_err();
+        let commands = commands();
+        let error = files(&dir).await.write(&commands, &own_account(), "secret").await.unwrap_err();
         assert!(matches!(&error, BatchError::Refused(why) if why.as_str().contains("tester")), "{error}");
     }
 }

@@ -15,14 +15,14 @@ mod ending;
 mod limits;
 mod status;
 mod submit;
+#[cfg(test)]
+mod tests;
 mod xml;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -32,9 +32,10 @@ use tokio::time::Instant;
 
 use self::status::{Listed, Number, Stage};
 use super::commands::{Answer, Commands};
+use super::files::last_words;
 use super::ledger::{Found, Job, Ledger};
 use super::names::{Group, job_name, member};
-use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
+use super::{Admits, Batch, BatchError, BatchJob, Capabilities, Standing};
 use crate::config::Config;
 use crate::pilot::PilotId;
 use crate::site::{Account, Ahead};
@@ -42,7 +43,7 @@ use crate::site::{Account, Ahead};
 /// Between two questions why jobs wait, which cost the qmaster more than the list of them.
 const REASONS_INTERVAL: Duration = Duration::from_secs(15);
 /// The end of the accounting file in which a job that has just ended is looked for.
-const ACCOUNTING_BYTES: u64 = 256 << 10;
+const ACCOUNTING_BYTES: u32 = 256 << 10;
 /// How long it may take to write of jobs that have ended, and between two looks whether it did. Sites
 /// may let it take longer: then what is seen of the job must do.
 const ACCOUNTING_TIME: Duration = Duration::from_millis(2500);
@@ -52,7 +53,7 @@ const DEFAULT_CELL: &str = "default";
 const DEFAULT_ENVIRONMENT: &str = "gridpilot";
 
 /// One cell of Grid Engine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct GridEngine {
     site: SiteName,
     launcher: PathBuf,
@@ -66,9 +67,9 @@ pub struct GridEngine {
     poll: Duration,
     accounting: PathBuf,
     commands: Commands,
-    ledger: Ledger,
+    ledger: Arc<Ledger>,
     /// When it was asked last why jobs wait.
-    reasons_at: Mutex<Option<Instant>>,
+    reasons_at: Arc<Mutex<Option<Instant>>>,
 }
 
 impl GridEngine {
@@ -101,8 +102,8 @@ impl GridEngine {
             poll,
             accounting,
             commands: Commands::new(&batch.commands, variables),
-            ledger: Ledger::open(&config.state, poll)?,
-            reasons_at: Mutex::default(),
+            ledger: Arc::new(Ledger::open(&config.state, poll)?),
+            reasons_at: Arc::default(),
         })
     }
 
@@ -129,6 +130,27 @@ impl GridEngine {
             true => Ok(()),
             false => Err(submit::refusal(&answer)),
         }
+    }
+
+    /// Queues and parallel environment, as they are now.
+    async fn admits(&self) -> Result<Admits, BatchError> {
+        let mut words = vec!["-f", "-xml", "-pe", &self.environment];
+        words.extend(self.queue.as_deref().map(|queue| ["-q", queue]).into_iter().flatten());
+        let listed = self.ask("qstat", &words).await?;
+        let no_list = || BatchError::unavailable("qstat answered with something else than a list of queues");
+        let hosts = limits::hosts(&listed).ok_or_else(no_list)?;
+        let environment = self.ask("qconf", &["-sp", &self.environment]).await?;
+        if let Some(why) = limits::unfit(&environment) {
+            return Err(BatchError::Refused(why));
+        }
+        let slots = limits::value(&environment, "slots").and_then(|slots| slots.parse().ok());
+        let queues: Vec<&str> = hosts.queues.iter().map(String::as_str).collect();
+        let walltime_max = match queues.is_empty() {
+            true => None,
+            false => limits::walltime_max(&self.ask("qconf", &["-sq", &queues.join(",")]).await?),
+        };
+        let nodes_max = Some(slots.unwrap_or(u32::MAX).min(hosts.count)).filter(|max| *max > 0);
+        Ok(Admits { nodes_max, walltime_max, closed: hosts.closed })
     }
 
     /// Our jobs in the list.
@@ -188,14 +210,18 @@ impl GridEngine {
         }
     }
 
-    /// Why a job ended, with the last words of its Launchers; its files are removed. Until `patience`
-    /// is over, the line of a job that ran is waited for.
-    async fn post_mortem(&self, group: Group, job: &Job, patience: Instant) -> Text {
+    /// Why a job ended, with the last words of its Launchers; its files are removed. For a while
+    /// the line of a job that ran is waited for.
+    async fn post_mortem(&self, group: Group, job: &Job) -> Text {
+        let patience = Instant::now() + ACCOUNTING_TIME;
         let name = job_name(&self.site, group);
         let number: Option<Number> = job.note.id.as_ref().and_then(|id| id.parse().ok());
         let seen = job.seen();
         let accounted = loop {
-            let found = number.and_then(|number| ending::accounted(&self.accounting_tail(), number, &name));
+            let found = match number {
+                Some(number) => ending::accounted(&self.accounting_tail(patience).await, number, &name),
+                None => None,
+            };
             if found.is_some() || !seen.ran || Instant::now() >= patience {
                 break found;
             }
@@ -203,10 +229,7 @@ impl GridEngine {
         };
         let reason = ending::reason(&seen, accounted);
         let account = &job.note.account;
-        let words = match self.files(group, account) {
-            Ok(files) => files.take_words(&self.commands, account).await,
-            Err(_) => None,
-        };
+        let words = last_words(self.files(group, account), &self.commands, account).await;
         match (words, &job.why) {
             (Some(words), _) => format!("its Launcher says: {words} ({reason})").into(),
             // It never ran, and what held it up may be why somebody gave up.
@@ -215,14 +238,13 @@ impl GridEngine {
         }
     }
 
-    /// Nothing, where it cannot be read: the reason is poorer then.
-    fn accounting_tail(&self) -> String {
-        let Ok(file) = File::open(&self.accounting) else { return String::new() };
-        let length = file.metadata().map_or(0, |metadata| metadata.len());
-        let from = length.saturating_sub(ACCOUNTING_BYTES);
-        let mut bytes = vec![0; usize::try_from(length - from).unwrap_or(0)];
-        match file.read_exact_at(&mut bytes, from) {
-            Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
+    /// Nothing, where it cannot be read by `until`: the reason is poorer then. By a command, for it
+    /// may stand on a server that does not answer.
+    async fn accounting_tail(&self, until: Instant) -> String {
+        let words = ["-c".to_owned(), ACCOUNTING_BYTES.to_string(), self.accounting.display().to_string()];
+        let time = until.saturating_duration_since(Instant::now()).max(ACCOUNTING_INTERVAL);
+        match self.commands.execute(None, "tail", &words, b"", time).await {
+            Ok(answer) => answer.out,
             Err(_) => String::new(),
         }
     }
@@ -230,29 +252,15 @@ impl GridEngine {
 
 impl Batch for GridEngine {
     async fn capabilities(&self) -> Result<Capabilities, BatchError> {
-        let mut words = vec!["-f", "-xml", "-pe", &self.environment];
-        words.extend(self.queue.as_deref().map(|queue| ["-q", queue]).into_iter().flatten());
-        let listed = self.ask("qstat", &words).await?;
-        let no_list = || BatchError::unavailable("qstat answered with something else than a list of queues");
-        let hosts = limits::hosts(&listed).ok_or_else(no_list)?;
-        let environment = self.ask("qconf", &["-sp", &self.environment]).await?;
-        if let Some(why) = limits::unfit(&environment) {
-            return Err(BatchError::Refused(why));
-        }
-        let slots = limits::value(&environment, "slots").and_then(|slots| slots.parse().ok());
-        let queues: Vec<&str> = hosts.queues.iter().map(String::as_str).collect();
-        let walltime_max = match queues.is_empty() {
-            true => None,
-            false => limits::walltime_max(&self.ask("qconf", &["-sq", &queues.join(",")]).await?),
-        };
+        let Admits { nodes_max, walltime_max, closed } = Admits::or_closed(self.admits().await)?;
         Ok(Capabilities {
             places_on_named_nodes: false,
             reserves_ahead: self.reserve_ahead,
             enforces_limits: false,
             lead: Duration::ZERO,
-            nodes_max: Some(slots.unwrap_or(u32::MAX).min(hosts.count)).filter(|max| *max > 0),
+            nodes_max,
             walltime_max,
-            closed: hosts.closed,
+            closed,
         })
     }
 
@@ -260,18 +268,23 @@ impl Batch for GridEngine {
         self.hand_over(job).await
     }
 
-    async fn status(&self) -> Result<Vec<(PilotId, Standing)>, BatchError> {
+    async fn status(&self) -> Result<Option<Vec<(PilotId, Standing)>>, BatchError> {
         let mut listed = self.listed().await?;
         self.ask_reasons(&listed).await;
         self.clear(&mut listed).await;
         let found: Vec<Found> = listed.values().map(Listed::found).collect();
-        let mut standings = Vec::new();
-        let patience = Instant::now() + ACCOUNTING_TIME;
         for (group, job) in self.ledger.see(&found) {
-            let gone = Standing::Gone(self.post_mortem(group, &job, patience).await);
-            standings.extend(job.all(group, &gone));
-            self.ledger.forget(group);
+            if job.was_never_there() {
+                // Now: it may be submitted again, with files of the same names.
+                let account = &job.note.account;
+                last_words(self.files(group, account), &self.commands, account).await;
+                self.ledger.forget(group);
+                continue;
+            }
+            let own = self.clone();
+            tokio::spawn(async move { own.ledger.examine(group, own.post_mortem(group, &job)).await });
         }
+        let mut standings = self.ledger.ended();
         for found in listed.values() {
             let stand = |job: &Job| {
                 let stands = |(place, number): (usize, &u32)| {
@@ -281,7 +294,7 @@ impl Batch for GridEngine {
             };
             standings.extend(self.ledger.of(found.group, stand).into_iter().flatten());
         }
-        Ok(standings)
+        Ok(Some(standings))
     }
 
     async fn changed(&self) {

@@ -3,8 +3,16 @@
 //!
 //! A job is looked for by name and account. It is gone when it was there, or must have been, and is
 //! in the list no more; its pilots are cancelled by deleting it, once all of them are to go.
+//!
+//! ```text
+//!          in the list no more            why is known               said
+//! Listed ----------------------> Examined ------------> Known(why) ------> forgotten
+//! ```
+//! To examine one takes commands that may hang, so it is done beside all else. Until then its
+//! pilots stand as they did.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,7 +20,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use protocol::ids::MemberNumber;
 use protocol::names::Text;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use super::names::{Group, group, member};
@@ -23,9 +31,18 @@ use crate::site::Account;
 
 /// How long a submission without an answer may still turn up in the list.
 const TURN_UP_TIME: Duration = Duration::from_secs(60);
+/// Jobs whose end is looked into at once.
+const EXAMINERS: usize = 16;
+
+/// What became of a batch job.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum End {
+    Examined,
+    Known(Text),
+}
 
 /// A batch job that was handed over, or may have been.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Job {
     pub note: Note,
     /// When it was handed over, or taken up after a restart.
@@ -36,6 +53,8 @@ pub struct Job {
     /// Somebody else was ending it before we did, or it had ended.
     deleted: bool,
     ended: bool,
+    /// It is gone.
+    end: Option<End>,
     /// Why it waits, as far as the system was asked.
     pub why: Option<Text>,
 }
@@ -76,12 +95,18 @@ impl Job {
             cancelled: BTreeSet::new(),
             deleted: false,
             ended: false,
+            end: None,
             why: None,
         }
     }
 
     fn is_cancelled(&self) -> bool {
         self.note.members.iter().all(|member| self.cancelled.contains(member))
+    }
+
+    /// Its submission had no answer, and it never turned up: as if it had not been submitted.
+    pub fn was_never_there(&self) -> bool {
+        self.note.id.is_none()
     }
 
     pub fn seen(&self) -> Seen {
@@ -94,9 +119,13 @@ impl Job {
         }
     }
 
-    /// That all its pilots stand like this.
-    pub fn all(&self, group: Group, standing: &Standing) -> impl Iterator<Item = (PilotId, Standing)> {
-        self.note.members.iter().map(move |number| (member(group, *number), standing.clone()))
+    /// How all its pilots stand now that it is gone.
+    fn standing(&self) -> Standing {
+        match &self.end {
+            Some(End::Known(why)) => Standing::Gone(why.clone()),
+            _ if self.running_since.is_some() => Standing::Running { node: None },
+            _ => Standing::Queued { why: self.why.clone(), expected: None },
+        }
     }
 }
 
@@ -114,6 +143,10 @@ pub struct Ledger {
     poll: Duration,
     jobs: Mutex<Jobs>,
     wake: Notify,
+    /// The end of a job is known.
+    known: Notify,
+    /// So many are examined at once.
+    examiners: Semaphore,
 }
 
 impl Ledger {
@@ -128,7 +161,8 @@ impl Ledger {
         let all = notes.all().with_context(named)?.into_iter();
         let all = all.map(|(group, note)| (group, Job::new(note, None))).collect();
         let jobs = Mutex::new(Jobs { all, looked: false });
-        Ok(Self { notes, poll, jobs, wake: Notify::new() })
+        let examiners = Semaphore::new(EXAMINERS);
+        Ok(Self { notes, poll, jobs, wake: Notify::new(), known: Notify::new(), examiners })
     }
 
     fn jobs(&self) -> MutexGuard<'_, Jobs> {
@@ -156,15 +190,16 @@ impl Ledger {
         }
     }
 
-    /// It was not handed over, or it is gone and everybody knows.
+    /// It was not handed over, or never turned up.
     pub fn forget(&self, group: Group) {
         self.jobs().all.remove(&group);
         self.notes.remove(group);
     }
 
-    /// Whether a job in the list is ours, and not only called so.
+    /// Whether a job in the list is ours, and not only called so. One that was gone once stays so.
     pub fn is_ours(&self, group: Group, owner: &str) -> bool {
-        self.jobs().all.get(&group).is_some_and(|job| job.note.account.name.as_str() == owner)
+        let is_its = |job: &Job| job.end.is_none() && job.note.account.name.as_str() == owner;
+        self.jobs().all.get(&group).is_some_and(is_its)
     }
 
     pub fn account(&self, group: Group) -> Option<Account> {
@@ -210,20 +245,51 @@ impl Ledger {
         }
     }
 
-    /// Takes note of what is listed, and takes out what is gone; the note of that stays until it is
-    /// forgotten.
+    /// Takes note of what is listed. Returns what is gone since the last time: [`Self::examine`] it,
+    /// or [`Self::forget`] what was never there, of which nothing is said.
     pub fn see(&self, listed: &[Found]) -> Vec<(Group, Job)> {
         self.observe(listed);
         let mut jobs = self.jobs();
         let there: BTreeSet<Group> = listed.iter().map(|found| found.group).collect();
-        let is_gone = |group: &Group, job: &Job| {
+        let is_gone = |(group, job): &(&Group, &mut Job)| {
             let was_there = job.note.id.is_some() || job.since.elapsed() >= TURN_UP_TIME;
-            was_there && !there.contains(group)
+            was_there && job.end.is_none() && !there.contains(group)
         };
-        let all = std::mem::take(&mut jobs.all).into_iter();
-        let (gone, kept): (BTreeMap<_, _>, _) = all.partition(|(group, job)| is_gone(group, job));
-        jobs.all = kept;
-        gone.into_iter().collect()
+        let gone = jobs.all.iter_mut().filter(is_gone).map(|(group, job)| {
+            job.end = Some(End::Examined);
+            (*group, job.clone())
+        });
+        gone.collect()
+    }
+
+    /// Finds out why a job is gone. With too many at once it takes its turn.
+    pub async fn examine(&self, group: Group, examination: impl Future<Output = Text>) {
+        // Nobody closes it.
+        let _turn = self.examiners.acquire().await;
+        let why = examination.await;
+        if let Some(job) = self.jobs().all.get_mut(&group) {
+            job.end = Some(End::Known(why));
+        }
+        self.known.notify_one();
+    }
+
+    /// How the pilots of jobs stand that are gone; they are forgotten when that says why.
+    pub fn ended(&self) -> Vec<(PilotId, Standing)> {
+        let mut jobs = self.jobs();
+        let mut standings = Vec::new();
+        jobs.all.retain(|group, job| {
+            if job.end.is_some() {
+                let standing = job.standing();
+                let pilots = job.note.members.iter().map(|number| member(*group, *number));
+                standings.extend(pilots.map(|pilot| (pilot, standing.clone())));
+            }
+            let is_known = matches!(job.end, Some(End::Known(_)));
+            if is_known {
+                self.notes.remove(*group);
+            }
+            !is_known
+        });
+        standings
     }
 
     /// The jobs that are to be deleted when these pilots are cancelled: all of theirs are, now.
@@ -231,7 +297,9 @@ impl Ledger {
         let mut jobs = self.jobs();
         let mut whole = BTreeMap::new();
         for pilot in pilots {
-            let Some(job) = jobs.all.get_mut(&group(*pilot)) else { continue };
+            let Some(job) = jobs.all.get_mut(&group(*pilot)).filter(|job| job.end.is_none()) else {
+                continue;
+            };
             job.cancelled.insert(pilot.member);
             if job.is_cancelled() {
                 whole.insert(group(*pilot), job.note.account.clone());
@@ -248,16 +316,22 @@ impl Ledger {
                 let jobs = self.jobs();
                 !jobs.looked || !jobs.all.is_empty()
             };
-            match is_busy {
-                true => return tokio::time::sleep(self.poll).await,
-                false => wake.await,
+            if !is_busy {
+                wake.await;
+                continue;
             }
+            return tokio::select! {
+                () = tokio::time::sleep(self.poll) => {}
+                () = self.known.notified() => {}
+            };
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use protocol::ids::ReservationId;
 
     use super::*;
@@ -291,9 +365,11 @@ mod tests {
         let gone = ledger.see(&[]);
         assert_eq!(gone.len(), 1, "it was there");
         assert_eq!(gone[0].1.seen().ran_for, TURN_UP_TIME / 2);
+        ledger.forget(GROUP);
         ledger.note(GROUP, note(None), Duration::from_secs(60)).unwrap();
         tokio::time::advance(TURN_UP_TIME).await;
-        assert_eq!(ledger.see(&[]).len(), 1, "it never came");
+        let gone = ledger.see(&[]);
+        assert!(gone[0].1.was_never_there(), "it never came");
     }
 
     #[tokio::test(start_paused = true)]
@@ -307,8 +383,33 @@ mod tests {
         again.changed().await;
         let gone = again.see(&[]);
         assert_eq!(gone[0].1.note, note(Some("7")));
-        again.forget(GROUP);
-        assert!(again.see(&[]).is_empty() && open(&dir).account(GROUP).is_none());
+        assert!(again.see(&[]).is_empty() && open(&dir).account(GROUP).is_some(), "not said yet");
+        again.examine(GROUP, async { "why".into() }).await;
+        assert_eq!(again.ended()[0], (member(GROUP, 0), Standing::Gone("why".into())));
+        assert!(again.ended().is_empty() && open(&dir).account(GROUP).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pilots_stand_as_they_did_until_it_is_known_why_they_are_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Arc::new(open(&dir));
+        ledger.note(GROUP, note(None), Duration::from_secs(60)).unwrap();
+        ledger.see(&[found(true)]);
+        assert_eq!(ledger.see(&[]).len(), 1);
+        let (say, said) = tokio::sync::oneshot::channel();
+        let examiner = ledger.clone();
+        tokio::spawn(async move { examiner.examine(GROUP, async { said.await.unwrap() }).await });
+        ledger.changed().await;
+        assert!(ledger.see(&[]).is_empty() && !ledger.is_ours(GROUP, "alice"), "gone is gone");
+        assert!(ledger.cancel(&[member(GROUP, 0), member(GROUP, 2)]).is_empty(), "nothing to delete");
+        let stands = Standing::Running { node: None };
+        assert_eq!(ledger.ended(), [(member(GROUP, 0), stands.clone()), (member(GROUP, 2), stands)]);
+        say.send(Text::from("why")).unwrap();
+        let before = Instant::now();
+        ledger.changed().await;
+        assert_eq!(before, Instant::now(), "it is told at once");
+        let gone = Standing::Gone("why".into());
+        assert_eq!(ledger.ended(), [(member(GROUP, 0), gone.clone()), (member(GROUP, 2), gone)]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod ending;
 mod files;
 mod grid_engine;
 mod host_script;
+mod keeper;
 mod ledger;
 mod names;
 mod notes;
@@ -17,6 +18,8 @@ mod pbs;
 mod process;
 mod run;
 mod slurm;
+#[cfg(test)]
+mod stand_ins;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -24,7 +27,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use protocol::ids::ReservationId;
-use protocol::names::NodeName;
+use protocol::names::{NodeName, Text};
 use tokio::sync::mpsc;
 
 pub use run::{Command, run};
@@ -61,27 +64,49 @@ impl BatchJob {
     }
 }
 
+/// What a queue admits now.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Admits {
+    nodes_max: Option<u32>,
+    walltime_max: Option<Duration>,
+    /// Why it starts nothing now.
+    closed: Option<Text>,
+}
+
+impl Admits {
+    /// A system that refuses to say what its queue admits answers all the same: it has no such
+    /// queue, or none that pilots can run in.
+    fn or_closed(said: Result<Self, BatchError>) -> Result<Self, BatchError> {
+        match said {
+            Err(BatchError::Refused(why)) => Ok(Self { closed: Some(why), ..Self::default() }),
+            said => said,
+        }
+    }
+}
+
 /// A batch system. Everything may be repeated; a pilot that it does not know is gone.
 pub trait Batch: Send + Sync + 'static {
     /// How long a submission without an answer, or one that a CRM made when it died, may take to
     /// turn up in [`Self::status`].
     const TURN_UP_TIME: Duration = Duration::from_secs(60);
 
-    /// What it can do and admits. Asked at the start and every few minutes: queues change.
+    /// What it can do and admits. Asked at the start and every half a minute: queues change. Where
+    /// it answers, but has no such queue or none that pilots can run in, that is `closed`.
     fn capabilities(&self) -> impl Future<Output = Result<Capabilities, BatchError>> + Send;
 
     /// Hands a job over: all of its pilots, or none. A pilot that was started and died is not an
     /// error of this call but one of those that are gone.
     fn submit(&self, job: &BatchJob) -> impl Future<Output = Result<(), BatchError>> + Send;
 
-    /// How every pilot stands, in one call; also those of before a restart of the CRM.
-    fn status(&self) -> impl Future<Output = Result<Vec<(PilotId, Standing)>, BatchError>> + Send;
+    /// How every pilot stands, in one call; also those of before a restart of the CRM. `None` when
+    /// it has none of ours and was not asked: that says nothing of whether it answers.
+    fn status(&self) -> impl Future<Output = Result<Option<Vec<(PilotId, Standing)>>, BatchError>> + Send;
 
     /// Resolves when [`Self::status`] is worth asking again.
     fn changed(&self) -> impl Future<Output = ()> + Send;
 
-    /// Ends pilots: politely first, then by force. Returns at once; `status` tells when they are
-    /// gone. What is cancelled together is given together.
+    /// Asks for the end of pilots: politely first, then by force. Returns when the system has heard
+    /// it; `status` tells when they are gone. What is cancelled together is given together.
     fn cancel(&self, pilots: &[PilotId]) -> impl Future<Output = Result<(), BatchError>> + Send;
 
     /// Keeps nodes free for a window, or keeps them otherwise than before; for a system that says

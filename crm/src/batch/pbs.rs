@@ -6,6 +6,9 @@
 //! invocations go in files of the account's own. Names of jobs may have 15 letters only with some
 //! releases: a job is known again by a variable.
 //!
+//! PBS cannot be told which hosts a job must not get: [`Submit::exclude`] is left to the site, whose
+//! administrator takes a host off line that is not clean.
+//!
 //! No real PBS was at hand when this was written: it is tested against written-out forms of the
 //! documentation and against stand-ins for the commands.
 
@@ -15,7 +18,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -23,12 +26,12 @@ use protocol::names::{NodeName, SiteName, Text};
 
 use self::status::{Listed, Stage};
 use super::commands::{Answer, Commands, filled};
-use super::files::Files;
+use super::files::{Files, last_words};
 use super::host_script::{Dialect, Script, invocations};
 use super::ledger::{Found, Job, Ledger};
 use super::names::{Group, group, job_name, member};
 use super::notes::Note;
-use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
+use super::{Admits, Batch, BatchError, BatchJob, Capabilities, Standing};
 use crate::config::{self, Config};
 use crate::pilot::PilotId;
 use crate::site::{Account, Submit};
@@ -37,13 +40,11 @@ use crate::site::{Account, Submit};
 const VARIABLE: &str = "GRIDPILOT_BATCH_JOB";
 /// Letters that every release takes as a job's name.
 const NAME_LETTERS: usize = 15;
-/// Of the time of a batch job beyond the life of its pilots, so that they end first.
-const WALLTIME_MARGIN_S: u32 = 60;
 /// How much earlier than its limit a job may end by it.
 const LIMIT_SLACK: Duration = Duration::from_secs(3);
 /// How long a sweep may take, below what the owner waits for it, and its own limit, seconds.
 const SWEEP_TIME: Duration = Duration::from_secs(12);
-const SWEEP_LIMIT_S: u32 = 60;
+const SWEEP_LIMIT_S: u64 = 60;
 
 /// Whose PBS it is: what they call things differs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -56,14 +57,14 @@ enum Kind {
 }
 
 /// One site's PBS.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pbs {
     site: SiteName,
     launcher: PathBuf,
     config: config::Batch,
     commands: Commands,
-    ledger: Ledger,
-    kind: Mutex<Option<Kind>>,
+    ledger: Arc<Ledger>,
+    kind: Arc<Mutex<Option<Kind>>>,
 }
 
 impl Pbs {
@@ -77,9 +78,9 @@ impl Pbs {
             site: config.site.clone(),
             launcher: config.launcher.clone(),
             commands: Commands::new(&config.batch.commands, Vec::new()),
-            ledger: Ledger::open(&config.state, poll)?,
+            ledger: Arc::new(Ledger::open(&config.state, poll)?),
             config: config.batch.clone(),
-            kind: Mutex::default(),
+            kind: Arc::default(),
         })
     }
 
@@ -117,6 +118,19 @@ impl Pbs {
         let kind = if is_open { Kind::Open { json: true } } else { Kind::Torque };
         self.set_kind(kind);
         Ok(kind)
+    }
+
+    async fn admits(&self) -> Result<Admits, BatchError> {
+        let queue = match &self.config.queue {
+            Some(queue) => queue.clone(),
+            None => status::default_queue(&self.ask("qstat", &["-B", "-f"]).await?)
+                .ok_or_else(|| BatchError::refused("PBS has no default queue; name one in [batch]"))?,
+        };
+        let said = self.ask("qstat", &["-Q", "-f", &queue]).await?;
+        // A queue of another server is named with it.
+        let name = queue.split('@').next().unwrap_or_default();
+        status::queue(&said, name)
+            .ok_or_else(|| BatchError::unavailable(format!("PBS says nothing of queue {queue}")))
     }
 
     /// Our jobs in the list. As long as the number of one is not known, all jobs are asked for.
@@ -172,15 +186,12 @@ impl Pbs {
             Kind::Torque => vec![format!("nodes={hosts}:ppn=1")],
         };
         words.extend(chunks.into_iter().flat_map(|chunk| ["-l".to_owned(), chunk]));
-        words.extend(["-l".to_owned(), format!("walltime={}", clock(walltime_s(submit)))]);
+        words.extend(["-l".to_owned(), format!("walltime={}", clock(submit.walltime().as_secs()))]);
         for (option, value) in [("-q", &self.config.queue), ("-A", &self.config.account)] {
             words.extend(value.iter().flat_map(|value| [option.to_owned(), value.clone()]));
         }
         if submit.begin_in_s > 0 {
-            // PBS reads local times, which only the system's own program should write.
-            let date = format!("--date=+{} seconds", submit.begin_in_s);
-            let begin = self.run(Some(&submit.account), "date", &[&date, "+%Y%m%d%H%M.%S"]).await?;
-            words.extend(["-a".to_owned(), begin.out.trim().to_owned()]);
+            words.extend(["-a".to_owned(), self.commands.local_time(submit.begin_in_s).await?]);
         }
         words.extend(self.config.extra.iter().cloned());
         Ok(words)
@@ -208,18 +219,17 @@ impl Pbs {
         }
     }
 
-    fn files(&self, group: Group, account: &Account) -> Result<Files, BatchError> {
-        Files::new(self.config.invocations.as_deref(), &job_name(&self.site, group), account)
+    async fn files(&self, group: Group, account: &Account) -> Result<Files, BatchError> {
+        let name = job_name(&self.site, group);
+        Files::new(self.config.invocations.as_deref(), &name, account, &self.commands).await
     }
 
     /// Why a job ended, with the last words of its Launchers; its files are removed.
     async fn post_mortem(&self, group: Group, job: &Job, over: Option<&Listed>) -> Text {
         let seen = job.seen();
         let ran_out = seen.limit.is_some_and(|limit| seen.ran && seen.ran_for + LIMIT_SLACK >= limit);
-        let words = match self.files(group, &job.note.account) {
-            Ok(files) => files.take_words(&self.commands, &job.note.account).await,
-            Err(_) => None,
-        };
+        let account = &job.note.account;
+        let words = last_words(self.files(group, account), &self.commands, account).await;
         let comment = over.and_then(|over| over.comment.as_ref());
         let reason = match over {
             _ if seen.cancelled => "its batch job was cancelled by this site".into(),
@@ -232,34 +242,25 @@ impl Pbs {
 
 impl Batch for Pbs {
     async fn capabilities(&self) -> Result<Capabilities, BatchError> {
-        let queue = match &self.config.queue {
-            Some(queue) => queue.clone(),
-            None => status::default_queue(&self.ask("qstat", &["-B", "-f"]).await?)
-                .ok_or_else(|| BatchError::unavailable("PBS has no default queue; name one in [batch]"))?,
-        };
-        let said = self.ask("qstat", &["-Q", "-f", &queue]).await?;
-        // A queue of another server is named with it.
-        let name = queue.split('@').next().unwrap_or_default();
-        let admits = status::queue(&said, name)
-            .ok_or_else(|| BatchError::unavailable(format!("PBS says nothing of queue {queue}")))?;
+        let Admits { nodes_max, walltime_max, closed } = Admits::or_closed(self.admits().await)?;
         Ok(Capabilities {
             places_on_named_nodes: false,
             reserves_ahead: false,
             enforces_limits: false,
             lead: Duration::ZERO,
-            nodes_max: admits.nodes_max,
-            walltime_max: admits.walltime_max,
-            closed: admits.closed,
+            nodes_max,
+            walltime_max,
+            closed,
         })
     }
 
     async fn submit(&self, job: &BatchJob) -> Result<(), BatchError> {
         let Some((first, _)) = job.pilots.first() else { return Ok(()) };
         let group = group(first.pilot);
-        let files = self.files(group, &first.account)?;
+        let files = self.files(group, &first.account).await?;
         let members = job.pilots.iter().map(|(submit, _)| submit.pilot.member).collect();
         let note = Note { account: first.account.clone(), members, id: None };
-        self.ledger.note(group, note, Duration::from_secs(walltime_s(first).into()))?;
+        self.ledger.note(group, note, first.walltime())?;
         match self.hand_over(job, first, &files).await {
             Ok(id) => {
                 self.ledger.accepted(group, id);
@@ -274,10 +275,10 @@ impl Batch for Pbs {
         }
     }
 
-    async fn status(&self) -> Result<Vec<(PilotId, Standing)>, BatchError> {
+    async fn status(&self) -> Result<Option<Vec<(PilotId, Standing)>>, BatchError> {
         if self.ledger.is_idle() {
             self.ledger.see(&[]);
-            return Ok(Vec::new());
+            return Ok(None);
         }
         let mut listed = self.listed().await?;
         listed.retain(|job| self.ledger.is_ours(job.group, &job.owner));
@@ -291,18 +292,28 @@ impl Batch for Pbs {
             {
                 // A submission without an answer was repeated, and both were heard.
                 tracing::info!("batch job {} is one too many and deleted", job.id);
-                self.delete(&job.id, &account).await?;
+                if let Err(error) = self.delete(&job.id, &account).await {
+                    tracing::warn!("batch job {} cannot be deleted: {error}", job.id);
+                }
             }
         }
         there.retain(|job| first.get(&job.group) == Some(&number(&job.id)));
         let found: Vec<Found> = there.iter().filter_map(Listed::found).collect();
-        let mut standings = Vec::new();
         for (group, job) in self.ledger.see(&found) {
-            let over = over.iter().find(|over| over.group == group);
-            let gone = Standing::Gone(self.post_mortem(group, &job, over).await);
-            standings.extend(job.all(group, &gone));
-            self.ledger.forget(group);
+            if job.was_never_there() {
+                // Now: it may be submitted again, with files of the same names.
+                let account = &job.note.account;
+                last_words(self.files(group, account), &self.commands, account).await;
+                self.ledger.forget(group);
+                continue;
+            }
+            let over = over.iter().find(|over| over.group == group).cloned();
+            let own = self.clone();
+            tokio::spawn(async move {
+                own.ledger.examine(group, own.post_mortem(group, &job, over.as_ref())).await;
+            });
         }
+        let mut standings = self.ledger.ended();
         for found in &there {
             let stand = |job: &Job| {
                 let members = job.note.members.iter().enumerate();
@@ -311,7 +322,7 @@ impl Batch for Pbs {
             let stand: Option<Vec<_>> = self.ledger.of(found.group, stand);
             standings.extend(stand.into_iter().flatten());
         }
-        Ok(standings)
+        Ok(Some(standings))
     }
 
     async fn changed(&self) {
@@ -345,7 +356,7 @@ impl Batch for Pbs {
                 let mut words: Vec<String> = own.into_iter().chain(rest).map(String::from).collect();
                 words.extend(self.config.queue.iter().flat_map(|queue| ["-q".to_owned(), queue.clone()]));
                 words.extend(self.config.extra.iter().cloned());
-                (self.commands.path("qsub").display().to_string(), words, Some(account), script.as_str())
+                ("qsub".to_owned(), words, Some(account), script.as_str())
             }
         };
         let swept = self.commands.execute(user, &program, &words, script.as_bytes(), SWEEP_TIME).await;
@@ -359,13 +370,7 @@ impl Batch for Pbs {
     }
 }
 
-/// How long a batch job may run: the limit of PBS is the last of all.
-fn walltime_s(submit: &Submit) -> u32 {
-    let life = submit.lifetime_s.saturating_sub(submit.begin_in_s);
-    life.saturating_add(WALLTIME_MARGIN_S).div_ceil(60).saturating_mul(60)
-}
-
-fn clock(seconds: u32) -> String {
+fn clock(seconds: u64) -> String {
     format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
@@ -396,10 +401,14 @@ fn refusal(answer: &Answer) -> BatchError {
     }
     let away =
         ["annot connect to", "Connection refused", "No route to host", "pbs_iff", "Server shutting down"];
-    // Limits on how many there are at once: fewer are there later.
-    let full = ["would exceed", "Maximum number of jobs already in queue"];
-    match says(&away) || says(&full) {
-        true => BatchError::unavailable(what),
-        false => BatchError::refused(what),
+    // Limits on how many there are at once: fewer are there later. "... already in queue for user",
+    // "... for group g already in complex", "would exceed complex's per-project limit of ...".
+    let is_full = says(&["would exceed", "Maximum number of jobs"]);
+    let whose = ["user", "group", "project", "per-user", "per-group", "per-project"];
+    let is_of_some = answer.err.split_ascii_whitespace().any(|word| whose.contains(&word));
+    match () {
+        () if is_full && is_of_some => BatchError::account_full(what),
+        () if is_full || says(&away) => BatchError::unavailable(what),
+        () => BatchError::refused(what),
     }
 }

@@ -1,14 +1,15 @@
 //! The task between the driver and a batch system.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use protocol::ids::ReservationId;
-use protocol::names::NodeName;
-use tokio::sync::mpsc;
+use protocol::names::{NodeName, Text};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
+use super::keeper::Keeper;
 use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
 use crate::pilot::PilotId;
 use crate::site::{Account, Ahead, Event, News};
@@ -17,8 +18,8 @@ use crate::site::{Account, Ahead, Event, News};
 const CAPABILITIES_INTERVAL: Duration = Duration::from_secs(30);
 /// A system that did not answer is asked sooner.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
-/// How often the nodes of a reservation that is over are given back before that is left to time.
-const UNRESERVE_TRIES: u32 = 6;
+/// Sweeps under way at once: each is a command, or a batch job of its own.
+const SWEEPS: usize = 32;
 
 /// What the driver asks of the batch task.
 #[derive(Debug)]
@@ -55,15 +56,34 @@ struct Known {
     turns_up_until: Option<Instant>,
 }
 
+/// What the system is asked. That it answers one says nothing of the other.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Question {
+    Capabilities,
+    Status,
+}
+
 /// What was told of the system.
 struct Task<B> {
     batch: Arc<B>,
     events: mpsc::Sender<Event>,
     known: BTreeMap<PilotId, Known>,
+    /// Questions without an answer, and why.
+    unanswered: BTreeMap<Question, Text>,
+    /// Whether the site was told that it answers.
     answers: bool,
     capabilities: Option<Capabilities>,
     /// Not before is it looked again whether something turned up.
     look_again: Instant,
+    keeper: Keeper,
+    sweeps: Sweeps,
+}
+
+/// Sweeps that were asked for and are not over.
+#[derive(Clone)]
+struct Sweeps {
+    pilots: Arc<Mutex<BTreeSet<PilotId>>>,
+    turns: Arc<Semaphore>,
 }
 
 /// Carries commands out and reports, until the driver is gone.
@@ -73,8 +93,17 @@ pub async fn run<B: Batch>(
     events: mpsc::Sender<Event>,
 ) {
     let mut ask_at = Instant::now();
-    let mut task =
-        Task { batch, events, known: BTreeMap::new(), answers: true, capabilities: None, look_again: ask_at };
+    let mut task = Task {
+        keeper: Keeper::new(batch.clone()),
+        batch,
+        events,
+        known: BTreeMap::new(),
+        unanswered: BTreeMap::new(),
+        answers: true,
+        capabilities: None,
+        look_again: ask_at,
+        sweeps: Sweeps { pilots: Arc::default(), turns: Arc::new(Semaphore::new(SWEEPS)) },
+    };
     // What came behind cancels that were taken together.
     let mut next = None;
     loop {
@@ -90,8 +119,9 @@ pub async fn run<B: Batch>(
             () = task.batch.changed() => task.look().await,
             () = task.nothing_turned_up() => task.look().await,
             () = tokio::time::sleep_until(ask_at) => {
-                let answered = task.ask_capabilities().await;
-                ask_at = Instant::now() + if answered { CAPABILITIES_INTERVAL } else { RETRY_INTERVAL };
+                task.ask_capabilities().await;
+                let is_fine = task.unanswered.is_empty() && task.answers;
+                ask_at = Instant::now() + if is_fine { CAPABILITIES_INTERVAL } else { RETRY_INTERVAL };
             }
         }
     }
@@ -134,45 +164,37 @@ impl<B: Batch> Task<B> {
                 self.look().await;
                 return next;
             }
-            Command::Reserve(ahead) => {
-                if let Err(error) = self.batch.reserve(&ahead).await {
-                    let reservation = ahead.reservation;
-                    tracing::warn!(
-                        "no nodes are kept ahead for {reservation}, its pilots will queue: {error}"
-                    );
-                }
-            }
-            Command::Unreserve { reservation } => {
-                let batch = self.batch.clone();
-                tokio::spawn(async move {
-                    for _ in 0..UNRESERVE_TRIES {
-                        match batch.unreserve(reservation).await {
-                            Ok(()) => return,
-                            // Its last job is still ending, most likely.
-                            Err(error) => tracing::debug!("nodes are still kept for {reservation}: {error}"),
-                        }
-                        tokio::time::sleep(RETRY_INTERVAL).await;
-                    }
-                    tracing::warn!("nodes stay kept for {reservation} until its window is over");
-                });
-            }
+            Command::Reserve(ahead) => self.keeper.reserve(ahead),
+            Command::Unreserve { reservation } => self.keeper.unreserve(reservation),
             Command::Probe => {
                 self.capabilities = None;
                 self.ask_capabilities().await;
             }
-            Command::Sweep { pilot, node, account } => {
-                let (batch, events) = (self.batch.clone(), self.events.clone());
-                tokio::spawn(async move {
-                    let outcome = batch.sweep(&node, &account).await.map_err(|e| e.to_string().into());
-                    let _ = events.send(Event::Swept { pilot, outcome }).await;
-                });
-            }
+            Command::Sweep { pilot, node, account } => self.sweep(pilot, node, account),
         }
         None
     }
 
+    /// In its turn. One that is asked for again before it is over is answered once.
+    fn sweep(&self, pilot: PilotId, node: NodeName, account: Account) {
+        let (batch, events, sweeps) = (self.batch.clone(), self.events.clone(), self.sweeps.clone());
+        if !sweeps.pilots().insert(pilot) {
+            return;
+        }
+        tokio::spawn(async move {
+            // Nobody closes it. The sweep's own deadline begins with its turn.
+            let _turn = sweeps.turns.acquire().await;
+            let outcome = batch.sweep(&node, &account).await.map_err(|e| e.to_string().into());
+            sweeps.pilots().remove(&pilot);
+            let _ = events.send(Event::Swept { pilot, outcome }).await;
+        });
+    }
+
     async fn submit(&mut self, job: BatchJob) {
         let pilots = job.pilot_ids();
+        if let Some(first) = pilots.first() {
+            self.keeper.settled(first.reservation).await;
+        }
         let outcome = self.batch.submit(&job).await;
         // A secret that lies around no longer than needed.
         drop(job);
@@ -210,22 +232,18 @@ impl<B: Batch> Task<B> {
         }
     }
 
-    /// Whether the system answered.
-    async fn ask_capabilities(&mut self) -> bool {
-        match self.batch.capabilities().await {
-            Ok(capabilities) => {
-                if self.capabilities.as_ref() != Some(&capabilities) {
-                    self.capabilities = Some(capabilities.clone());
-                    self.tell(News::Capabilities(capabilities)).await;
-                }
-                self.heard(Ok(())).await;
-                true
-            }
-            Err(error) => {
-                self.heard(Err(error)).await;
-                false
-            }
+    async fn ask_capabilities(&mut self) {
+        let said = self.batch.capabilities().await;
+        self.note(Question::Capabilities, said.as_ref().map(drop));
+        // While it answers to nothing else, this is no news: it would open the queue.
+        if let Ok(capabilities) = said
+            && self.unanswered.is_empty()
+            && self.capabilities.as_ref() != Some(&capabilities)
+        {
+            self.capabilities = Some(capabilities.clone());
+            self.tell(News::Capabilities(capabilities)).await;
         }
+        self.tell_whether_it_answers().await;
     }
 
     /// Resolves when something could have turned up and did not, as far as was seen.
@@ -239,11 +257,23 @@ impl<B: Batch> Task<B> {
     /// Asks how all pilots stand and reports what is new.
     async fn look(&mut self) {
         self.look_again = Instant::now() + RETRY_INTERVAL;
-        let standings = match self.batch.status().await {
-            Ok(standings) => standings,
-            Err(error) => return self.heard(Err(error)).await,
+        let said = self.batch.status().await;
+        let standings = match said {
+            Ok(Some(standings)) => {
+                self.note(Question::Status, Ok(()));
+                self.tell_whether_it_answers().await;
+                standings
+            }
+            // Nothing to ask for is no answer: whether there is one the other question tells.
+            Ok(None) => {
+                self.note(Question::Status, Ok(()));
+                Vec::new()
+            }
+            Err(error) => {
+                self.note(Question::Status, Err(&error));
+                return self.tell_whether_it_answers().await;
+            }
         };
-        self.heard(Ok(())).await;
         let mut named = BTreeSet::new();
         let mut gone = Vec::new();
         for (pilot, standing) in standings {
@@ -274,19 +304,39 @@ impl<B: Batch> Task<B> {
         }
     }
 
-    async fn heard(&mut self, heard: Result<(), BatchError>) {
-        if heard.is_ok() == self.answers {
+    fn note(&mut self, question: Question, said: Result<(), &BatchError>) {
+        match said {
+            Ok(()) => drop(self.unanswered.remove(&question)),
+            Err(error) => drop(self.unanswered.insert(question, error.to_string().into())),
+        }
+    }
+
+    /// Tells it if it changed.
+    async fn tell_whether_it_answers(&mut self) {
+        let why = self.unanswered.values().next().cloned();
+        if why.is_none() == self.answers {
             return;
         }
-        self.answers = heard.is_ok();
-        match &heard {
-            Ok(()) => tracing::info!("the batch system answers again"),
-            Err(error) => tracing::warn!("the batch system does not answer: {error}"),
+        self.answers = why.is_none();
+        match &why {
+            None => tracing::info!("the batch system answers again"),
+            Some(why) => tracing::warn!("the batch system does not answer: {why}"),
         }
-        self.tell(News::Answers(heard.map_err(|error| error.to_string().into()))).await;
+        self.tell(News::Answers(why.map_or(Ok(()), Err))).await;
     }
 
     async fn tell(&self, news: News) {
         let _ = self.events.send(Event::Batch(news)).await;
     }
 }
+
+impl Sweeps {
+    fn pilots(&self) -> MutexGuard<'_, BTreeSet<PilotId>> {
+        // Nothing that holds the lock can panic half way through a change.
+        self.pilots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

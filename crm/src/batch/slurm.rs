@@ -12,6 +12,8 @@ mod ahead;
 mod jobs;
 mod queue;
 mod script;
+#[cfg(test)]
+mod tests;
 mod words;
 
 use std::collections::BTreeMap;
@@ -26,10 +28,10 @@ use protocol::names::{NodeName, SiteName};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::commands::{Answer, Commands};
+use super::commands::{Answer, CommandError, Commands, filled};
 use super::names::{Group, group, job_name, parse_job, parse_pilot};
 use super::notes::{Note, Notes};
-use super::{Batch, BatchError, BatchJob, Capabilities, Standing};
+use super::{Admits, Batch, BatchError, BatchJob, Capabilities, Standing};
 use crate::config::{self, Config};
 use crate::pilot::PilotId;
 use crate::site::{Account, Ahead};
@@ -65,7 +67,7 @@ struct State {
     jobs: Jobs,
     /// When the queue is worth a look, while anything is in it.
     look_at: Instant,
-    /// Ask for lines: this release has no JSON, or too much of it.
+    /// Ask for lines, from now on: this release has no JSON, or too much of it.
     lines: bool,
     /// What the last look asked for.
     looked_at_steps: bool,
@@ -134,17 +136,19 @@ impl Slurm {
         let users = self.state().jobs.users().join(",");
         if !self.state().lines {
             let arguments = ["--json", "--states=all", &format!("--user={users}")].map(str::to_owned);
-            let answer = self.commands.run(None, "squeue", &arguments, b"").await;
-            let answer = answer.map_err(|error| error.of_question())?;
             let has_none = ["unrecognized option", "serializer", "data_parser", "plugin", "JSON"];
-            if answer.status.success() {
-                self.state().lines = answer.out.len() > JSON_BYTES_MAX;
-                return queue::parse_json(&answer.out, is_ours)
-                    .map_err(|e| BatchError::unavailable(e.to_string()));
-            } else if !has_none.iter().any(|word| answer.err.contains(word)) {
-                return Err(BatchError::unavailable(answer.complaint()));
-            }
-            tracing::info!("this Slurm has no squeue --json: {}", answer.complaint());
+            let why_not = match self.commands.run(None, "squeue", &arguments, b"").await {
+                Ok(answer) if answer.status.success() => {
+                    self.state().lines = answer.out.len() > JSON_BYTES_MAX;
+                    return queue::parse_json(&answer.out, is_ours)
+                        .map_err(|e| BatchError::unavailable(e.to_string()));
+                }
+                Ok(answer) if has_none.iter().any(|word| answer.err.contains(word)) => answer.complaint(),
+                Ok(answer) => return Err(BatchError::unavailable(answer.complaint())),
+                Err(error @ CommandError::TooLong { .. }) => error.to_string(),
+                Err(error) => return Err(error.of_question()),
+            };
+            tracing::info!("squeue --json does not serve here, lines are asked for: {why_not}");
             self.state().lines = true;
         }
         let arguments = ["--noheader", "--states=all", &format!("--user={users}"), "-o", LINE_FORMAT];
@@ -176,14 +180,9 @@ impl Slurm {
         node: &NodeName,
         account: &'a Account,
     ) -> (Option<&'a Account>, String, Vec<String>) {
-        if let Some((first, words)) = self.config.sweep.split_first() {
-            let replace = |word: &String| {
-                word.replace("{node}", node.as_str())
-                    .replace("{user}", account.name.as_str())
-                    .replace("{uid}", &account.uid.to_string())
-                    .replace("{gid}", &account.gid.to_string())
-            };
-            return (None, replace(first), words.iter().map(replace).collect());
+        let own = filled(&self.config.sweep, node, account);
+        if let Some((program, words)) = own.split_first() {
+            return (None, program.clone(), words.to_vec());
         }
         let options = ["--nodes=1", "--ntasks=1", "--time=1", "--mem=32M", "--oversubscribe", "--mpi=none"];
         let mut words: Vec<String> = options.map(str::to_owned).to_vec();
@@ -197,7 +196,7 @@ impl Slurm {
         }
         let program = self.launcher.with_file_name("node-manager");
         words.extend([program.to_string_lossy().into_owned(), "sweep".into()]);
-        (Some(account), self.config.commands.join("srun").to_string_lossy().into_owned(), words)
+        (Some(account), "srun".to_owned(), words)
     }
 
     /// Carries out what follows from a look or a cancel; each account's in one call.
@@ -221,7 +220,7 @@ impl Slurm {
             outcome = match answer.map_err(|error| error.of_question()) {
                 // What ended meanwhile is what was wanted.
                 Ok(answer) if answer.status.success() || answer.err.contains("Invalid job id") => outcome,
-                Ok(answer) => Err(words::error(&answer.complaint())),
+                Ok(answer) => Err(words::error(&answer)),
                 Err(error) => Err(error),
             };
         }
@@ -235,21 +234,20 @@ impl Batch for Slurm {
         let answer = self.ask("scontrol", &arguments).await?;
         let name = self.config.partition.as_deref();
         let partition = words::partition(&answer.out, name).ok_or_else(|| {
-            BatchError::unavailable(match name {
+            BatchError::refused(match name {
                 Some(name) => format!("Slurm has no partition {name}"),
                 None => "Slurm has no default partition; name one in [batch]".into(),
             })
-        })?;
-        // Another release may be there now.
-        self.state().lines = false;
+        });
+        let Admits { nodes_max, walltime_max, closed } = Admits::or_closed(partition)?;
         Ok(Capabilities {
             places_on_named_nodes: false,
             reserves_ahead: self.config.reserve_ahead,
             enforces_limits: true,
             lead: LEAD,
-            nodes_max: partition.nodes_max,
-            walltime_max: partition.walltime_max,
-            closed: partition.closed,
+            nodes_max,
+            walltime_max,
+            closed,
         })
     }
 
@@ -291,13 +289,13 @@ impl Batch for Slurm {
         }
     }
 
-    async fn status(&self) -> Result<Vec<(PilotId, Standing)>, BatchError> {
+    async fn status(&self) -> Result<Option<Vec<(PilotId, Standing)>>, BatchError> {
         let now = Instant::now();
         let wants_steps = {
             let mut state = self.state();
             state.look_at = now + self.poll();
             if state.jobs.is_empty() {
-                return Ok(Vec::new());
+                return Ok(None);
             }
             state.looked_at_steps = !state.looked_at_steps && state.jobs.has_siblings();
             state.looked_at_steps
@@ -320,7 +318,7 @@ impl Batch for Slurm {
         if let Err(error) = self.carry_out(seen.orders).await {
             tracing::warn!("what is to be cancelled is not: {error}");
         }
-        Ok(seen.standings)
+        Ok(Some(seen.standings))
     }
 
     async fn changed(&self) {
@@ -360,7 +358,7 @@ impl Batch for Slurm {
         verb.extend(ahead::terms(&self.site, self.config.partition.as_deref(), ahead));
         let answer = self.commands.run(None, "scontrol", &verb, b"").await;
         let answer = answer.map_err(|error| error.of_question())?;
-        if answer.status.success() { Ok(()) } else { Err(words::error(&answer.complaint())) }
+        if answer.status.success() { Ok(()) } else { Err(words::error(&answer)) }
     }
 
     async fn unreserve(&self, reservation: ReservationId) -> Result<(), BatchError> {
@@ -371,7 +369,7 @@ impl Batch for Slurm {
         let arguments = ["delete".to_owned(), format!("ReservationName={name}")];
         let answer = self.commands.run(None, "scontrol", &arguments, b"").await;
         let answer = answer.map_err(|error| error.of_question())?;
-        if answer.status.success() { Ok(()) } else { Err(words::error(&answer.complaint())) }
+        if answer.status.success() { Ok(()) } else { Err(words::error(&answer)) }
     }
 
     async fn sweep(&self, node: &NodeName, account: &Account) -> Result<(), BatchError> {
@@ -390,7 +388,7 @@ impl Batch for Slurm {
 /// The number of the batch job that `sbatch --parsable` has made.
 fn submitted(answer: &Answer) -> Result<u64, BatchError> {
     if !answer.status.success() {
-        return Err(words::error(&answer.complaint()));
+        return Err(words::error(answer));
     }
     // With several clusters the cluster's name follows.
     let number = answer.out.lines().last().and_then(|line| line.split(';').next()?.trim().parse().ok());

@@ -378,8 +378,6 @@ impl Site {
             limits: grant.part.limits,
             begin_in_s: seconds(self.runs_from(grant.start).saturating_sub(self.now)),
             lifetime_s: self.lifetime_s(pilot.id.reservation),
-            // It may wait as long as somebody waits for it; cancelled, its token is void.
-            token_s: self.lifetime_s(pilot.id.reservation),
         };
         self.actions.push(Action::Submit(submit));
     }

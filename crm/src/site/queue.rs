@@ -8,7 +8,7 @@ use protocol::names::{NodeName, Text};
 use protocol::refusal::{Failure, Refusal, Step};
 use protocol::site::Part;
 
-use super::{Account, Action, LEASE_MARGIN, News, Site};
+use super::{Account, Action, LEASE_MARGIN, News, Site, Submit};
 use crate::pilot::{Event, Pilot, PilotId, State};
 use crate::queue::QueueState;
 use crate::standing::{BatchError, Standing};
@@ -25,6 +25,14 @@ const FULL_TIME: Duration = Duration::from_secs(30);
 pub fn walltime(lifetime_s: u32) -> Duration {
     let seconds = Duration::from_secs(lifetime_s.into()) + WALLTIME_MARGIN;
     Duration::from_secs(seconds.as_secs().div_ceil(60) * 60)
+}
+
+impl Submit {
+    /// The limit that its batch job is given, from when it may begin: whole minutes, and more than
+    /// the pilot's own life, so that a reservation ends by itself.
+    pub fn walltime(&self) -> Duration {
+        walltime(self.lifetime_s.saturating_sub(self.begin_in_s))
+    }
 }
 
 /// The longest that a part may last, from its pilots' submission to the end of its window, for a

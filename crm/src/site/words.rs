@@ -153,8 +153,7 @@ pub struct Submit {
     pub limits: Limits,
     /// It shall not begin before so many seconds have passed; 0 = as soon as there is room.
     pub begin_in_s: u32,
-    /// After so many seconds, counted from now, it is over in any case.
+    /// After so many seconds, counted from now, it is over in any case. Its token is good as long,
+    /// for it may wait as long as somebody waits for it; cancelled, the token is void.
     pub lifetime_s: u32,
-    /// How long its token is good for, seconds.
-    pub token_s: u32,
 }

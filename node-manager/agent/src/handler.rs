@@ -16,16 +16,17 @@ use node_manager::operation;
 use protocol::connection::{Connection, read};
 use protocol::frame::{Frame, Kind};
 use protocol::ids::JobId;
+use protocol::limits::COMMANDS_MAX;
 use protocol::names::Text;
 use protocol::node::{Arrive, Notice, Reply, Request, SignedRates, State};
 use protocol::refusal::{Failure, Refusal, Step};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::command::Wishes;
 use crate::connection::Redial;
-use crate::init::Init;
+use crate::init::{Init, InitError, Over};
 use crate::lifecycle::{self, Action, Event};
 use crate::limits::Counters;
 use crate::monitor::{Monitor, MonitorError, Said};
@@ -84,7 +85,8 @@ pub struct Handler {
     started: HashSet<JobId>,
     /// Who waits to hear whether it did.
     starting: HashMap<JobId, Asker>,
-    not_started: HashMap<JobId, Failure>,
+    /// Those that did not, the latest last.
+    not_started: VecDeque<(JobId, Failure)>,
     runs: u64,
     /// Requests that follow on one another, in their order, behind the one that is being done.
     waiting: VecDeque<(Asker, Request)>,
@@ -97,6 +99,8 @@ pub struct Handler {
     address_by: Option<Instant>,
     /// Tells what a shaped sandbox sends.
     meter: Option<AbortHandle>,
+    /// Room for signals on their way.
+    signals: Arc<Semaphore>,
     /// What runs inside was asked to end; nothing new begins.
     leaving: bool,
     /// Those who asked for the end.
@@ -140,7 +144,7 @@ pub async fn serve<R: Redial>(
         ended: VecDeque::new(),
         started: HashSet::new(),
         starting: HashMap::new(),
-        not_started: HashMap::new(),
+        not_started: VecDeque::new(),
         runs: 0,
         waiting: VecDeque::new(),
         busy: None,
@@ -148,6 +152,7 @@ pub async fn serve<R: Redial>(
         rates: None,
         address_by: None,
         meter: None,
+        signals: Arc::new(Semaphore::new(COMMANDS_MAX)),
         leaving: false,
         enders: Vec::new(),
         cause: None,
@@ -231,7 +236,7 @@ impl Handler {
         match request {
             Request::GetStatus => {
                 let since_s = self.since.elapsed().as_secs();
-                let commands = (self.commands.len() - self.ended.len()) as u32;
+                let commands = self.running() as u32;
                 self.reply(asker, &Reply::Status { state: self.state, since_s, commands });
             }
             Request::OutputSaved { job, stream, upto } => self.output_saved(job, stream, upto),
@@ -244,17 +249,14 @@ impl Handler {
                 self.reply(asker, &Reply::Done);
             }
             Request::End { grace_ms } => {
-                self.enders.push(asker);
+                self.await_end(asker);
                 self.end_gently(Duration::from_millis(grace_ms.into())).await;
             }
             Request::Shutdown => {
-                self.enders.push(asker);
+                self.await_end(asker);
                 self.end(None).await;
             }
-            request => {
-                self.waiting.push_back((asker, request));
-                self.advance().await;
-            }
+            request => self.queue(asker, request).await,
         }
     }
 
@@ -290,7 +292,7 @@ impl Handler {
         let Some(preparing) = self.preparing.take().filter(|_| self.state == State::Building) else {
             return;
         };
-        let (init, gone) = match Init::new(socket) {
+        let (init, over) = match Init::new(socket) {
             Ok(both) => both,
             Err(error) => {
                 let failure = self.failure(Step::Setup, format!("no way to the sandbox's init: {error}"));
@@ -299,10 +301,12 @@ impl Handler {
         };
         let results = self.results.clone();
         self.tasks.spawn(async move {
-            let _ = gone.await;
-            // Who ended it is the monitor's to say, and it does so when nothing is left.
-            tokio::time::sleep(REASON_TIME).await;
-            let _ = results.send(Done::InitGone);
+            let over = over.await.unwrap_or(Over::Gone);
+            if over == Over::Gone {
+                // Who ended it is the monitor's to say, and it does so when nothing is left.
+                tokio::time::sleep(REASON_TIME).await;
+            }
+            let _ = results.send(Done::InitOver(over));
         });
         self.tasks.spawn(work::prepared(preparing, init, self.results.clone()));
     }
@@ -337,8 +341,11 @@ impl Handler {
                 self.commands.remove(&job);
             }
             Done::Emptied => self.end(None).await,
-            Done::InitGone => {
-                let cause = operation::EndReason::SandboxDied.sentence();
+            Done::InitOver(over) => {
+                let cause = match over {
+                    Over::Gone => operation::EndReason::SandboxDied.sentence().into(),
+                    Over::Silent => Text::from(InitError::Silent.to_string()),
+                };
                 self.end(Some(self.failure(Step::Running, cause))).await;
             }
         }

@@ -5,22 +5,32 @@ use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use node_manager::init::record::{
     COMMAND_BYTES_MAX, Command, ExitStatus, FILE_BYTES_MAX, FileId, Found, Full, Notice, RECORD_BYTES_MAX,
     Request, SpawnStage, Whom,
 };
 use rustix::fs::MemfdFlags;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
 
 use crate::seqpacket::SeqPacket;
+
+/// How long init may take to answer. It waits for nothing but the processors of a busy node; but a
+/// user can stop it, for it runs as that user.
+pub const ANSWER_TIME: Duration = Duration::from_secs(20);
 
 /// Why init did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
     #[error("the sandbox's first process is gone")]
     Gone,
+    /// Nothing is known of what was asked of it: it may do it still.
+    #[error("the sandbox's first process does not answer within {} s: was it stopped?", ANSWER_TIME.as_secs())]
+    Silent,
     #[error("{0}")]
     System(io::Error),
     /// No process was started; `errno` says why.
@@ -33,10 +43,26 @@ pub enum InitError {
 /// A command that runs inside; resolves when it ended, or fails when init is gone.
 pub type Exited = oneshot::Receiver<(ExitStatus, Full)>;
 
+/// Why init is of no more use.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Over {
+    Gone,
+    Silent,
+}
+
+impl From<Over> for InitError {
+    fn from(over: Over) -> Self {
+        match over {
+            Over::Gone => Self::Gone,
+            Over::Silent => Self::Silent,
+        }
+    }
+}
+
 /// What is owed to those who asked.
 #[derive(Debug, Default)]
 struct Owed {
-    gone: bool,
+    over: Option<Over>,
     /// `Done`, `Failed` and `Found` carry no id: they answer in the order of the requests.
     answers: VecDeque<oneshot::Sender<Result<Found, InitError>>>,
     spawns: HashMap<u64, oneshot::Sender<Result<(), InitError>>>,
@@ -47,14 +73,58 @@ struct Owed {
 struct Shared {
     socket: SeqPacket,
     owed: Mutex<Owed>,
-    /// Held from the entry in `owed` to the end of the send, so that both keep one order.
-    turn: tokio::sync::Mutex<()>,
+    /// It did not answer in time.
+    silent: Notify,
 }
 
 impl Shared {
     fn owed(&self) -> MutexGuard<'_, Owed> {
         // Nothing panics while it is held, and the state would be whole even then.
         self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why there is no answer.
+    fn over(&self) -> InitError {
+        self.owed().over.unwrap_or(Over::Gone).into()
+    }
+
+    /// Sends a request once there is room, and notes at once what is owed for it: answers come in
+    /// the order of the requests. Cancel-safe: both are done, or neither.
+    async fn send(
+        &self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+        mut note: impl FnMut(&mut Owed),
+    ) -> Result<(), InitError> {
+        let attempt = |send: &dyn Fn() -> io::Result<()>| {
+            let mut owed = self.owed();
+            if owed.over.is_some() {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            send().inspect(|()| note(&mut owed))
+        };
+        self.socket.send_as(&request.encode(), descriptors, attempt).await.map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => self.over(),
+                _ => InitError::System(error),
+            }
+        })
+    }
+
+    /// Waits for what init does at once.
+    ///
+    /// # Errors
+    /// `Silent` when it does not: then whatever else it owes is given up with it.
+    async fn in_time<T>(&self, asked: impl Future<Output = Result<T, InitError>>) -> Result<T, InitError> {
+        let mut asked = pin!(asked);
+        // In halves: where all of a pilot was stopped and goes on, that counts as one at most.
+        for _ in 0..2 {
+            if let Ok(outcome) = timeout(ANSWER_TIME / 2, &mut asked).await {
+                return outcome;
+            }
+        }
+        self.silent.notify_one();
+        Err(InitError::Silent)
     }
 }
 
@@ -65,24 +135,30 @@ pub struct Init {
 }
 
 impl Init {
-    /// Takes the socket over. The second value resolves when init is gone.
-    pub fn new(socket: OwnedFd) -> io::Result<(Self, oneshot::Receiver<()>)> {
+    /// Takes the socket over. The second value resolves when init is of no more use.
+    pub fn new(socket: OwnedFd) -> io::Result<(Self, oneshot::Receiver<Over>)> {
         let shared = Arc::new(Shared {
             socket: SeqPacket::new(socket)?,
             owed: Mutex::default(),
-            turn: tokio::sync::Mutex::default(),
+            silent: Notify::new(),
         });
-        let (gone, when_gone) = oneshot::channel();
+        let (end, when_over) = oneshot::channel();
         let reader = shared.clone();
         tokio::spawn(async move {
-            while let Some(notice) = next(&reader.socket).await {
-                settle(&mut reader.owed(), notice);
-            }
+            let over = loop {
+                tokio::select! {
+                    notice = next(&reader.socket) => match notice {
+                        Some(notice) => settle(&mut reader.owed(), notice),
+                        None => break Over::Gone,
+                    },
+                    () = reader.silent.notified() => break Over::Silent,
+                }
+            };
             // Whoever waits learns it by its dropped sender.
-            *reader.owed() = Owed { gone: true, ..Owed::default() };
-            let _ = gone.send(());
+            *reader.owed() = Owed { over: Some(over), ..Owed::default() };
+            let _ = end.send(over);
         });
-        Ok((Self { shared }, when_gone))
+        Ok((Self { shared }, when_over))
     }
 
     /// Writes one of the sandbox's files whole. Repeatable.
@@ -110,48 +186,38 @@ impl Init {
         stderr: OwnedFd,
     ) -> Result<Exited, InitError> {
         let content = memory_file(&command.encode(), COMMAND_BYTES_MAX, "a command")?;
-        let (spawned, answer) = oneshot::channel();
+        let (spawned, mut answer) = oneshot::channel();
         let (exited, exit) = oneshot::channel();
-        {
-            let _turn = self.shared.turn.lock().await;
-            {
-                let mut owed = self.shared.owed();
-                if owed.gone {
-                    return Err(InitError::Gone);
-                }
+        let mut owed_for_it = Some((spawned, exited));
+        let descriptors = [content.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let request = Request::Spawn { id };
+        let sent = self.shared.send(&request, &descriptors, |owed| {
+            if let Some((spawned, exited)) = owed_for_it.take() {
                 owed.spawns.insert(id, spawned);
                 owed.exits.insert(id, exited);
             }
-            let descriptors = [content.as_fd(), stdout.as_fd(), stderr.as_fd()];
-            self.send(&Request::Spawn { id }, &descriptors).await?;
+        });
+        self.shared.in_time(sent).await?;
+        // Init has its own of these; a start can take long.
+        drop((content, stdout, stderr));
+        loop {
+            match timeout(ANSWER_TIME, &mut answer).await {
+                Ok(started) => return started.map_err(|_| self.shared.over())?.map(|()| exit),
+                // The program may stand on a file server that does not answer; init itself does.
+                Err(_) => self.signal(id, 0, Whom::Everything).await?,
+            };
         }
-        answer.await.map_err(|_| InitError::Gone)??;
-        Ok(exit)
     }
 
     async fn ask(&self, request: Request, descriptors: &[BorrowedFd<'_>]) -> Result<Found, InitError> {
         let (sender, answer) = oneshot::channel();
-        {
-            let _turn = self.shared.turn.lock().await;
-            {
-                let mut owed = self.shared.owed();
-                if owed.gone {
-                    return Err(InitError::Gone);
-                }
-                owed.answers.push_back(sender);
-            }
-            self.send(&request, descriptors).await?;
-        }
-        answer.await.map_err(|_| InitError::Gone)?
-    }
-
-    async fn send(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), InitError> {
-        // A send that fails leaves an entry in `owed`; but it only fails when init is gone, and
-        // then the reader settles everything.
-        self.shared.socket.send(&request.encode(), descriptors).await.map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => InitError::Gone,
-            _ => InitError::System(error),
-        })
+        let mut sender = Some(sender);
+        self.shared
+            .in_time(async {
+                self.shared.send(&request, descriptors, |owed| owed.answers.extend(sender.take())).await?;
+                answer.await.map_err(|_| self.shared.over())?
+            })
+            .await
     }
 }
 

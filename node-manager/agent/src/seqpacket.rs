@@ -40,7 +40,19 @@ impl SeqPacket {
 
     /// Sends one datagram, waiting for room. Cancel-safe: it is sent whole or not at all.
     pub async fn send(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        self.socket.async_io(Interest::WRITABLE, || send_now(&self.socket, bytes, descriptors)).await
+        self.send_as(bytes, descriptors, |send| send()).await
+    }
+
+    /// Likewise, for who must do something together with the sending: `attempt` is called whenever
+    /// there may be room, sends at most once, and returns what came of it.
+    pub async fn send_as(
+        &self,
+        bytes: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+        mut attempt: impl FnMut(&dyn Fn() -> io::Result<()>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let send = || send_now(&self.socket, bytes, descriptors);
+        self.socket.async_io(Interest::WRITABLE, || attempt(&send)).await
     }
 
     /// Receives one datagram of at most `bytes_max`; `None` once the peer is gone. Cancel-safe.

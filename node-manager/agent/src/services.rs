@@ -77,7 +77,9 @@ impl Services<'_> {
                         "install the ssh client and server on the node (openssh-client, openssh-server)",
                     ));
                 }
-                Err(error @ InitError::Gone) => return Err(Failure::new(Step::Run, error.to_string(), "")),
+                Err(error @ (InitError::Gone | InitError::Silent)) => {
+                    return Err(Failure::new(Step::Run, error.to_string(), ""));
+                }
                 Err(error) => reason = error.to_string(),
             }
             if Instant::now() + RETRY_INTERVAL >= deadline {

@@ -10,7 +10,7 @@ use protocol::refusal::{Failure, Refusal};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 
-use crate::init::{Init, InitError};
+use crate::init::{Init, InitError, Over};
 use crate::keys::{KeyError, Keys};
 use crate::limits::Counters;
 use crate::render::environment::Variables;
@@ -74,7 +74,7 @@ pub enum Done {
     Emptied,
     /// The address may be free now.
     ShapeAgain,
-    InitGone,
+    InitOver(Over),
 }
 
 /// Waits for the keys, which are nearly always there before the sandbox.

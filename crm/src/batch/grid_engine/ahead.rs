@@ -5,7 +5,7 @@ use protocol::ids::ReservationId;
 use protocol::names::SiteName;
 
 use super::GridEngine;
-use super::submit::{account_of, clock, refusal};
+use super::submit::{clock, refusal};
 use super::xml::records;
 use crate::batch::BatchError;
 use crate::site::{Account, Ahead};
@@ -59,7 +59,7 @@ impl GridEngine {
         self.keep_no_more(ahead.reservation).await?;
         let mut words = vec!["-N".to_owned(), name(&self.site, ahead.reservation)];
         if ahead.begin_in_s > 0 {
-            words.extend(["-a".to_owned(), self.date(&ahead.account, ahead.begin_in_s).await?]);
+            words.extend(["-a".to_owned(), self.commands.local_time(ahead.begin_in_s).await?]);
         }
         words.extend(["-d".to_owned(), clock(ahead.lasts_s.saturating_add(MARGIN_S))]);
         words.extend(["-pe".to_owned(), self.environment.clone(), ahead.nodes.to_string()]);
@@ -68,9 +68,15 @@ impl GridEngine {
         if answer.status.success() { Ok(()) } else { Err(refusal(&answer)) }
     }
 
+    /// The account of this name, where the grid can carry the name.
+    async fn account_of(&self, name: &str) -> Option<Account> {
+        let entry = self.commands.account_entry(name).await?;
+        Some(Account { name: name.parse().ok()?, uid: entry.uid, gid: entry.gid })
+    }
+
     pub(super) async fn keep_no_more(&self, reservation: ReservationId) -> Result<(), BatchError> {
         for Kept { id, owner } in self.kept(reservation).await? {
-            let Some(account) = account_of(&owner) else { continue };
+            let Some(account) = self.account_of(&owner).await else { continue };
             let answer = self.act(&account, "qrdel", vec![id]).await?;
             // One of another's is not ours to delete, whatever it is called.
             if !answer.status.success() {

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use nix::unistd::User;
 use protocol::names::NodeName;
 
 use super::GridEngine;
@@ -15,8 +14,6 @@ use crate::batch::notes::Note;
 use crate::batch::{BatchError, BatchJob};
 use crate::site::{Account, Submit};
 
-/// Of the time of a batch job beyond the life of its pilots, so that they end first.
-const WALLTIME_MARGIN_S: u32 = 60;
 /// How long a sweep may take, with the time that the scheduler takes to begin it; below what the
 /// owner waits for it.
 const SWEEP_TIME: Duration = Duration::from_secs(12);
@@ -27,10 +24,10 @@ impl GridEngine {
     pub(super) async fn hand_over(&self, job: &BatchJob) -> Result<(), BatchError> {
         let Some((first, _)) = job.pilots.first() else { return Ok(()) };
         let group = group(first.pilot);
-        let files = self.files(group, &first.account)?;
+        let files = self.files(group, &first.account).await?;
         let members = job.pilots.iter().map(|(submit, _)| submit.pilot.member).collect();
         let note = Note { account: first.account.clone(), members, id: None };
-        self.ledger.note(group, note, Duration::from_secs(walltime_s(first).into()))?;
+        self.ledger.note(group, note, first.walltime())?;
         match self.try_submit(job, first, group, &files).await {
             Ok(number) => {
                 self.ledger.accepted(group, number);
@@ -56,7 +53,7 @@ impl GridEngine {
         files.write(&self.commands, &first.account, &secrets).await?;
         let mut words = self.request(first, group, job.pilots.len());
         if first.begin_in_s > 0 {
-            words.extend(["-a".to_owned(), self.date(&first.account, first.begin_in_s).await?]);
+            words.extend(["-a".to_owned(), self.commands.local_time(first.begin_in_s).await?]);
         }
         if let Some(number) = self.place(group.0, &first.account).await {
             words.extend(["-ar".to_owned(), number]);
@@ -85,7 +82,7 @@ impl GridEngine {
         words.extend(own(&["-o", "/dev/null", "-j", "y", "-N"]));
         words.push(job_name(&self.site, group));
         words.extend(["-pe".to_owned(), self.environment.clone(), hosts.to_string()]);
-        words.extend(["-l".to_owned(), format!("h_rt={}", walltime_s(submit))]);
+        words.extend(["-l".to_owned(), format!("h_rt={}", submit.walltime().as_secs())]);
         let without = without(&submit.exclude).map(|hosts| ["-l".to_owned(), hosts]);
         let queue = self.queue.clone().map(|queue| ["-q".to_owned(), queue]);
         let project = self.project.clone().map(|project| ["-P".to_owned(), project]);
@@ -93,19 +90,8 @@ impl GridEngine {
         words
     }
 
-    /// A time from now as Grid Engine reads it: a local one, which only the system's own program
-    /// should write.
-    pub(super) async fn date(&self, account: &Account, in_s: u32) -> Result<String, BatchError> {
-        let words = vec![format!("--date=+{in_s} seconds"), "+%Y%m%d%H%M.%S".to_owned()];
-        let answer = self.act(account, "date", words).await?;
-        match answer.status.success() {
-            true => Ok(answer.out.trim().to_owned()),
-            false => Err(refusal(&answer)),
-        }
-    }
-
-    pub(super) fn files(&self, group: Group, account: &Account) -> Result<Files, BatchError> {
-        Files::new(self.directory.as_deref(), &job_name(&self.site, group), account)
+    pub(super) async fn files(&self, group: Group, account: &Account) -> Result<Files, BatchError> {
+        Files::new(self.directory.as_deref(), &job_name(&self.site, group), account, &self.commands).await
     }
 
     /// By the site's own command, else by a small batch job that runs on the node soon or not at all.
@@ -123,8 +109,7 @@ impl GridEngine {
                 words.extend(self.queue.iter().flat_map(|queue| ["-q".to_owned(), queue.clone()]));
                 words.extend(self.extra.iter().cloned());
                 words.extend([shown(&node_manager), "sweep".to_owned()]);
-                let qsub = shown(&self.commands.path("qsub"));
-                (qsub, words, Some(account))
+                ("qsub".to_owned(), words, Some(account))
             }
         };
         let swept = self.commands.execute(user, &program, &words, b"", SWEEP_TIME).await;
@@ -145,12 +130,6 @@ impl GridEngine {
     }
 }
 
-/// How long a batch job may run: Grid Engine's own limit is the last of all.
-fn walltime_s(submit: &Submit) -> u32 {
-    let life = submit.lifetime_s.saturating_sub(submit.begin_in_s);
-    life.saturating_add(WALLTIME_MARGIN_S).div_ceil(60).saturating_mul(60)
-}
-
 fn shown(path: &Path) -> String {
     path.display().to_string()
 }
@@ -164,12 +143,6 @@ pub fn without(hosts: &[NodeName]) -> Option<String> {
 /// As Grid Engine writes a length of time.
 pub(super) fn clock(seconds: u32) -> String {
     format!("{}:{}:{}", seconds / 3600, seconds / 60 % 60, seconds % 60)
-}
-
-/// The account of this name, where the grid can carry the name.
-pub(super) fn account_of(name: &str) -> Option<Account> {
-    let user = User::from_name(name).ok()??;
-    Some(Account { name: name.parse().ok()?, uid: user.uid.as_raw(), gid: user.gid.as_raw() })
 }
 
 /// What a command that failed means.
@@ -190,6 +163,7 @@ pub(super) fn refusal(answer: &Answer) -> BatchError {
     let what = first.trim_start_matches("Unable to run job: ").trim_start_matches("error: ").to_owned();
     // Limits on how many there are at once: fewer are there later.
     match what.contains("jobs are allowed") || what.contains("jobs allowed") {
+        true if what.contains("per user") => BatchError::account_full(what),
         true => BatchError::unavailable(what),
         false => BatchError::refused(what),
     }
@@ -234,8 +208,10 @@ mod tests {
         let lost = "error: commlib error: got select error (Connection reset by peer)\n\
                     failed receiving gdi request response for mid=1 (can't find connection).\n";
         assert!(matches!(kind(lost), BatchError::Unknown(_)));
-        let many =
-            "Unable to run job: job rejected: Only 2 jobs are allowed per user (current job count: 2).\n";
-        assert!(matches!(kind(many), BatchError::Unavailable(_)));
+        let many = "Unable to run job: job rejected: Only 2 jobs are allowed per ";
+        let of_user = kind(&format!("{many}user (current job count: 2).\nExiting.\n"));
+        let why = "job rejected: Only 2 jobs are allowed per user (current job count: 2).";
+        assert_eq!(of_user, BatchError::account_full(why));
+        assert!(matches!(kind(&format!("{many}cluster\nExiting.\n")), BatchError::Unavailable(_)));
     }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::VARIABLE;
 use crate::batch::ledger::Found;
 use crate::batch::names::{Group, parse_job};
-use crate::batch::{BatchError, Standing, ending};
+use crate::batch::{Admits, BatchError, Standing, ending};
 
 /// One of our batch jobs in the list.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -180,17 +180,8 @@ pub fn reason(exit_status: Option<i64>, ran_out: bool, comment: Option<&Text>) -
     }
 }
 
-/// What a queue admits.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Queue {
-    pub nodes_max: Option<u32>,
-    pub walltime_max: Option<Duration>,
-    /// Why it starts nothing now.
-    pub closed: Option<Text>,
-}
-
 /// Reads `qstat -Q -f QUEUE`. `None` if that queue is not in it.
-pub fn queue(text: &str, name: &str) -> Option<Queue> {
+pub fn queue(text: &str, name: &str) -> Option<Admits> {
     let (_, attributes) = records(text, "Queue: ").into_iter().find(|(known, _)| known == name)?;
     let is_off = |key: &str| attributes.get(key).is_some_and(|value| value.eq_ignore_ascii_case("false"));
     let closed = match (is_off("enabled"), is_off("started")) {
@@ -200,7 +191,7 @@ pub fn queue(text: &str, name: &str) -> Option<Queue> {
     };
     let walltime_max = attributes.get("resources_max.walltime").and_then(|time| duration(time));
     let nodes_max = attributes.get("resources_max.nodect").and_then(|count| count.parse().ok());
-    Some(Queue { nodes_max, walltime_max, closed })
+    Some(Admits { nodes_max, walltime_max, closed })
 }
 
 /// The queue of jobs that name none, from `qstat -B -f`.

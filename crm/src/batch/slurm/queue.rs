@@ -1,5 +1,6 @@
 //! What `squeue` says, as data. Pure; what cannot be read is refused whole, for half a list would
-//! say of pilots that they are gone.
+//! say of pilots that they are gone. A name says little, for anybody may give ours to a job: one
+//! whose number is none that we get (`15_1` of an array, `12+1` of a heterogeneous job) is left out.
 //!
 //! Three forms are understood: the JSON of 22.05 (states are words, numbers are numbers), that of
 //! current releases (states are lists, numbers are `{"set": true, "number": 1}`), and the lines of
@@ -187,7 +188,7 @@ pub fn parse_json(text: &str, is_ours: impl Fn(&str) -> bool) -> Result<Vec<Row>
             Words::More(words) => words,
         };
         let missing = |what: &str| BadAnswer::Json(format!("job {name} has no {what}"));
-        let id = job.job_id.get().ok_or_else(|| missing("number"))?;
+        let Some(id) = job.job_id.get() else { continue };
         if states.is_empty() {
             return Err(missing("state"));
         }
@@ -218,11 +219,12 @@ pub fn parse_lines(text: &str, is_ours: impl Fn(&str) -> bool) -> Result<Vec<Row
         if !is_ours(name) {
             continue;
         }
+        let Ok(id) = id.parse() else { continue };
         if state.is_empty() || user.is_empty() {
             return Err(bad());
         }
         rows.push(Row {
-            id: id.parse().map_err(|_| bad())?,
+            id,
             user: user.into(),
             name: name.into(),
             state: State::of(&[state.to_owned()]),
@@ -265,9 +267,9 @@ pub fn parse_steps(text: &str, is_ours: impl Fn(&str) -> bool) -> Result<Vec<Ste
         if !is_ours(name) {
             continue;
         }
-        let (job, step) = id.split_once('.').ok_or_else(bad)?;
+        let Some((job, step)) = id.split_once('.') else { continue };
         let is_number = !step.is_empty() && step.bytes().all(|byte| byte.is_ascii_digit());
-        let job = job.parse().ok().filter(|_| is_number).ok_or_else(bad)?;
+        let Some(job) = job.parse().ok().filter(|_| is_number) else { continue };
         steps.push(Step { job, id: id.into(), name: name.into() });
     }
     Ok(steps)

@@ -88,15 +88,28 @@ fn an_answer_that_is_none_is_never_an_empty_list() {
     let no_state =
         r#"{"jobs": [{"job_id": 1, "name": "gridpilot-a-r1.1", "job_state": [], "user_name": "u"}]}"#;
     assert!(parse_json(no_user, ours).is_err() && parse_json(no_state, ours).is_err());
-    for bad in
-        ["error", "1|u|RUNNING", "x|u|RUNNING|None|N/A||gridpilot-a-r1.1", "1||RUNNING|||x|gridpilot-a-r1.1"]
-    {
+    for bad in ["error", "1|u|RUNNING", "1||RUNNING|||x|gridpilot-a-r1.1"] {
         assert!(matches!(parse_lines(bad, ours), Err(BadAnswer::Line(_))), "{bad}");
     }
-    for bad in ["1.0", "1|u|gridpilot-a-r1.1-0", "1.x|u|gridpilot-a-r1.1-0", "y.0|u|gridpilot-a-r1.1-0"] {
-        assert!(parse_steps(bad, ours).is_err(), "{bad}");
-    }
+    assert!(parse_steps("1.0", ours).is_err() && parse_steps("1.0|u", ours).is_err());
     assert_eq!(parse_lines("", ours), Ok(Vec::new()));
+}
+
+#[test]
+fn a_strangers_job_of_our_name_does_not_blind_the_site() {
+    let theirs: String = ["15_1", "15_[1-4]", "12+1", "x", ""]
+        .map(|id| format!("{id}|mallory|RUNNING|None|N/A||gridpilot-a-r1.1\n"))
+        .concat();
+    assert_eq!(parse_lines(&format!("{theirs}{LINES}"), ours), parse_lines(LINES, ours));
+    let theirs: String = ["15_1.0", "1", "1.x", "y.0", "1.batch", "12+1.0"]
+        .map(|id| format!("{id}|mallory|gridpilot-a-r1.1-0\n"))
+        .concat();
+    assert_eq!(parse_steps(&format!("{theirs}{STEPS}"), ours), parse_steps(STEPS, ours));
+    let theirs = r#""jobs": [{"job_id": {"set": false, "number": 0}, "name": "gridpilot-a-r1.1",
+        "user_name": "mallory", "job_state": "RUNNING"}, "#;
+    let json = JSON_22_05.replacen("\"jobs\": [", theirs, 1);
+    assert_ne!(json, JSON_22_05);
+    assert_eq!(parse_json(&json, ours), parse_json(JSON_22_05, ours));
 }
 
 #[test]

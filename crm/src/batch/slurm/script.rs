@@ -13,19 +13,10 @@ use protocol::names::SiteName;
 use crate::batch::BatchJob;
 use crate::batch::names::{group, job_name, pilot_name};
 use crate::config::Batch;
-use crate::site::Submit;
 
-/// More than the window and its margin, so that the reservation's own end comes first.
-const WALLTIME_MARGIN_S: u32 = 60;
 /// What Launcher and NodeManager need beside the sandbox.
 const OVERHEAD_BYTES: u64 = 64 << 20;
 const MIB: u64 = 1 << 20;
-
-/// The batch job's limit in minutes, from when it may begin.
-pub fn walltime_min(submit: &Submit) -> u32 {
-    let left = submit.lifetime_s.saturating_sub(submit.begin_in_s);
-    left.saturating_add(WALLTIME_MARGIN_S).div_ceil(60)
-}
 
 /// The words behind `sbatch`. `reservation` = Slurm's own advance reservation, if there is one.
 pub fn arguments(site: &SiteName, config: &Batch, job: &BatchJob, reservation: Option<&str>) -> Vec<String> {
@@ -36,7 +27,7 @@ pub fn arguments(site: &SiteName, config: &Batch, job: &BatchJob, reservation: O
         format!("--job-name={}", job_name(site, group(first.pilot))),
         format!("--nodes={nodes}-{nodes}"),
         "--ntasks-per-node=1".into(),
-        format!("--time={}", walltime_min(first)),
+        format!("--time={}", first.walltime().as_secs() / 60),
         // A pilot that is started anew would be a stale one.
         "--no-requeue".into(),
         // A node that fails takes its own pilot with it, not those of the others.
@@ -129,7 +120,7 @@ mod tests {
 
     use super::*;
     use crate::pilot::{PilotId, Round};
-    use crate::site::Account;
+    use crate::site::{Account, Submit};
 
     fn submit(member: u32) -> Submit {
         Submit {
@@ -140,7 +131,6 @@ mod tests {
             limits: Limits::default(),
             begin_in_s: 0,
             lifetime_s: 610,
-            token_s: 60,
         }
     }
 

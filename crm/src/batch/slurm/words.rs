@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use protocol::names::Text;
 
-use crate::batch::ending;
+use crate::batch::commands::Answer;
+use crate::batch::{Admits, ending};
 use crate::standing::BatchError;
 
 /// Parts of messages after which nothing is known: the controller may have done it.
@@ -31,14 +32,33 @@ const UNAVAILABLE: [&str; 16] = [
 ];
 
 /// What a failed command means for what it asked.
-pub fn error(complaint: &str) -> BatchError {
+pub fn error(answer: &Answer) -> BatchError {
+    let complaint = answer.complaint();
     let says = |parts: &[&str]| parts.iter().any(|part| complaint.contains(part));
     let text: Text = complaint.trim_start_matches("sbatch: error: ").into();
+    if let Some(limit) = submit_limit(&answer.err) {
+        let why = format!("it has as many batch jobs there as it may have (Slurm: {limit})");
+        return BatchError::account_full(why);
+    }
     match () {
         () if says(&UNKNOWN) => BatchError::Unknown(text),
         () if says(&UNAVAILABLE) => BatchError::Unavailable(text),
         () => BatchError::Refused(text),
     }
+}
+
+/// The limit on how many batch jobs there are at once that `sbatch` names before its last words,
+/// which are the same for limits that no waiting helps against: `QOSMaxSubmitJobPerUserLimit`,
+/// `AssocMaxSubmitJobLimit`, `AssocGrpSubmitJobsLimit` and the like. All are of an association or a
+/// QOS, which other accounts need not share: those find out by themselves.
+fn submit_limit(said: &str) -> Option<&str> {
+    let words = said.split(|c: char| !c.is_ascii_alphanumeric());
+    let is_limit = |word: &&str| {
+        (word.starts_with("QOS") || word.starts_with("Assoc"))
+            && word.contains("SubmitJob")
+            && word.ends_with("Limit")
+    };
+    words.into_iter().find(is_limit)
 }
 
 /// Why a batch job waits; `None` when Slurm gives no reason yet.
@@ -101,18 +121,9 @@ pub fn over(job: u64, state: &str, exit: Option<i32>) -> Text {
     format!("{what} (Slurm batch job {job})").into()
 }
 
-/// What a partition admits.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Partition {
-    pub nodes_max: Option<u32>,
-    pub walltime_max: Option<Duration>,
-    /// Why it starts nothing at all, if so.
-    pub closed: Option<Text>,
-}
-
 /// Reads `scontrol --oneliner show partition`: the partition of that name, else the default one.
 /// `None` when it is not there.
-pub fn partition(text: &str, name: Option<&str>) -> Option<Partition> {
+pub fn partition(text: &str, name: Option<&str>) -> Option<Admits> {
     let lines = text.lines().map(|line| line.split_whitespace().filter_map(|word| word.split_once('=')));
     for fields in lines {
         let fields: Vec<(&str, &str)> = fields.collect();
@@ -124,7 +135,7 @@ pub fn partition(text: &str, name: Option<&str>) -> Option<Partition> {
         }
         let state = get("State").unwrap_or("UP");
         let closed = (state != "UP").then(|| format!("Slurm's partition {own} is {state}").into());
-        return Some(Partition {
+        return Some(Admits {
             nodes_max: get("MaxNodes").and_then(|max| max.parse().ok()),
             walltime_max: get("MaxTime").and_then(walltime),
             closed,
@@ -156,6 +167,8 @@ fn walltime(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::ExitStatus;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -196,6 +209,26 @@ PartitionName=shut AllowGroups=ALL Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMIT
         }
     }
 
+    fn answer(err: &str) -> Answer {
+        Answer { status: ExitStatus::default(), out: String::new(), err: err.into() }
+    }
+
+    /// As current releases print it: the limit first, then the same line for every limit.
+    #[test]
+    fn a_limit_on_how_many_jobs_there_are_is_the_accounts_and_passes() {
+        let last = "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job \
+                    submit limit, user's size and/or time limits)\n";
+        for limit in ["QOSMaxSubmitJobPerUserLimit", "AssocMaxSubmitJobLimit", "AssocGrpSubmitJobsLimit"] {
+            let error = error(&answer(&format!("sbatch: error: {limit}\n{last}")));
+            let why = format!("it has as many batch jobs there as it may have (Slurm: {limit})");
+            assert_eq!(error, BatchError::account_full(why));
+        }
+        for said in ["", "sbatch: error: QOSMaxWallDurationPerJobLimit\n", "SubmitJobLimit\n"] {
+            let error = error(&answer(&format!("{said}{last}")));
+            assert!(matches!(error, BatchError::Refused(_)), "{said}{error}");
+        }
+    }
+
     /// Messages of 22.05.8, but for the one about a time-out.
     #[test]
     fn only_what_can_never_work_is_a_refusal() {
@@ -211,7 +244,7 @@ PartitionName=shut AllowGroups=ALL Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMIT
             ("Batch job submission failed: Socket timed out on send/recv operation", "unknown"),
             ("setpriv: initgroups failed: Operation not permitted", "unavailable"),
         ] {
-            let error = error(&format!("sbatch: error: {complaint}"));
+            let error = error(&answer(&format!("sbatch: error: {complaint}\n")));
             let got = match &error {
                 BatchError::Refused(_) => "refused",
                 BatchError::Unavailable(_) => "unavailable",
@@ -236,7 +269,7 @@ PartitionName=shut AllowGroups=ALL Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMIT
     proptest! {
         #[test]
         fn garbage_never_panics(text in "\\PC{0,80}", name in proptest::option::of("[a-z]{1,4}")) {
-            let _ = (partition(&text, name.as_deref()), walltime(&text), error(&text), waits(&text));
+            let _ = (partition(&text, name.as_deref()), walltime(&text), error(&answer(&text)), waits(&text));
             let _ = partition(&format!("PartitionName=a Default=YES MaxTime={text} MaxNodes={text}"), None);
         }
     }

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use node_manager::init::record::{Found, Whom};
 use protocol::ids::JobId;
+use protocol::limits::{COMMANDS_MAX, UNANSWERED_MAX};
 use protocol::names::Text;
 use protocol::node::{Reply, State};
 use protocol::refusal::{Failure, Step};
-use tokio::time::{Instant, sleep};
+use tokio::time::{sleep, timeout};
 
 use super::Handler;
+use super::requests::crowded;
 use crate::command::Wishes;
 use crate::init::{Init, InitError};
 use crate::voice::Asker;
@@ -27,6 +29,9 @@ impl Handler {
     /// command may still hold what the command started here by ssh.
     pub(super) fn signal(&mut self, asker: Asker, job: JobId, signal: u8) {
         let Some(sandbox) = self.sandbox.as_ref() else { return self.reply(asker, &Reply::Done) };
+        let Ok(room) = self.signals.clone().try_acquire_owned() else {
+            return self.reply(asker, &Reply::Refused(crowded("SIGNAL", COMMANDS_MAX)));
+        };
         let wishes = self.commands.get(&job).cloned();
         if let Some(wishes) = wishes.as_ref().filter(|_| matches!(signal, SIGTERM | SIGKILL)) {
             wishes.stop();
@@ -48,7 +53,18 @@ impl Handler {
                 |()| Reply::Done,
             );
             voice.reply_wait(asker, &reply).await;
+            drop(room);
         });
+    }
+
+    /// Answers when all is gone. Whoever is one too many is told so, and the end goes its way.
+    pub(super) fn await_end(&mut self, asker: Asker) {
+        // On a connection that broke nobody is answered any more.
+        self.enders.retain(|before| before.line == asker.line);
+        match self.enders.len() {
+            0..UNANSWERED_MAX => self.enders.push(asker),
+            _ => self.reply(asker, &Reply::Refused(crowded("waiting for the end", UNANSWERED_MAX))),
+        }
     }
 
     /// The end that was asked for, after what runs inside had the time to end by itself.
@@ -69,42 +85,52 @@ impl Handler {
 
 /// SIGTERM to everything inside, until nothing is left or the grace is over.
 async fn terminate(init: &Init, grace: Duration) {
-    let deadline = Instant::now() + grace;
-    let mut signal = SIGTERM;
-    while let Ok(Found { processes: 1.., .. }) = init.signal(0, signal, Whom::Everything).await {
-        if Instant::now() >= deadline {
-            return;
+    let emptied = async {
+        let mut signal = SIGTERM;
+        while let Ok(Found { processes: 1.., .. }) = init.signal(0, signal, Whom::Everything).await {
+            sleep(LOOK_PAUSE).await;
+            // Once: a program may count how often it is asked.
+            signal = 0;
         }
-        sleep(LOOK_PAUSE).await;
-        // Once: a program may count how often it is asked.
-        signal = 0;
-    }
+    };
+    // Whatever does not end by then, or does not say so, is torn down.
+    let _ = timeout(grace, emptied).await;
 }
 
 /// SIGKILL, again and again, until nothing of the command is left.
 async fn kill(init: &Init, job: JobId, wishes: Option<Wishes>) -> Result<(), Text> {
-    let deadline = Instant::now() + KILL_TIME;
-    loop {
-        let found = match init.signal(job.0, SIGKILL, Whom::Command).await {
-            // With init everything inside is dead.
-            Ok(Found { processes: 0, .. }) | Err(InitError::Gone) => return Ok(()),
-            Ok(found) => found,
-            Err(error) => return Err(format!("{job} cannot be killed: {error}").into()),
-        };
-        if Instant::now() >= deadline {
+    let mut last = None;
+    let emptied = async {
+        loop {
+            match init.signal(job.0, SIGKILL, Whom::Command).await {
+                // With init everything inside is dead.
+                Ok(Found { processes: 0, .. }) | Err(InitError::Gone) => return Ok(()),
+                Ok(found) => last = Some(found),
+                Err(error) => return Err(format!("{job} cannot be killed: {error}").into()),
+            }
+            sleep(LOOK_PAUSE).await;
+        }
+    };
+    match timeout(KILL_TIME, emptied).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
             if let Some(wishes) = wishes {
                 wishes.give_up();
             }
-            return Err(undying(job, found).into());
+            Err(undying(job, last).into())
         }
-        sleep(LOOK_PAUSE).await;
     }
 }
 
-fn undying(job: JobId, found: Found) -> String {
-    let Found { processes, pid, state } = found;
-    let why = if state == b'D' { ", which waits in the kernel" } else { "" };
+/// `last` is what was found last, if init answered at all.
+fn undying(job: JobId, last: Option<Found>) -> String {
     let s = KILL_TIME.as_secs();
+    let Some(Found { processes, pid, state }) = last else {
+        return format!(
+            "{job} cannot be killed: the sandbox's first process does not answer within {s} s: was it stopped?"
+        );
+    };
+    let why = if state == b'D' { ", which waits in the kernel" } else { "" };
     format!(
         "{processes} processes of {job} did not die of SIGKILL within {s} s: {pid} inside the sandbox{why}"
     )

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use node_manager::operation::{self, EndReason};
+use protocol::frame::Kind;
 use protocol::ids::JobId;
 use protocol::job::ExitStatus;
 use protocol::limits::SIGNAL_MAX;
 use protocol::node::{Notice, Reply, Request, State};
 use protocol::refusal::Refusal;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::world::{HITS, World, shell};
+use crate::world::{AbortOnDrop, HITS, World, ring, shell};
 
 /// Ends on SIGTERM and leaves a process behind that does not.
 const STUBBORN: &str = "trap 'exit 3' TERM; (trap '' TERM; echo up; while :; do sleep 0.05; done) & wait";
@@ -87,6 +88,70 @@ async fn what_ignores_the_end_is_torn_down_after_the_grace() {
     assert_eq!(world.reply(first).await, Reply::Done);
     assert_eq!(world.reply(second).await, Reply::Done, "the first grace counts");
     assert_eq!(world.seen().tear_downs, 1);
+}
+
+/// The CRM lives, whatever the test waits for; it says what nobody answers.
+fn beat(world: &World) -> AbortOnDrop {
+    let outbox = world.crm.outbox.clone();
+    AbortOnDrop(tokio::spawn(async move {
+        loop {
+            sleep(Duration::from_secs(2)).await;
+            let _ = outbox.post(Kind::Notice, 0, &Request::Resend { job: JobId(0) });
+        }
+    }))
+}
+
+/// Whatever is asked, of a first process that its user has stopped.
+#[tokio::test(start_paused = true)]
+async fn nothing_waits_for_an_init_that_does_not_answer() {
+    let job = JobId(1);
+    for what in ["kill", "signal", "command", "keys", "run", "end"] {
+        let mut world = World::in_state(State::Running).await;
+        let Reply::Keys(keys) = world.ask(&Request::GetKeys).await else { panic!() };
+        let request = match what {
+            "kill" => Request::Signal { job, signal: 9 },
+            "signal" => Request::Signal { job, signal: 15 },
+            "command" => Request::Exec { job: JobId(2), command: shell(":") },
+            "keys" => Request::SetKeys(ring(keys)),
+            "run" => Request::Run,
+            _ => Request::End { grace_ms: 5_000 },
+        };
+        let _beats = beat(&world);
+        world.seen().stopped = true;
+        let reply = timeout(Duration::from_secs(60), world.ask(&request)).await;
+        let reply = reply.unwrap_or_else(|_| panic!("{what} waits for ever"));
+        if what == "end" {
+            assert_eq!((reply, world.seen().tear_downs), (Reply::Done, 1));
+            continue;
+        }
+        let Reply::Failed(failure) = reply else { panic!("{what}: {reply:?}") };
+        assert!(failure.cause.as_str().contains("the sandbox's first process does not answer"), "{failure}");
+        if what == "kill" {
+            // The CRM ends it now.
+            continue;
+        }
+        // What it may still do when it goes on happens in no sandbox of ours.
+        let gone = loop {
+            if let Notice::Gone { cause, .. } = world.notice().await {
+                break cause.unwrap();
+            }
+        };
+        assert!(gone.cause.as_str().contains("does not answer"), "{gone}");
+        assert_eq!(world.seen().tear_downs, 1);
+    }
+}
+
+/// As on a file server that hangs: the member goes on, for others and for this one.
+#[tokio::test(start_paused = true)]
+async fn a_command_whose_program_hangs_ends_nothing_else() {
+    let mut world = World::in_state(State::Running).await;
+    let _beats = beat(&world);
+    world.seen().starts_hang = true;
+    world.send(&Request::Exec { job: JobId(1), command: shell(":") }).await;
+    sleep(Duration::from_secs(3600)).await;
+    world.seen().starts_hang = false;
+    let (stdout, ..) = world.run(JobId(2), shell("echo goes on")).await;
+    assert_eq!(stdout, "goes on\n");
 }
 
 #[tokio::test]

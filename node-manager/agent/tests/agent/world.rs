@@ -44,6 +44,9 @@ pub struct Seen {
     pub spawned: Vec<u64>,
     /// What `ssh-keyscan` prints in this world.
     pub scanned: String,
+    /// The sandbox's first process was stopped by its user, or whatever it starts waits for ever.
+    pub stopped: bool,
+    pub starts_hang: bool,
     /// The sandbox's first process; taking it away is its death.
     pub init: Option<AbortOnDrop>,
 }
@@ -347,7 +350,7 @@ async fn play_monitor(socket: Arc<SeqPacket>, seen: Arc<Mutex<Seen>>, answers: b
 }
 
 #[derive(Debug)]
-pub struct AbortOnDrop(JoinHandle<()>);
+pub struct AbortOnDrop(pub JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
@@ -400,6 +403,9 @@ async fn play_init(socket: OwnedFd, seen: Arc<Mutex<Seen>>) {
     let mut groups = Groups::default();
     let processes = &mut groups.0;
     while let Ok(Some(Datagram { bytes, mut descriptors })) = socket.receive(record::RECORD_BYTES_MAX).await {
+        if seen.lock().unwrap().stopped {
+            std::future::pending::<()>().await;
+        }
         let notice = match record::Request::decode(&bytes).unwrap() {
             record::Request::PutFile { file } => {
                 let content = content(descriptors.remove(0));
@@ -421,6 +427,7 @@ async fn play_init(socket: OwnedFd, seen: Arc<Mutex<Seen>>) {
                 let pid = members.first().map_or(0, |pid| *pid as u32);
                 record::Notice::Found(Found { processes: members.len() as u32, pid, state: b'S' })
             }
+            record::Request::Spawn { .. } if seen.lock().unwrap().starts_hang => continue,
             record::Request::Spawn { id } => {
                 let scanned = seen.lock().unwrap().scanned.clone();
                 seen.lock().unwrap().spawned.push(id);

@@ -385,7 +385,7 @@ impl World {
                     let mut random = [0; 32];
                     self.next_key += 1;
                     random[..8].copy_from_slice(&self.next_key.to_be_bytes());
-                    let expires = now + Duration::from_secs(submit.token_s.into());
+                    let expires = now + Duration::from_secs(submit.lifetime_s.into());
                     let token = self.sites[number].tokens.issue(random, submit.pilot, expires);
                     self.charge(Share::CrmSeals, Some(number), begin);
                     let arrive = First::Arrive(Arrive {
