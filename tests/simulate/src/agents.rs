@@ -9,7 +9,7 @@ use protocol::ids::{Epoch, JobId};
 use protocol::job::ExitStatus;
 use protocol::keys::{KeyRing, MemberKeys, PublicKey};
 use protocol::node::{ClassUse, Notice, Reply, Request, State};
-use protocol::refusal::{Failure, Step};
+use protocol::refusal::{Failure, Refusal, Step};
 
 use crate::agenda::{MS, Micros, S};
 use crate::field::{Allowed, Around, Field, News};
@@ -62,6 +62,11 @@ impl Field {
 
     pub fn set_up(&mut self, around: &mut Around, pilot: PilotId, address: Ipv4Addr, allowed: Allowed) {
         let Some(number) = self.agent(around, pilot) else { return };
+        if self.processes[number].stands != State::Idle {
+            // One of an earlier connection, which the CRM's disk held up, was obeyed.
+            let refusal = Refusal::WrongState { what: "SETUP".into(), state: "building".into() };
+            return self.answer(around, number, MS, Asked::Setup, Reply::Refused(refusal));
+        }
         self.processes[number].epoch = Epoch(allowed.epoch);
         let process = &mut self.processes[number];
         process.allowed = allowed;
