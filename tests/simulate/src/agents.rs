@@ -9,7 +9,7 @@ use protocol::ids::{Epoch, JobId};
 use protocol::job::ExitStatus;
 use protocol::keys::{KeyRing, MemberKeys, PublicKey};
 use protocol::node::{ClassUse, Notice, Reply, Request, State};
-use protocol::refusal::{Failure, Step};
+use protocol::refusal::{Failure, Refusal, Step};
 
 use crate::agenda::{MS, Micros, S};
 use crate::field::{Allowed, Around, Field, News};
@@ -62,10 +62,12 @@ impl Field {
 
     pub fn set_up(&mut self, around: &mut Around, pilot: PilotId, address: Ipv4Addr, allowed: Allowed) {
         let Some(number) = self.agent(around, pilot) else { return };
-        self.processes[number].epoch = Epoch(allowed.epoch);
         let process = &mut self.processes[number];
-        process.allowed = allowed;
-        process.stands = State::Building;
+        if process.stands == State::Idle {
+            process.epoch = Epoch(allowed.epoch);
+            process.allowed = allowed;
+            process.stands = State::Building;
+        }
         (process.setup_line, process.keys_line) = (process.line, process.line);
         if self.fails(around, number, Asked::Setup) {
             return;
@@ -77,6 +79,12 @@ impl Field {
     pub(crate) fn built(&mut self, around: &mut Around, number: usize, address: Ipv4Addr) {
         let process = &mut self.processes[number];
         if process.ended || process.tearing {
+            return;
+        }
+        if process.stands >= State::Ready {
+            // It was asked twice.
+            let refusal = Refusal::WrongState { what: "SETUP".into(), state: "ready".into() };
+            self.answer(around, number, MS, Asked::Setup, Reply::Refused(refusal));
             return;
         }
         process.sandbox = Some(address);
