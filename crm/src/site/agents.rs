@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use protocol::names::Text;
 use protocol::node::{self, Notice, Reply};
-use protocol::refusal::{Failure, Step};
+use protocol::refusal::{Failure, Refusal, Step};
 
 use super::{Action, Asked, Site};
 use crate::pilot::{Event, PilotId, State};
@@ -92,6 +92,12 @@ impl Site {
             (Asked::SetKeys, Reply::Done) => self.advance(id, Event::KeysInstalled),
             (Asked::Run, Reply::Done) => self.advance(id, Event::ServicesUp),
             (_, Reply::Failed(failure)) => self.give_up(id, failure),
+            // It was asked twice, for it dialled again while the first waited for the journal.
+            (Asked::Setup, Reply::Refused(Refusal::WrongState { .. }))
+                if self.pilot(id).is_some_and(|pilot| pilot.state > State::Building) =>
+            {
+                return;
+            }
             (_, Reply::Refused(refusal)) => {
                 let hint = "the CRM's log and the node's system log say more";
                 self.give_up(id, Failure::new(step, refusal.to_string(), hint))

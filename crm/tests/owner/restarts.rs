@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crm::record::Key;
-use crm::site::{Event, Settings, Site};
+use crm::site::{Asked, Event, Settings, Site};
 use protocol::ids::{Epoch, ReservationId};
 use protocol::job::Target;
-use protocol::node::{Notice, Request, State};
+use protocol::node::{Notice, Reply, Request, State};
 use protocol::refusal::Refusal;
 use protocol::reservation::AddressBlock;
 use protocol::site::{FromSite, Part, Remaining, ToSite};
@@ -227,4 +227,20 @@ fn pilots_that_were_submitted_long_before_their_window_wait_for_it_at_the_next_c
     assert_eq!(world.heard(is_failed), 0);
     world.pass(Duration::from_secs(1));
     assert_eq!(world.heard(is_failed), 1);
+}
+
+/// An agent that dials again while its SETUP still waits for the journal is asked twice by one
+/// connection, and refuses what it has done.
+#[test]
+fn a_setup_that_was_asked_twice_fails_nothing_once_the_sandbox_stands() {
+    let asked_twice = Refusal::WrongState { what: "SETUP".into(), state: "ready".into() };
+    for (refusal, fails) in [(asked_twice, 0), (Refusal::BadToken { why: "it is forged".into() }, 1)] {
+        let mut world = World::new(1);
+        world.say(hold(part(1)));
+        world.say(commit(V, HOUR));
+        assert_eq!(world.heard(is_ready), 1);
+        let reply = Reply::Refused(refusal);
+        world.say(Event::Answered { pilot: pilot(0), asked: Asked::Setup, reply });
+        assert_eq!(world.heard(is_failed), fails);
+    }
 }

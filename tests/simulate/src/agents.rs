@@ -62,15 +62,12 @@ impl Field {
 
     pub fn set_up(&mut self, around: &mut Around, pilot: PilotId, address: Ipv4Addr, allowed: Allowed) {
         let Some(number) = self.agent(around, pilot) else { return };
-        if self.processes[number].stands != State::Idle {
-            // One of an earlier connection, which the CRM's disk held up, was obeyed.
-            let refusal = Refusal::WrongState { what: "SETUP".into(), state: "building".into() };
-            return self.answer(around, number, MS, Asked::Setup, Reply::Refused(refusal));
-        }
-        self.processes[number].epoch = Epoch(allowed.epoch);
         let process = &mut self.processes[number];
-        process.allowed = allowed;
-        process.stands = State::Building;
+        if process.stands == State::Idle {
+            process.epoch = Epoch(allowed.epoch);
+            process.allowed = allowed;
+            process.stands = State::Building;
+        }
         (process.setup_line, process.keys_line) = (process.line, process.line);
         if self.fails(around, number, Asked::Setup) {
             return;
@@ -82,6 +79,12 @@ impl Field {
     pub(crate) fn built(&mut self, around: &mut Around, number: usize, address: Ipv4Addr) {
         let process = &mut self.processes[number];
         if process.ended || process.tearing {
+            return;
+        }
+        if process.stands >= State::Ready {
+            // It was asked twice.
+            let refusal = Refusal::WrongState { what: "SETUP".into(), state: "ready".into() };
+            self.answer(around, number, MS, Asked::Setup, Reply::Refused(refusal));
             return;
         }
         process.sandbox = Some(address);
