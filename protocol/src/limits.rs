@@ -68,6 +68,11 @@ pub const OUTPUT_CHUNK_BYTES_MAX: usize = 64 * 1024;
 /// Output that a node sends ahead of the acknowledgement, per command and stream. It bounds
 /// what the CRM and the GRC hold in memory whatever a command prints.
 pub const OUTPUT_AHEAD_BYTES_MAX: u64 = 256 * 1024;
+/// Commands that run on one member at once, and signals on their way to them.
+pub const COMMANDS_MAX: usize = 4096;
+/// Requests that a node keeps because it cannot begin or answer them yet: of those that follow on
+/// one another, of those for rates and of those for the end. A CRM waits for answers before that.
+pub const UNANSWERED_MAX: usize = 16;
 /// Ended commands whose output and end a node keeps until they are saved; beyond these, and beyond
 /// [`ENDED_BYTES_MAX`] of their output, it forgets the oldest.
 pub const ENDED_MAX: usize = 1024;

@@ -16,10 +16,11 @@ use node_manager::operation;
 use protocol::connection::{Connection, read};
 use protocol::frame::{Frame, Kind};
 use protocol::ids::JobId;
+use protocol::limits::COMMANDS_MAX;
 use protocol::names::Text;
 use protocol::node::{Arrive, Notice, Reply, Request, SignedRates, State};
 use protocol::refusal::{Failure, Refusal, Step};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -84,7 +85,8 @@ pub struct Handler {
     started: HashSet<JobId>,
     /// Who waits to hear whether it did.
     starting: HashMap<JobId, Asker>,
-    not_started: HashMap<JobId, Failure>,
+    /// Those that did not, the latest last.
+    not_started: VecDeque<(JobId, Failure)>,
     runs: u64,
     /// Requests that follow on one another, in their order, behind the one that is being done.
     waiting: VecDeque<(Asker, Request)>,
@@ -97,6 +99,8 @@ pub struct Handler {
     address_by: Option<Instant>,
     /// Tells what a shaped sandbox sends.
     meter: Option<AbortHandle>,
+    /// Room for signals on their way.
+    signals: Arc<Semaphore>,
     /// What runs inside was asked to end; nothing new begins.
     leaving: bool,
     /// Those who asked for the end.
@@ -140,7 +144,7 @@ pub async fn serve<R: Redial>(
         ended: VecDeque::new(),
         started: HashSet::new(),
         starting: HashMap::new(),
-        not_started: HashMap::new(),
+        not_started: VecDeque::new(),
         runs: 0,
         waiting: VecDeque::new(),
         busy: None,
@@ -148,6 +152,7 @@ pub async fn serve<R: Redial>(
         rates: None,
         address_by: None,
         meter: None,
+        signals: Arc::new(Semaphore::new(COMMANDS_MAX)),
         leaving: false,
         enders: Vec::new(),
         cause: None,
@@ -231,7 +236,7 @@ impl Handler {
         match request {
             Request::GetStatus => {
                 let since_s = self.since.elapsed().as_secs();
-                let commands = (self.commands.len() - self.ended.len()) as u32;
+                let commands = self.running() as u32;
                 self.reply(asker, &Reply::Status { state: self.state, since_s, commands });
             }
             Request::OutputSaved { job, stream, upto } => self.output_saved(job, stream, upto),
@@ -244,17 +249,14 @@ impl Handler {
                 self.reply(asker, &Reply::Done);
             }
             Request::End { grace_ms } => {
-                self.enders.push(asker);
+                self.await_end(asker);
                 self.end_gently(Duration::from_millis(grace_ms.into())).await;
             }
             Request::Shutdown => {
-                self.enders.push(asker);
+                self.await_end(asker);
                 self.end(None).await;
             }
-            request => {
-                self.waiting.push_back((asker, request));
-                self.advance().await;
-            }
+            request => self.queue(asker, request).await,
         }
     }
 

@@ -198,6 +198,8 @@ impl Init {
             }
         });
         self.shared.in_time(sent).await?;
+        // Init has its own of these; a start can take long.
+        drop((content, stdout, stderr));
         loop {
             match timeout(ANSWER_TIME, &mut answer).await {
                 Ok(started) => return started.map_err(|_| self.shared.over())?.map(|()| exit),

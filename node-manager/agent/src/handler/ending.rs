@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use node_manager::init::record::{Found, Whom};
 use protocol::ids::JobId;
+use protocol::limits::{COMMANDS_MAX, UNANSWERED_MAX};
 use protocol::names::Text;
 use protocol::node::{Reply, State};
 use protocol::refusal::{Failure, Step};
 use tokio::time::{sleep, timeout};
 
 use super::Handler;
+use super::requests::crowded;
 use crate::command::Wishes;
 use crate::init::{Init, InitError};
 use crate::voice::Asker;
@@ -27,6 +29,9 @@ impl Handler {
     /// command may still hold what the command started here by ssh.
     pub(super) fn signal(&mut self, asker: Asker, job: JobId, signal: u8) {
         let Some(sandbox) = self.sandbox.as_ref() else { return self.reply(asker, &Reply::Done) };
+        let Ok(room) = self.signals.clone().try_acquire_owned() else {
+            return self.reply(asker, &Reply::Refused(crowded("SIGNAL", COMMANDS_MAX)));
+        };
         let wishes = self.commands.get(&job).cloned();
         if let Some(wishes) = wishes.as_ref().filter(|_| matches!(signal, SIGTERM | SIGKILL)) {
             wishes.stop();
@@ -48,7 +53,18 @@ impl Handler {
                 |()| Reply::Done,
             );
             voice.reply_wait(asker, &reply).await;
+            drop(room);
         });
+    }
+
+    /// Answers when all is gone. Whoever is one too many is told so, and the end goes its way.
+    pub(super) fn await_end(&mut self, asker: Asker) {
+        // On a connection that broke nobody is answered any more.
+        self.enders.retain(|before| before.line == asker.line);
+        match self.enders.len() {
+            0..UNANSWERED_MAX => self.enders.push(asker),
+            _ => self.reply(asker, &Reply::Refused(crowded("waiting for the end", UNANSWERED_MAX))),
+        }
     }
 
     /// The end that was asked for, after what runs inside had the time to end by itself.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use protocol::ids::JobId;
 use protocol::job::{Command, Stream};
 use protocol::keys::KeyRing;
-use protocol::limits::{ENDED_BYTES_MAX, ENDED_MAX};
+use protocol::limits::{COMMANDS_MAX, ENDED_BYTES_MAX, ENDED_MAX, UNANSWERED_MAX};
 use protocol::node::{Reply, Request, Setup};
 use protocol::refusal::{Failure, Refusal};
 
@@ -18,6 +18,17 @@ use crate::voice::Asker;
 use crate::work::{self, Done};
 
 impl Handler {
+    /// A request that follows on those before it.
+    pub(super) async fn queue(&mut self, asker: Asker, request: Request) {
+        // Those of a connection that broke are asked again, if they are wanted still.
+        self.waiting.retain(|(before, _)| before.line == asker.line);
+        if self.waiting.len() >= UNANSWERED_MAX {
+            return self.reply(asker, &Reply::Refused(crowded("this", UNANSWERED_MAX)));
+        }
+        self.waiting.push_back((asker, request));
+        self.advance().await;
+    }
+
     /// Begins what waits, as long as nothing is being done.
     pub(super) async fn advance(&mut self) {
         while self.busy.is_none() {
@@ -108,6 +119,9 @@ impl Handler {
             return Err(Refusal::WrongState { what: "EXEC".into(), state: "going down".into() });
         }
         work::check_job(job)?;
+        if self.running() >= COMMANDS_MAX && !self.started.contains(&job) {
+            return Err(crowded("EXEC", COMMANDS_MAX));
+        }
         if !self.started.insert(job) {
             self.start_again(asker, job);
             return Ok(());
@@ -146,13 +160,23 @@ impl Handler {
             *before = asker;
             return;
         }
-        let reply = self.not_started.get(&job).cloned().map_or(Reply::Done, Reply::Failed);
+        let failure = self.not_started.iter().find(|(before, _)| *before == job);
+        let reply = failure.map_or(Reply::Done, |(_, failure)| Reply::Failed(failure.clone()));
         self.reply(asker, &reply);
+    }
+
+    /// How many commands have not ended.
+    pub(super) fn running(&self) -> usize {
+        self.commands.len() - self.ended.len()
     }
 
     pub(super) fn command_begun(&mut self, job: JobId, result: Result<(), Failure>) {
         if let Err(failure) = &result {
-            self.not_started.insert(job, failure.clone());
+            self.not_started.push_back((job, failure.clone()));
+            if self.not_started.len() > COMMANDS_MAX {
+                // No more than those can have been asked for and not be answered.
+                self.not_started.pop_front();
+            }
         }
         if let Some(asker) = self.starting.remove(&job) {
             self.reply(asker, &result.map_or_else(Reply::Failed, |()| Reply::Done));
@@ -188,6 +212,14 @@ impl Handler {
             self.commands.remove(&oldest);
             bytes -= its_bytes;
         }
+    }
+}
+
+/// So many of its kind are not answered yet.
+pub(super) fn crowded(what: &str, max: usize) -> Refusal {
+    Refusal::WrongState {
+        what: what.into(),
+        state: format!("{max} before it are not answered or over").into(),
     }
 }
 

@@ -5,13 +5,14 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use node_manager::operation::Step as BuildStep;
+use protocol::limits::UNANSWERED_MAX;
 use protocol::node::{Reply, SignedRates, State};
 use protocol::refusal::{Refusal, Step};
 use rustix::io::Errno;
 use tokio::time::{Instant, sleep};
 
 use super::Handler;
-use super::requests::wrong_state;
+use super::requests::{crowded, wrong_state};
 use crate::lifecycle::{self, Event};
 use crate::meter::{self, Counters};
 use crate::setup::{CheckedRates, build_failure};
@@ -30,6 +31,9 @@ impl Handler {
             .map_err(|wrong| wrong_state("SHAPE", wrong))
             .and_then(|_| CheckedRates::new(&signed));
         match rates {
+            Ok(_) if self.shaping.len() >= UNANSWERED_MAX => {
+                self.reply(asker, &Reply::Refused(crowded("SHAPE", UNANSWERED_MAX)));
+            }
             Ok(rates) => {
                 self.shaping.push_back((asker, signed));
                 self.pass_rates(rates).await;

@@ -2,6 +2,7 @@
 //! CRM in every state, whatever ends it.
 
 mod back;
+mod crowds;
 mod ends;
 mod kept;
 mod shaped;

@@ -9,7 +9,7 @@ use rustix::net::{SendFlags, send};
 
 use crate::world::{World, pair, setup};
 
-fn rates(number: u8) -> SignedRates {
+pub fn rates(number: u8) -> SignedRates {
     SignedRates { record: vec![number; grant::RATES_LEN], signature: vec![0; 64] }
 }
 
