@@ -32,6 +32,7 @@ need libmpich-dev mpicc.mpich
 need strace strace
 need libcap2-bin setcap getcap
 need perl perl
+need python3 /usr/bin/python3
 basic=$missing
 
 missing=

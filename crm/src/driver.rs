@@ -400,8 +400,9 @@ impl Driver {
     }
 
     fn issue(&mut self, pilot: PilotId, token_s: u32) -> Token {
-        let expires = self.kept.now() + Duration::from_secs(token_s.into());
-        self.tokens.issue(self.key.token(pilot), pilot, expires)
+        let now = self.kept.now();
+        let expires = now + Duration::from_secs(token_s.into());
+        self.tokens.issue(self.key.token(pilot), pilot, now, expires)
     }
 
     fn submit(&mut self, submit: Submit) {

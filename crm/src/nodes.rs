@@ -15,7 +15,17 @@ use protocol::names::{NodeName, SiteName, Text};
 use protocol::refusal::{Refusal, Resource};
 use protocol::reservation::Limits;
 
-use crate::pilot::PilotId;
+use crate::pilot::{Pilot, PilotId};
+
+/// What a pilot left.
+#[derive(Clone, Debug)]
+struct Dirt {
+    /// Where, for people.
+    shown: NodeName,
+    /// On which machine of a queue, where the batch system said so.
+    machine: Option<NodeName>,
+    what: Text,
+}
 
 /// One machine of the site.
 #[derive(Clone, Debug)]
@@ -28,8 +38,8 @@ pub struct Node {
     /// Who has its place in which layer. More than one only after a restart, when a pilot of
     /// before may still be there.
     taken: BTreeSet<(u32, PilotId)>,
-    /// Pilots that did not go, the machine that they are on, and what is left of them.
-    dirt: BTreeMap<PilotId, (NodeName, Text)>,
+    /// Pilots that did not go.
+    dirt: BTreeMap<PilotId, Dirt>,
     /// Why it gets no pilot for a while, although nothing is left on it.
     away: Option<Text>,
 }
@@ -173,7 +183,10 @@ impl Nodes {
         let away = |node: &Node| Some((node.name.clone(), node.away.clone()?));
         self.list
             .iter()
-            .filter_map(|node| node.dirt.values().next().cloned().or_else(|| away(node)))
+            .filter_map(|node| {
+                let dirt = node.dirt.values().next().map(|dirt| (dirt.shown.clone(), dirt.what.clone()));
+                dirt.or_else(|| away(node))
+            })
             .collect()
     }
 
@@ -297,11 +310,11 @@ impl Nodes {
         }
     }
 
-    /// Keeps a node away from new pilots until this one is released. `machine` is what it is called;
-    /// of a named node the same.
-    pub fn soil(&mut self, node: &NodeName, pilot: PilotId, machine: &NodeName, what: Text) {
-        if let Some(node) = self.node_mut(node) {
-            node.dirt.insert(pilot, (machine.clone(), what));
+    /// Keeps a pilot's node away from new ones until this one is released.
+    pub fn soil(&mut self, pilot: &Pilot, what: Text) {
+        if let Some(node) = self.node_mut(&pilot.node) {
+            let (shown, machine) = (pilot.node_name().clone(), pilot.at.clone());
+            node.dirt.insert(pilot.id, Dirt { shown, machine, what });
         }
     }
 
@@ -319,10 +332,9 @@ impl Nodes {
         }
     }
 
-    /// Machines where something is left, in their order.
-    pub fn soiled(&self) -> Vec<NodeName> {
-        let machines = self.list.iter().flat_map(|node| node.dirt.values().map(|(machine, _)| machine));
-        machines.cloned().collect::<BTreeSet<_>>().into_iter().collect()
+    /// Machines of a queue where something is left, as far as they are known.
+    pub fn soiled(&self) -> impl Iterator<Item = &NodeName> {
+        self.list.iter().flat_map(|node| node.dirt.values().filter_map(|dirt| dirt.machine.as_ref()))
     }
 
     fn node_mut(&mut self, node: &NodeName) -> Option<&mut Node> {

@@ -181,7 +181,8 @@ impl State {
             (Joining, KeysInstalled) => (Joined, &[]),
             (Joined, ServicesUp) => (Running, &[]),
 
-            (Held, EndAsked | TimeOver) => (Gone, &[Release]),
+            // It may be there all the same, or turn up.
+            (Held, EndAsked | TimeOver) => (Gone, &[Cancel, Release]),
             (Submitted, EndAsked | TimeOver) => (Cancelling, &[Cancel]),
             // It never arrived, so it never had a grant: nothing can be left of it.
             (Submitted, BatchGone) => (Gone, &[Cancel, Release]),
@@ -299,8 +300,11 @@ pub struct Pilot {
     pub id: PilotId,
     /// Its place: a node by name, or one of the equal places of a queue.
     pub node: NodeName,
-    /// The machine that took a queue's place, once that is known.
+    /// The machine that took a queue's place, once the batch system has said which.
     pub at: Option<NodeName>,
+    /// What that machine calls itself. The pilot's user may have made it say so: it is for people,
+    /// and counts for or against no machine.
+    pub called: Option<NodeName>,
     /// Of that machine's boot, from its arrival on: after a reboot nothing of before is left.
     pub boot_id: Option<[u8; 16]>,
     /// In which layer of the site its place on the node is.
@@ -339,6 +343,7 @@ impl Pilot {
             id,
             node,
             at: None,
+            called: None,
             boot_id: None,
             layer,
             address,
@@ -366,13 +371,18 @@ impl Pilot {
 
     /// What people call the node it is on, or shall be on.
     pub fn node_name(&self) -> &NodeName {
-        self.at.as_ref().unwrap_or(&self.node)
+        self.machine().unwrap_or(&self.node)
+    }
+
+    /// Which machine has a queue's place, as far as anybody said; `None` = it has come to none.
+    pub fn machine(&self) -> Option<&NodeName> {
+        self.at.as_ref().or(self.called.as_ref())
     }
 
     /// One that a CRM of before has submitted, where it was or may be.
     pub fn of_before(id: PilotId, placed: Placed, state: State) -> Self {
-        let Placed { node, at, layer, address, .. } = placed;
-        Self { state, at, ..Self::new(id, node, layer, address) }
+        let Placed { node, at, called, layer, address, .. } = placed;
+        Self { state, at, called, ..Self::new(id, node, layer, address) }
     }
 }
 
@@ -410,6 +420,16 @@ mod tests {
             Returned(node::State::Gone),
         ]
     };
+
+    /// A cancel makes the token void.
+    #[test]
+    fn whoever_is_not_awaited_any_more_has_no_token() {
+        for start in [State::Held, State::Submitted] {
+            for over in [Event::EndAsked, Event::TimeOver] {
+                assert!(start.step(over).1.contains(&Do::Cancel), "{start:?} {over:?}");
+            }
+        }
+    }
 
     /// A lost connection alone gives nothing back and lets nothing be built again.
     #[test]

@@ -55,6 +55,8 @@ pub struct Incarnation {
     pub members: Vec<Placed>,
     /// Whose each bandwidth class of its sandboxes is.
     pub classes: Vec<Option<SiteName>>,
+    /// Until when its batch job lasts at least, on the site's timeline: that cannot be changed.
+    pub lasts_until: Duration,
 }
 
 /// Where a pilot was placed before it was submitted.
@@ -62,8 +64,10 @@ pub struct Incarnation {
 pub struct Placed {
     pub member: u32,
     pub node: NodeName,
-    /// Of a queue's pilot, the machine that it came to.
+    /// Of a queue's pilot, the machine that it came to, as the batch system says, and what that calls
+    /// itself.
     pub at: Option<NodeName>,
+    pub called: Option<NodeName>,
     pub layer: u32,
     pub address: Ipv4Addr,
 }
@@ -72,7 +76,9 @@ pub struct Placed {
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Arrived {
     pub pin: Pin,
+    /// As in [`Placed`].
     pub at: Option<NodeName>,
+    pub called: Option<NodeName>,
     pub boot_id: [u8; 16],
 }
 

@@ -35,8 +35,10 @@ fn digest(token: &Token) -> ([u8; 16], [u8; 32]) {
 }
 
 impl Tokens {
-    /// A token of these bytes, which nobody can guess, good for this pilot until `expires`.
-    pub fn issue(&mut self, secret: [u8; 32], pilot: PilotId, expires: Duration) -> Token {
+    /// A token of these bytes, which nobody can guess, good for this pilot until `expires`. What has
+    /// expired by now is forgotten.
+    pub fn issue(&mut self, secret: [u8; 32], pilot: PilotId, now: Duration, expires: Duration) -> Token {
+        self.bound.retain(|_, bound| now < bound.expires);
         let token = Token(secret);
         let (key, digest) = digest(&token);
         self.bound.insert(key, Bound { digest, pilot, expires, used: false });
@@ -88,8 +90,8 @@ mod tests {
     #[test]
     fn a_token_is_good_once_and_for_its_own_pilot() {
         let mut tokens = Tokens::default();
-        let first = tokens.issue([1; 32], pilot(0), SOON);
-        let second = tokens.issue([2; 32], pilot(1), SOON);
+        let first = tokens.issue([1; 32], pilot(0), Duration::ZERO, SOON);
+        let second = tokens.issue([2; 32], pilot(1), Duration::ZERO, SOON);
         assert_eq!(tokens.redeem(&second, Duration::ZERO), Ok(pilot(1)));
         assert_eq!(tokens.redeem(&first, Duration::ZERO), Ok(pilot(0)));
         assert!(why(tokens.redeem(&first, Duration::ZERO)).contains("used before"));
@@ -98,7 +100,7 @@ mod tests {
     #[test]
     fn unknown_expired_and_revoked_tokens_are_refused() {
         let mut tokens = Tokens::default();
-        let token = tokens.issue([1; 32], pilot(0), SOON);
+        let token = tokens.issue([1; 32], pilot(0), Duration::ZERO, SOON);
         assert!(why(tokens.redeem(&Token([9; 32]), Duration::ZERO)).contains("not known"));
         let mut near = token;
         near.0[31] ^= 1;
@@ -112,7 +114,17 @@ mod tests {
     #[test]
     fn neither_token_nor_digest_shows_in_what_is_logged() {
         let mut tokens = Tokens::default();
-        let token = tokens.issue([0xab; 32], pilot(0), SOON);
+        let token = tokens.issue([0xab; 32], pilot(0), Duration::ZERO, SOON);
         assert!(!format!("{token:?} {tokens:?}").contains("171, 171, 171"));
+    }
+
+    #[test]
+    fn no_more_tokens_are_kept_than_may_still_be_shown() {
+        let mut tokens = Tokens::default();
+        for n in 0..100 {
+            let now = SOON * n;
+            tokens.issue([n as u8; 32], pilot(n), now, now + SOON);
+            assert_eq!(tokens.bound.len(), 1, "after {n}");
+        }
     }
 }

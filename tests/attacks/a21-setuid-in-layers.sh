@@ -5,18 +5,29 @@
 # audit: 1 torn down
 . "$ATTACKS/lib.sh"
 # The only layers so far are the node's own tree and what the policy shares.
+trap 'rm -f "$SHARE"/{rootshell,zero,capable}' EXIT
 cp /bin/bash "$SHARE/rootshell"; chmod 4755 "$SHARE/rootshell"
-mknod -m 666 "$SHARE/disk" b 254 0
-cp "$(command -v python3 || command -v perl)" "$SHARE/capable"; setcap cap_setuid+ep "$SHARE/capable" 2>/dev/null
-cat >steps <<'S'
-test -u /opt/share/rootshell || exit 1
-test "$(/opt/share/rootshell -p -c 'id -u')" != 0 || exit 2
-head -c 1 /opt/share/disk >/dev/null 2>&1 && exit 3
-/opt/share/capable -c 'import os; os.setuid(0)' 2>/dev/null && exit 4
-for p in $(find /usr/bin /bin /usr/sbin /usr/lib -xdev -perm -4000 2>/dev/null | head -20); do test -u $p; done
-test "$(su -c 'id -u' root </dev/null 2>/dev/null)" != 0 || exit 5
-cp /bin/bash /usr/own; chmod 4755 /usr/own; test "$(/usr/own -p -c 'id -u')" != 0 || exit 6
+mknod -m 666 "$SHARE/zero" c 1 5
+cp "$(command -v perl)" "$SHARE/capable"; setcap cap_setuid+ep "$SHARE/capable" || fell "cannot give a capability"
+cp "$ATTACKS/lib.sh" "$HOME/"
+cat >"$HOME/steps" <<'S'
+raised /bin/true && exit 1
+test -u /opt/share/rootshell || exit 2
+test "$(/opt/share/rootshell -p -c 'id -u')" != 0 || exit 3
+head -c 1 /opt/share/zero >/dev/null 2>&1 && exit 4
+/opt/share/capable -e '$> = 0; exit($> != 0)' 2>/dev/null && exit 5
+for p in $(raisable); do raised "$p" && exit 6; done
 exit 0
 S
-as_user "$PILOT" build "expect built" "inside $(cat steps)" teardown "expect gone" || fell "something of it works"
-rm -f "$SHARE/rootshell" "$SHARE/disk" "$SHARE/capable"
+chmod 644 "$HOME"/{lib.sh,steps}
+# On the node itself all of it works, so what is seen inside is the sandbox's doing.
+cat >outside <<'S'
+raised /bin/true && exit 1
+test "$("$SHARE/rootshell" -p -c 'id -u')" = 0 || exit 3
+head -c 1 "$SHARE/zero" >/dev/null || exit 4
+"$SHARE/capable" -e '$> = 0; exit($> != 0)' || exit 5
+raised "$SHARE/rootshell" || exit 6
+S
+chmod 755 outside
+as_user bash -c ". '$ATTACKS/lib.sh'; . ./outside" || fell "on the node itself it does not work ($?)"
+as_user "$PILOT" build "expect built" "inside bash -c '. ~/lib.sh; . ~/steps'" teardown "expect gone" || fell "something of it works"

@@ -2,12 +2,10 @@
 # A32 su, sudo, ping, mount and every other setuid program of the node
 # where: inside
 . "$ATTACKS/lib.sh"
-for program in $(find / -xdev -perm /6000 -type f 2>/dev/null); do
-    case $program in */su) must_fail timeout 5 "$program" -c true root </dev/null ;; *) timeout 1 "$program" --version </dev/null >/dev/null 2>&1 & ;; esac
-done
-wait
-cp /bin/bash /usr/rootshell; chmod 4755 /usr/rootshell
-[ "$(/usr/rootshell -p -c 'id -u')" = "$(id -u)" ] || fell "setuid has an effect"
+raised /bin/true && fell "that cannot be told here"
+programs=$(raisable)
+[ -n "$programs" ] || impossible "the node has no setuid program"
+for program in $programs; do raised "$program" && fell "$program has its rights"; done
 perl -e '$> = 0; $< = 0; exit($> == 0 || $< == 0)' || fell "another uid"
 must_fail setpriv --reuid=0 true
 must_fail setpriv --regid=0 --clear-groups true

@@ -13,7 +13,8 @@ rm -rf /var/tmp/many
 perl -e '$x = "x" x (1 << 30); print length $x' 2>/dev/null | grep -q . && fell "1 GB in 256 MB"
 # Sockets, descriptors.
 perl -MSocket -e 'my @s; for (1..1000000) { socket(my $x, PF_INET, SOCK_DGRAM, 0) or exit 0; push @s, $x } exit 1' || fell "a million sockets"
-# A fork bomb, for a moment; then it goes with its session.
+# A fork bomb, for a moment; then it goes with its session. It may take this script with it.
+echo "last step"
 timeout -s KILL 5 setsid -w bash -c 'b() { b | b & }; b; sleep 4' >/dev/null 2>&1
 sleep 1
 exit 0

@@ -2,11 +2,12 @@
 # A40 many node managers with one grant at once
 # where: node
 # audit: 1 build a-
-# audit: * refused: 
+# audit: LOOPS it was made for another start
 # audit: * torn down
 # loops: 12 100
 . "$ATTACKS/lib.sh"
-# A grant names the nonce of one start: one pilot may use it, however many try at the same time.
-"$PILOT" build "expect built" "node od -An -tx1 -N1 /dev/null; true" \
-    "node for n in \$(seq $LOOPS); do '$PILOT' 'build nonce=7' 'expect failed CheckGrant another start' & done; wait \$(jobs -p)" \
+# A grant names the nonce of one start, and only that start takes it: here all others have it word
+# for word, signed by the site, while the one stands.
+"$PILOT" "build pids=31" "expect built" \
+    "node for n in \$(seq $LOOPS); do '$PILOT' \"build pids=31 nonce=\$NONCE\" 'expect failed CheckGrant another start' & jobs=\"\$jobs \$!\"; done; for job in \$jobs; do wait \$job || exit 1; done" \
     "inside true" teardown "expect gone" || fell "a second one"

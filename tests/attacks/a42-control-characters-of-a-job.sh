@@ -2,7 +2,8 @@
 # A42 control characters in a job's words and variables
 # where: inside
 . "$ATTACKS/lib.sh"
-# Passed on verbatim, as they must be; that no line of the node's log holds one is checked for all.
-said=$(printf '%s' $'a\n\033[31mb')
-[ "$said" = $'a\n\033[31mb' ] || fell "changed"
-ssh "$(hostname)" printf %s 'a' >/dev/null 2>&1 || true
+# Whoever runs the scripts gives each of their jobs a word and a variable of this kind. They are
+# passed on verbatim, as they must be; that no line of any log holds one is checked for all.
+strange=$'a\nb\033[31m\001\tc'
+[ "${STRANGE:-}" = "$strange" ] || fell "the variable was changed: $(printf %q "${STRANGE:-}")"
+[ "${1:-}" = "$strange" ] || fell "the word was changed: $(printf %q "${1:-}")"

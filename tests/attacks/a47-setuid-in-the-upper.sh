@@ -6,8 +6,8 @@
 . "$ATTACKS/lib.sh"
 cat >outside <<'S'
 # The upper is a mount of the sandbox's namespace: no path of the node leads there but /proc/PID/root.
-test -e /usr/evil && exit 1
-ls /proc/$INIT/root/usr/evil 2>/dev/null && exit 2
+test -e /usr/evil-gp && exit 1
+ls /proc/$INIT/root/usr/evil-gp 2>/dev/null && exit 2
 find / -xdev -name evil-gp 2>/dev/null | grep . && exit 3
 exit 0
 S

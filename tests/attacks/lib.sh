@@ -24,3 +24,8 @@ refused() {
 # Whether a process is there and not only waiting to be reaped.
 lives() { grep -q "^State:.[^ZX]" "/proc/$1/status" 2>/dev/null; }
 HAND="not started by a pilot's Launcher"
+# raised PROGRAM: whether it begins with more rights than its caller. The loader says what it was
+# started with and runs nothing, but not for a program whose setuid bits have an effect.
+raised() { ! timeout 5 env LD_SHOW_AUXV=1 LD_TRACE_LOADED_OBJECTS=1 "$1" --version </dev/null 2>/dev/null | grep -q '^AT_SECURE: *0$'; }
+# raisable: programs that the caller may start and whose setuid or setgid bits could have an effect.
+raisable() { find / -xdev -perm /6000 -type f -executable -exec grep -lF ld-linux {} + 2>/dev/null; }

@@ -10,12 +10,12 @@ perl -e '
 echo secret-of-the-victim >/dev/shm/victim; echo secret-of-the-victim >/tmp/victim
 (exec -a marker-of-the-victim sleep 100000) &
 { hostname; ls -i /proc/self/ns/net; } >"$1.new"; mv "$1.new" "$1"
-# What takes a tenth of a second and a process: in milliseconds, the worst of the last hundred. The
-# disk has no part in it.
+# How long what takes a tenth of a second and a process took at worst, in milliseconds, since somebody
+# took the file away. The disk has no part in it.
 exec perl -MTime::HiRes=time,sleep -e '
+    my $worst = 0;
     while (1) {
-        my $begin = time; sleep 0.1; system("true"); push @took, int((time - $begin) * 1000);
-        shift @took if @took > 100;
-        my ($worst) = sort { $b <=> $a } @took;
+        my $begin = time; sleep 0.1; system("true"); my $took = int((time - $begin) * 1000);
+        $worst = 0 unless -e $ARGV[0]; $worst = $took if $took > $worst && -e $ARGV[0];
         open(my $file, ">", "$ARGV[0].new"); print $file $worst; close $file; rename "$ARGV[0].new", $ARGV[0];
     }' "$1.beat"

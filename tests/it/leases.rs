@@ -190,15 +190,20 @@ fn switch(world: &TestGrid, machine: &str, to: &str) {
 }
 
 #[test]
-fn a_node_that_is_cut_off_is_named_and_another_takes_its_place() {
+fn a_node_that_is_cut_off_is_named_and_the_reservation_stands_anew_when_it_is_back() {
     let mut world = TestGrid::two_by_two();
     let reservation = world.reserve("a=1,b=1");
+    let epoch = |world: &TestGrid| world.ask(&["show", &reservation])["epoch"].as_u64().unwrap();
+    let first = epoch(&world);
     let counting = Counting::begin(&world, &reservation);
     let (node, _) = at_site(&world.grid, "a", "node-agent").unwrap();
     switch(&world, &node, "down");
     let outcome = counting.expect_failed(&world);
-    switch(&world, &node, "up");
     assert!(outcome.err.contains("site a") && outcome.err.contains(&node), "{outcome:?}");
+    switch(&world, &node, "up");
+    let anew = wait_until(MOMENT_TIME, || epoch(&world) > first && world.state_of(&reservation) == "ready");
+    assert!(anew, "it does not begin anew{}", world.logs());
+    assert_eq!(world.on_head(&reservation, "ssh b-0 hostname").out, "b-0\n", "{}", world.logs());
     world.release(&reservation);
     world.expect_nothing_left();
 }

@@ -1,5 +1,6 @@
-//! Whole-program tests. Those that make a grid need root and the installed packages, and say so
-//! when they are missing: nothing is skipped.
+//! Whole-program tests. Those that make a grid need root and the packages that `needs.sh` installs,
+//! and fail without them; only tests of a batch system that is not to be had here leave it out, and
+//! say `NOT TRIED` with what is missing.
 #![forbid(unsafe_code)]
 
 mod attacks;
@@ -18,6 +19,7 @@ mod leases;
 mod limits;
 mod links;
 mod local_grid;
+mod looks;
 mod machines;
 mod mixed;
 mod refusals;

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::common::{Outcome, TestGrid, finish_child};
+use crate::death::at_site;
 
 /// Exit code of a refusal, of a grid that failed, and of a command line that makes no sense.
 const REFUSED: i32 = 120;
@@ -281,8 +282,9 @@ fn a_reservation_begins_anew_when_its_sites_crm_was_away_for_longer_than_the_lea
     let crm = world.grid.state.daemon("crm-b").unwrap().identity;
     crm.signal(Signal::SIGKILL);
     wait_until(Duration::from_secs(5), || !crm.alive());
-    // The lease is 5 s: its pilots are gone then, of themselves.
-    std::thread::sleep(Duration::from_secs(8));
+    // Its pilots go of themselves when the lease is over.
+    let gone = wait_until(Duration::from_secs(60), || at_site(&world.grid, "b", "node-manager").is_none());
+    assert!(gone, "the node waits for ever{}", world.logs());
     world.grid.start_crm(1).unwrap();
     let anew = wait_until(Duration::from_secs(60), || epoch(&world) > first);
     assert!(anew, "the reservation keeps its epoch{}", world.logs());

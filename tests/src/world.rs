@@ -127,6 +127,9 @@ impl Grid {
                 let limit = batch::READY_TIME.as_secs();
                 say(&format!("{} of site {}, for up to {limit} s", system.name(), site_name(number)));
                 queue.start(self, number)?;
+                if self.state.plan.batch.counted {
+                    batch::counted::make(&self.state, number)?;
+                }
             }
         }
         for number in 0..sites {

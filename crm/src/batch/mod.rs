@@ -12,6 +12,8 @@ mod grid_engine;
 mod host_script;
 mod keeper;
 mod ledger;
+#[cfg(test)]
+mod looks;
 mod names;
 mod notes;
 mod pbs;

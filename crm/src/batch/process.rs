@@ -7,16 +7,15 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::ids::ReservationId;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::pilot::{PilotId, Round};
 
-/// Between two looks at a process of before, of which the kernel tells us nothing by itself.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// One process of one boot.
@@ -90,11 +89,16 @@ impl Process {
 
     /// Resolves when it has ended. Cancel-safe.
     pub async fn ended(&self) -> io::Result<()> {
-        // A descriptor of a process is readable when that has ended.
-        while poll(&mut [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO)? == 0 {
-            tokio::time::sleep(LOOK_INTERVAL).await;
+        // A descriptor of a process is readable when that has ended, and for ever after.
+        #[expect(deprecated, reason = "it is borrowed, so it stays open as long as it is registered")]
+        let descriptor = AsyncFd::with_interest(self.descriptor.as_fd(), Interest::READABLE)?;
+        loop {
+            let mut ready = descriptor.readable().await?;
+            if poll(&mut [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO)? > 0 {
+                return Ok(());
+            }
+            ready.clear_ready();
         }
-        Ok(())
     }
 }
 
@@ -176,6 +180,25 @@ mod tests {
         ] {
             assert!(other.open().unwrap().is_none(), "{other:?}");
         }
+    }
+
+    /// Without a clock: nobody looks again and again.
+    #[test]
+    fn the_end_of_a_process_of_before_is_told_by_the_kernel() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = Identity::of(child.id() as i32).unwrap().open().unwrap().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                ended = process.ended() => panic!("it sleeps: {ended:?}"),
+                () = tokio::task::yield_now() => {}
+            }
+            process.signal(Signal::KILL).unwrap();
+            process.ended().await.unwrap();
+            process.ended().await.unwrap();
+        });
+        child.wait().unwrap();
     }
 
     #[test]

@@ -77,7 +77,7 @@ fn a_dirty_node_takes_no_pilot_until_its_pilot_is_gone_and_grants_keep_their_cha
     book(&mut nodes, granted).unwrap();
     let a1: NodeName = "a1".parse().unwrap();
     nodes.take(&a1, 0, pilot(1));
-    nodes.soil(&a1, pilot(1), &a1, "a cgroup".into());
+    nodes.soil(&Pilot::new(pilot(1), a1.clone(), 0, [10, 0, 0, 1].into()), "a cgroup".into());
     assert_eq!((nodes.usable(), nodes.layers()), (2, vec![2]));
     assert_eq!(nodes.unusable(), [(a1.clone(), "a cgroup".into())]);
     assert!(nodes.choose(0, 3, &Limits::default()).is_err());

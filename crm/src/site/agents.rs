@@ -17,14 +17,13 @@ impl Site {
         }
         self.came(id);
         // A node that is configured by name keeps that, whatever its machine calls itself.
-        // One of a queue is called what the batch system calls it, for that is what it understands.
-        let called = self.pilot(id).and_then(|pilot| pilot.at.clone());
-        arrived.at = called.or(arrived.at).filter(|_| self.settings.anonymous);
+        arrived.called = arrived.called.filter(|_| self.settings.anonymous);
+        arrived.at = self.pilot(id).and_then(|pilot| pilot.at.clone());
         self.pins.insert(arrived.pin, id);
         if let Some(pilot) = self.pilot_mut(id) {
             pilot.pin = Some(arrived.pin);
             pilot.boot_id = Some(arrived.boot_id);
-            pilot.at.clone_from(&arrived.at);
+            pilot.called.clone_from(&arrived.called);
         }
         // Before it has anything that could be left of it.
         self.record(Record::Put(Key::Pilot(id), Value::Pilot(Some(arrived))));
@@ -230,7 +229,7 @@ impl Site {
     pub(super) fn placed(&self, id: PilotId, failure: Failure) -> Failure {
         match self.pilot(id) {
             // A place of a queue that no machine has taken is nothing that people know.
-            Some(pilot) if !self.settings.anonymous || pilot.at.is_some() => {
+            Some(pilot) if !self.settings.anonymous || pilot.machine().is_some() => {
                 failure.at_site(&self.settings.name).at_node(pilot.node_name())
             }
             _ => failure.at_site(&self.settings.name),

@@ -133,6 +133,7 @@ impl Site {
 
     fn begin(&mut self, reservation: ReservationId, roster: Roster, is_early: bool) {
         let now = self.now;
+        let lasts_until = self.lasts_until(reservation);
         let Some(booking) = self.bookings.get_mut(&reservation) else { return };
         for pilot in roster.pilots() {
             self.nodes.take(&pilot.node, pilot.layer, pilot.id);
@@ -140,7 +141,8 @@ impl Site {
         }
         booking.round = booking.round.next();
         let which = (booking.wanted, booking.round);
-        let incarnation = Incarnation::new(which, booking.account.clone(), roster, Phase::Starting);
+        let mut incarnation = Incarnation::new(which, booking.account.clone(), roster, Phase::Starting);
+        incarnation.lasts_until = lasts_until;
         let (record, pilots) = (incarnation.record(reservation), incarnation.pilot_ids());
         booking.begun = booking.wanted;
         booking.failed = None;
@@ -304,7 +306,7 @@ impl Site {
                 self.tell_progress(reservation);
                 self.tell(FromSite::SiteReady { reservation, epoch, round, members });
                 if joined {
-                    self.tell(FromSite::Joined { reservation, epoch });
+                    self.joined(reservation, epoch);
                 }
                 // How long it waits for others is told with the next report.
                 self.progressed.insert(reservation);
@@ -312,11 +314,18 @@ impl Site {
             Phase::Joining if incarnation.roster.all_running() => {
                 incarnation.phase = Phase::Joined;
                 self.tell_progress(reservation);
-                self.tell(FromSite::Joined { reservation, epoch });
+                self.joined(reservation, epoch);
             }
             Phase::Ending if incarnation.roster.all_settled() => self.settled(reservation),
             _ => {}
         }
+    }
+
+    fn joined(&mut self, reservation: ReservationId, epoch: Epoch) {
+        if let Some(booking) = self.bookings.get_mut(&reservation) {
+            booking.releases = 0;
+        }
+        self.tell(FromSite::Joined { reservation, epoch });
     }
 
     pub(super) fn join(&mut self, reservation: ReservationId, epoch: Epoch, ring: KeyRing) {
@@ -368,6 +377,7 @@ impl Site {
     }
 
     pub(super) fn submit(&mut self, pilot: &Pilot) {
+        self.note_lasts(pilot.id);
         let Some(booking) = self.bookings.get(&pilot.id.reservation) else { return };
         let Some(grant) = &booking.grant else { return };
         let submit = Submit {

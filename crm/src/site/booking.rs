@@ -181,6 +181,8 @@ pub(super) struct Incarnation {
     pub told: Progress,
     /// When the first of its pilots came.
     pub came: Option<Duration>,
+    /// Until when its batch job, as it was submitted last, lasts at least.
+    pub lasts_until: Duration,
     /// Only of a part with peers.
     pub shaping: Option<Shaping>,
     /// The head member of the whole reservation, once the ring is here.
@@ -205,6 +207,7 @@ impl Incarnation {
             phase,
             told: Progress::default(),
             came: None,
+            lasts_until: Duration::ZERO,
             shaping: None,
             head: None,
             ring: None,
@@ -223,6 +226,7 @@ impl Incarnation {
             member: pilot.id.member,
             node: pilot.node.clone(),
             at: pilot.at.clone(),
+            called: pilot.called.clone(),
             layer: pilot.layer,
             address: pilot.address,
         });
@@ -232,6 +236,7 @@ impl Incarnation {
             account: self.account.clone(),
             members: members.collect(),
             classes: self.shaping.as_ref().map(Shaping::names).unwrap_or_default(),
+            lasts_until: self.lasts_until,
         };
         Record::Put(Key::Incarnation(reservation), Value::Incarnation(Box::new(value)))
     }

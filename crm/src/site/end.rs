@@ -169,6 +169,7 @@ pub(super) fn leftover(pilot: &Pilot, account: &Account) -> Record {
         member: pilot.id.member,
         node: pilot.node.clone(),
         at: pilot.at.clone(),
+        called: pilot.called.clone(),
         layer: pilot.layer,
         address: pilot.address,
     };

@@ -106,6 +106,7 @@ impl Site {
             if begun && !same_sandboxes(&grant.part, &part) {
                 return Err(wrong("its sandboxes have begun: only its window and its rates can be changed"));
             }
+            self.check_lasts(reservation, end)?;
         }
         self.check_carve(reservation, &part, start, end)?;
 

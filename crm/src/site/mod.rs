@@ -194,7 +194,7 @@ impl Site {
             }
             Event::Grc(message) => self.on_grc(message),
             Event::Arrived { pilot, pin, nonce, node, boot_id } => {
-                self.on_arrived(pilot, nonce, Arrived { pin, at: Some(node), boot_id });
+                self.on_arrived(pilot, nonce, Arrived { pin, at: None, called: Some(node), boot_id });
             }
             Event::Returned { pilot, back } => self.on_returned(pilot, *back),
             Event::Answered { pilot, asked, reply } => self.on_answer(pilot, asked, reply),

@@ -113,7 +113,7 @@ impl Site {
                     Some(incarnation) => Some(incarnation.account.clone()),
                     None => self.leftovers.get(&id).map(|(_, account)| account.clone()),
                 };
-                if self.settings.anonymous && pilot.at.is_none() {
+                if self.settings.anonymous && pilot.machine().is_none() {
                     // It never ran anywhere, so nothing of it can be left.
                     self.advance(id, pilot::Event::Swept);
                 } else if let Some(account) = account {
@@ -123,7 +123,7 @@ impl Site {
             }
             Do::Quarantine => {
                 let what = pilot.dirt.clone().unwrap_or_else(|| format!("pilot {id} does not go").into());
-                self.nodes.soil(&pilot.node, id, pilot.node_name(), what);
+                self.nodes.soil(&pilot, what);
                 self.addresses.quarantine(pilot.address, id);
                 self.offer_changed = true;
             }

@@ -1,6 +1,7 @@
 //! The batch queue as the owner deals with it: what it says, what it would refuse, and what waits
 //! while it is paused.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use protocol::ids::ReservationId;
@@ -8,6 +9,7 @@ use protocol::names::{NodeName, Text};
 use protocol::refusal::{Failure, Refusal, Step};
 use protocol::site::Part;
 
+use super::booking::Incarnation;
 use super::{Account, Action, LEASE_MARGIN, News, Site, Submit};
 use crate::pilot::{Event, Pilot, PilotId, State};
 use crate::queue::QueueState;
@@ -231,6 +233,45 @@ impl Site {
         Ok(())
     }
 
+    /// Until when the batch job of pilots that are submitted now lasts at least.
+    pub(super) fn lasts_until(&self, reservation: ReservationId) -> Duration {
+        let grant = self.bookings.get(&reservation).and_then(|booking| booking.grant.as_ref());
+        let begins = self.now.max(self.runs_from(grant.map_or(self.now, |grant| grant.start)));
+        let life =
+            (self.now + Duration::from_secs(self.lifetime_s(reservation).into())).saturating_sub(begins);
+        begins + walltime(u32::try_from(life.as_secs()).unwrap_or(u32::MAX))
+    }
+
+    /// A round is submitted again: how long it lasts is what it is given now.
+    pub(super) fn note_lasts(&mut self, id: PilotId) {
+        let lasts_until = self.lasts_until(id.reservation);
+        let Some(incarnation) = self.incarnation_mut(id) else { return };
+        if incarnation.lasts_until != lasts_until {
+            incarnation.lasts_until = lasts_until;
+            let record = incarnation.record(id.reservation);
+            self.record(record);
+        }
+    }
+
+    /// A window that is longer than the batch job of its sandboxes would end before itself, by force.
+    pub(super) fn check_lasts(&self, reservation: ReservationId, end: Duration) -> Result<(), Refusal> {
+        let incarnation = self.bookings.get(&reservation).and_then(|booking| booking.incarnation.as_ref());
+        let was_submitted = |incarnation: &&Incarnation| {
+            self.settings.anonymous && incarnation.roster.pilots().iter().any(|one| one.state != State::Held)
+        };
+        let Some(incarnation) = incarnation.filter(was_submitted) else { return Ok(()) };
+        let needed = end + self.settings.times.grace + LEASE_MARGIN;
+        // Every word about a window comes a little late, and says it as much too long.
+        if needed <= incarnation.lasts_until.saturating_sub(WALLTIME_MARGIN / 2) {
+            return Ok(());
+        }
+        let (site, left) =
+            (self.settings.name.clone(), |time: Duration| time.saturating_sub(self.now).as_secs());
+        let what = "seconds more to sandboxes whose batch job is submitted, its margins included".into();
+        let (asked, max) = (left(needed + WALLTIME_MARGIN / 2), left(incarnation.lasts_until));
+        Err(Refusal::OverQueueLimit { site, what, asked, max })
+    }
+
     /// Everything of queue, nodes and accounts whose time has come.
     pub(super) fn look_at_queue(&mut self) {
         let now = self.now;
@@ -261,27 +302,32 @@ impl Site {
 
     /// A sandbox stands: nothing is wrong with its node, its account and the queue.
     pub(super) fn worked(&mut self, id: PilotId) {
-        let Some(node) = self.pilot(id).map(|pilot| pilot.node_name().clone()) else { return };
         let uid = self.incarnation(id).map(|incarnation| incarnation.account.uid);
-        if self.troubles.of(&node).is_some() {
-            self.nodes.let_back(&node);
-            (self.freed, self.offer_changed) = (true, true);
+        if let Some(node) = self.known_node(id) {
+            if self.troubles.of(&node).is_some() {
+                self.nodes.let_back(&node);
+                (self.freed, self.offer_changed) = (true, true);
+            }
+            self.troubles.works(&node);
         }
-        self.troubles.works(&node);
         uid.into_iter().for_each(|uid| self.accounts.works(&uid));
         self.queue.works();
     }
 
     /// A pilot came to nothing on its node, before its sandbox stood.
     pub(super) fn node_failed(&mut self, id: PilotId, cause: &Text) {
-        let (anonymous, now) = (self.settings.anonymous, self.now);
-        let Some(pilot) = self.pilot(id).filter(|pilot| !anonymous || pilot.at.is_some()) else { return };
-        let node = pilot.node_name().clone();
-        if self.troubles.failed(now, &node, id.reservation, cause) {
+        let Some(node) = self.known_node(id) else { return };
+        if self.troubles.failed(self.now, &node, id.reservation, cause) {
             let why = self.troubles.of(&node).unwrap_or_default();
             self.nodes.keep_away(&node, why);
             self.offer_changed = true;
         }
+    }
+
+    /// The node that a pilot is on, where that is known from those who run the node.
+    fn known_node(&self, id: PilotId) -> Option<NodeName> {
+        let pilot = self.pilot(id)?;
+        if self.settings.anonymous { pilot.at.clone() } else { Some(pilot.node.clone()) }
     }
 
     /// Machines of a queue that pilots must not come to.
@@ -289,11 +335,8 @@ impl Site {
         if !self.settings.anonymous {
             return Vec::new();
         }
-        let kept_away = self.troubles.away().map(|(node, _)| node.clone());
-        let mut nodes: Vec<NodeName> = self.nodes.soiled().into_iter().chain(kept_away).collect();
-        nodes.sort();
-        nodes.dedup();
-        nodes
+        let kept_away = self.troubles.away().map(|(node, _)| node);
+        self.nodes.soiled().chain(kept_away).cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// How long before a window its pilots may be submitted.

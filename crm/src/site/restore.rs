@@ -15,6 +15,7 @@ use protocol::refusal::{Failure, Step};
 
 use super::booking::{Booking, Incarnation, Phase};
 use super::end::leftover;
+use super::rounds::AGAIN_FIRST;
 use super::{Action, Settings, Site};
 use crate::nodes::Node;
 use crate::pilot::{Pilot, PilotId, State};
@@ -67,7 +68,7 @@ impl Site {
                 (Key::Leftover(id), Value::Leftover { account, placed, what }) => {
                     let mut pilot = site.restore_pilot(id, placed, State::Cancelling);
                     let dirt = what.unwrap_or_else(|| format!("pilot {id} does not go").into());
-                    site.nodes.soil(&pilot.node, id, pilot.node_name(), dirt.clone());
+                    site.nodes.soil(&pilot, dirt.clone());
                     site.addresses.quarantine(pilot.address, id);
                     pilot.dirt = Some(dirt);
                     site.leftovers.insert(id, (pilot, account));
@@ -118,9 +119,9 @@ impl Site {
         match arrival {
             // What it had is given back.
             Some(None) => Pilot::of_before(id, placed, State::Gone),
-            Some(Some(Arrived { pin, at, boot_id })) => {
+            Some(Some(Arrived { pin, at, called, boot_id })) => {
                 let mut pilot = self.restore_pilot(id, placed, State::Away);
-                pilot.at = at;
+                (pilot.at, pilot.called) = (at, called);
                 (pilot.pin, pilot.boot_id) = (Some(pin), Some(boot_id));
                 pilot.away = Some("the site's CRM was restarted meanwhile".into());
                 self.pins.insert(pin, id);
@@ -141,7 +142,7 @@ impl Site {
         kept: record::Incarnation,
         pilots: Vec<Pilot>,
     ) {
-        let record::Incarnation { epoch, round, account, classes, .. } = kept;
+        let record::Incarnation { epoch, round, account, classes, lasts_until, .. } = kept;
         match self.bookings.get_mut(&reservation) {
             Some(booking) => {
                 let newer = booking.wanted.max(epoch);
@@ -156,6 +157,7 @@ impl Site {
                 let roster = Roster::new(pilots);
                 let mut incarnation = Incarnation::new((epoch, round), account, roster, Phase::Starting);
                 incarnation.adopted = true;
+                incarnation.lasts_until = lasts_until;
                 booking.incarnation = Some(incarnation);
                 self.resume_rates(reservation, &classes);
             }
@@ -177,8 +179,11 @@ impl Site {
     fn take_up(&mut self) {
         let all: Vec<(PilotId, State)> = self.pilots().map(|pilot| (pilot.id, pilot.state)).collect();
         for (pilot, state) in all {
-            let time = self.settings.times.of(state);
-            self.set_deadline(pilot, time.map(|time| self.now + time));
+            let deadline = match self.bookings.get(&pilot.reservation) {
+                Some(booking) if state == State::Submitted => Some(self.queued_until(booking)),
+                _ => self.settings.times.of(state).map(|time| self.now + time),
+            };
+            self.set_deadline(pilot, deadline);
             let awaited = state == State::Submitted && !planted(Bug::QueueTokenForgotten);
             let token_s = awaited.then(|| self.lifetime_s(pilot.reservation));
             self.actions.push(match state {
@@ -196,13 +201,12 @@ impl Site {
 
     /// Whether an incarnation goes on, or an end that had begun does.
     fn take_up_incarnation(&mut self, reservation: ReservationId) {
-        let Some(booking) = self.bookings.get(&reservation) else { return };
-        let (begun, has_failed) = (booking.begun, booking.failed.is_some());
+        let Some(booking) = self.bookings.get_mut(&reservation) else { return };
+        let has_failed = booking.failed.is_some();
         let Some(incarnation) = &booking.incarnation else {
-            if begun.0 > 0 && !has_failed {
-                let hint = "the reservation is kept, and begun anew";
-                let cause = "the site's CRM was restarted while its sandboxes ended";
-                self.fail(reservation, begun, Failure::new(Step::Running, cause, hint));
+            if booking.begun.0 > 0 && booking.begun == booking.wanted && !has_failed {
+                // Its pilots were released for the sake of others: nothing else ends without a failure.
+                booking.again_at = Some(self.now + AGAIN_FIRST);
             }
             return;
         };

@@ -15,7 +15,7 @@ use super::booking::{Booking, Incarnation, Phase};
 use crate::pilot::{Pilot, PilotId, State};
 
 /// Before pilots that were released begin again; doubled with every time in a row.
-const AGAIN_FIRST: Duration = Duration::from_secs(30);
+pub(super) const AGAIN_FIRST: Duration = Duration::from_secs(30);
 const AGAIN_LAST: Duration = Duration::from_secs(600);
 
 /// Members that did not come and are named.

@@ -50,7 +50,11 @@ impl Site {
 
     /// The word has come.
     pub(super) fn pass_verdict(&mut self, id: PilotId, word: &Text) {
-        if let Some(Verdict { mut failure, .. }) = self.verdicts.waiting.remove(&id) {
+        if let Some(Verdict { mut failure, cancel, .. }) = self.verdicts.waiting.remove(&id) {
+            if cancel {
+                // It is gone; its token is to go, too.
+                self.actions.push(Action::Cancel { pilot: id });
+            }
             failure.cause = format!("{}: {word}", failure.cause).into();
             self.fail_at(id, failure);
         }

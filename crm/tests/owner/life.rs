@@ -263,7 +263,9 @@ fn why_the_batch_system_ended_a_pilot_is_what_the_user_reads() {
     };
     let mut world = joined(2);
     ended(&mut world);
+    let asked = world.asked;
     world.say(Event::BatchGone { pilot: pilot(1), reason: "its time was over".into() });
+    assert_eq!(world.asked, asked + 1, "its token is void from then on");
     let told = failure(&world);
     assert_eq!(told.cause.as_str(), "the batch system ended the pilot: its time was over");
     assert_eq!(told.node.as_ref().unwrap().as_str(), "a2");

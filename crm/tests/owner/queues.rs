@@ -4,12 +4,13 @@
 use crm::pilot::{PilotId, Round};
 use crm::site::{Event, News, Settings, Site};
 use crm::standing::{BatchError, Capabilities, Standing};
-use protocol::ids::{ReservationId, Version};
+use protocol::ids::{Epoch, ReservationId, Version};
 use protocol::refusal::{Refusal, Step};
+use protocol::reservation::AddressBlock;
 use protocol::site::{FromSite, Part, Remaining, ToSite};
 
 use crate::said::*;
-use crate::world::{E, Fault, HOUR, R, V, World, commit, hold, hold_of, part, settings};
+use crate::world::{E, Fault, HOUR, R, V, World, arrived, commit, hold, hold_of, part, settings, start};
 
 #[test]
 fn a_submission_that_is_turned_back_pauses_the_queue_and_is_made_again_by_the_same_name() {
@@ -46,6 +47,10 @@ fn queued_at(anonymous: bool) -> World {
     world.say(hold(part(2)));
     world.say(commit(V, HOUR));
     world
+}
+
+fn gone(pilot: PilotId) -> Event {
+    Event::BatchGone { pilot, reason: "it was cancelled".into() }
 }
 
 fn not_there(world: &mut World, pilots: &[PilotId]) {
@@ -247,4 +252,112 @@ fn an_account_that_has_as_many_jobs_as_it_may_waits_alone_and_is_tried_again() {
     world.pass(s(1));
     let failure = failed(&world).unwrap();
     assert!(failure.cause.as_str().contains("only 2 jobs are allowed per user"), "{failure}");
+}
+
+/// A queue ends a batch job by force at the time that it was given at its submission.
+#[test]
+fn a_window_is_made_no_longer_than_its_batch_job_lasts() {
+    let of = |seconds: u64| Remaining { starts_in_ms: 0, ends_in_ms: seconds * 1000 };
+    let held = |world: &mut World, version: u32, seconds: u64| {
+        let before = world.heard(is_held);
+        world.say(hold_of(R, Version(version), Part { window: of(seconds), ..part(2) }));
+        world.heard(is_held) > before
+    };
+    for (anonymous, restarts) in [(false, false), (true, false), (true, true)] {
+        let mut world = queued_at(anonymous);
+        if restarts {
+            world.come_back = false;
+            world.restart();
+            world.say(Event::GrcConnected);
+        }
+        (0..2).for_each(|member| arrives(&mut world, pilot(member)));
+        assert!(held(&mut world, 2, 3600), "the same window, or only other rates");
+        assert!(held(&mut world, 3, 3600 + 30), "a word that came late");
+        assert_eq!(held(&mut world, 4, 3600 + 120), !anonymous);
+        if anonymous {
+            let text = refused(&world).unwrap().to_string();
+            assert!(text.contains("batch job"), "{text}");
+            // What it is given at its next submission is another matter.
+            world.say(Event::Grc(ToSite::Release { reservation: R, version: Version(3) }));
+            world.say(start(Epoch(2)));
+            assert!(world.submitted.contains(&of_round(2, 0)));
+            assert!(!held(&mut world, 5, 3600 + 120), "that batch job is not longer either");
+        }
+    }
+}
+
+#[test]
+fn a_round_that_is_submitted_again_lasts_as_long_as_it_is_given_then() {
+    let mut world = queued_at(true);
+    not_taken(&mut world, &[pilot(0), pilot(1)], BatchError::unavailable("it is down"));
+    let window = Remaining { starts_in_ms: 0, ends_in_ms: 7_200_000 };
+    world.say(hold_of(R, Version(2), Part { window, ..part(2) }));
+    world.say(commit(Version(2), window));
+    batch(&mut world, News::Capabilities(capabilities(None)));
+    assert_eq!(world.submitted.len(), 4);
+    world.say(hold_of(R, Version(3), Part { window, ..part(2) }));
+    assert_eq!(world.heard(is_held), 3);
+    world.come_back = false;
+    world.restart();
+    world.say(Event::GrcConnected);
+    world.say(hold_of(R, Version(4), Part { window, ..part(2) }));
+    assert_eq!(world.heard(is_held), 4, "that is durable");
+}
+
+/// Grants this reservation one pilot of a queue, which comes to a machine: the batch system says to
+/// which, or does not.
+fn comes(world: &mut World, reservation: ReservationId, node: Option<&str>) -> PilotId {
+    let addresses = vec![AddressBlock { first: [10, 71, 128, 50 + reservation.0 as u8].into(), count: 1 }];
+    world.mute = true;
+    world.say(hold_of(reservation, V, Part { addresses, ..part(1) }));
+    world.say(Event::Grc(ToSite::Commit { reservation, version: V, window: HOUR }));
+    let pilot = PilotId { reservation, round: Round(1), member: 0 };
+    let node = node.map(|node| node.parse().unwrap());
+    batch(world, News::Stands { pilot, standing: Standing::Running { node } });
+    pilot
+}
+
+/// What a pilot calls its machine its user may have made up, and the place of a queue is no machine:
+/// a batch system that is to avoid either refuses everybody's submissions.
+#[test]
+fn only_machines_that_the_batch_system_named_are_kept_away_from_and_dirt_says_its_place() {
+    for (named, dials_in) in [(None, false), (None, true), (Some("n7"), true)] {
+        let wanted: Vec<&str> = named.into_iter().collect();
+        // It does not go.
+        let mut world = queued_at(true);
+        let id = comes(&mut world, ReservationId(2), named);
+        if dials_in {
+            world.say(arrived(id, [1; 16]));
+        }
+        world.say(Event::Grc(ToSite::End { reservation: ReservationId(2) }));
+        world.pass(s(45));
+        assert_eq!(world.offer().nodes_usable, 2, "its place is not clean");
+        let shown = named.unwrap_or(if dials_in { "a1" } else { "a3" });
+        assert_eq!(world.offer().unusable[0].0.as_str(), shown);
+        // It survives a restart.
+        world.come_back = false;
+        world.restart();
+        world.say(Event::Grc(ToSite::End { reservation: R }));
+        world.alive.clear();
+        (0..2).for_each(|member| world.say(gone(pilot(member))));
+        comes(&mut world, ReservationId(3), None);
+        assert_eq!(world.excluded, wanted, "{named:?} {dials_in}");
+    }
+    for named in [None, Some("n7")] {
+        // Its pilots fail.
+        let mut world = queued_at(true);
+        world.say(Event::Grc(ToSite::End { reservation: R }));
+        world.alive.clear();
+        (0..2).for_each(|member| world.say(gone(pilot(member))));
+        for n in 2..=4 {
+            let id = comes(&mut world, ReservationId(n), named);
+            world.mute = false;
+            world.fault = Some((world.asked, Fault::Refusal));
+            world.say(arrived(id, [1; 16]));
+            assert!(failed(&world).unwrap().cause.as_str().contains("no memory"));
+            world.say(Event::Grc(ToSite::End { reservation: ReservationId(n) }));
+        }
+        comes(&mut world, ReservationId(5), named);
+        assert_eq!(world.excluded, named.into_iter().collect::<Vec<_>>());
+    }
 }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use crm::record::Key;
-use crm::site::Event;
+use crm::site::{Event, Settings, Site};
 use protocol::ids::{Epoch, ReservationId};
 use protocol::job::Target;
 use protocol::node::{Notice, Request, State};
 use protocol::refusal::Refusal;
 use protocol::reservation::AddressBlock;
-use protocol::site::{FromSite, Part, ToSite};
+use protocol::site::{FromSite, Part, Remaining, ToSite};
 
 use crate::grc::Grc;
 use crate::said::*;
@@ -205,4 +205,26 @@ fn a_window_that_ended_meanwhile_is_over_at_once() {
     world.now += Duration::from_secs(3600);
     world.restart();
     nothing_is_left(&mut world, "too late");
+}
+
+/// As long as they would have without the restart: from when their window begins.
+#[test]
+fn pilots_that_were_submitted_long_before_their_window_wait_for_it_at_the_next_crm_too() {
+    let mut world = World::new(1);
+    let settings = Settings { lead: Duration::from_secs(3600), ..world.settings.clone() };
+    world.settings = settings.clone();
+    world.site = Site::new(settings, world.nodes.clone());
+    world.say(Event::GrcConnected);
+    world.mute = true;
+    let window = Remaining { starts_in_ms: 1_800_000, ends_in_ms: 3_600_000 };
+    world.say(hold(Part { window, ..part(1) }));
+    world.say(commit(V, window));
+    assert_eq!(world.submitted.len(), 1);
+    world.come_back = false;
+    world.restart();
+    world.say(Event::GrcConnected);
+    world.pass(Duration::from_secs(1800 + 59));
+    assert_eq!(world.heard(is_failed), 0);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.heard(is_failed), 1);
 }

@@ -152,3 +152,33 @@ fn a_second_pilot_for_the_same_member_and_one_that_comes_too_late_change_nothing
     batch(&mut world, News::Stands { pilot: pilot(1), standing });
     assert!(world.asked > asked, "who turns up of what nobody knows is taken away");
 }
+
+#[test]
+fn who_was_released_and_joined_later_is_not_released_for_longer_the_next_time() {
+    let mut world = World::new(1);
+    world.say(hold(part(1)));
+    world.say(commit(V, HOUR));
+    world.pass(HOLD + s(1));
+    world.pass(s(30));
+    let ring = join(&world).unwrap();
+    world.say(ring);
+    assert_eq!(world.heard(is_joined), 1);
+    world.say(start(Epoch(2)));
+    world.pass(HOLD + s(1));
+    assert_eq!(withdrawn(&world), [(1, 30), (3, 30)]);
+}
+
+#[test]
+fn who_was_released_begins_again_although_the_crm_is_restarted_meanwhile() {
+    let mut world = World::new(1);
+    world.say(hold(part(1)));
+    world.say(commit(V, HOUR));
+    world.pass(HOLD + s(1));
+    world.restart();
+    world.say(Event::GrcConnected);
+    world.say(start(E));
+    world.pass(s(29));
+    assert_eq!(ready_in(&world), [(E, 1)]);
+    world.pass(s(1));
+    assert_eq!((ready_in(&world).last(), failed(&world)), (Some(&(E, 2)), None));
+}

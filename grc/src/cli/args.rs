@@ -160,7 +160,7 @@ pub struct Shape {
     /// Writable space of each member
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     pub disk: Option<u64>,
-    /// Processes and threads at once, per member [default: the node's ceiling]
+    /// Processes and threads at once, per member [default: 4096, or the node's ceiling if that is less]
     #[arg(long, value_name = "N", value_parser = values::processes)]
     pub processes: Option<u32>,
     /// Software: host (the nodes' own), a name or a lock [default: host]

@@ -98,6 +98,15 @@ pub fn everything_inside_can_be_asked_to_end() {
     assert_eq!(inside.shell("exit 3").status, ExitStatus::Code(3), "init goes on");
 }
 
+pub fn memory_that_runs_out_ends_a_command_before_init() {
+    let world = World::new();
+    let pilot = world.pilot();
+    let mut inside = pilot.build(&world, &pilot.grant());
+    let text = inside.shell("echo $(cat /proc/1/oom_score_adj) $(cat /proc/self/oom_score_adj)").text;
+    let values: Vec<i32> = text.split_whitespace().map(|value| value.parse().unwrap()).collect();
+    assert!(values[1] == (values[0] + 100).min(1000), "{text}");
+}
+
 pub fn a_full_disk_is_told_with_its_size() {
     const BYTES: u64 = 8 << 20;
     const FILES: u64 = 2000;

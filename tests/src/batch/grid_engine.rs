@@ -13,7 +13,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use nix::unistd::User;
 
-use super::{Job, LIMIT_S, Queue, READY_TIME, Systems, directory, find, first_missing, give_names};
+use super::{Job, LIMIT_S, Queue, READY_TIME, Systems, counted, directory, find, first_missing, give_names};
 use crate::netns::site_name;
 use crate::process::{run, wait_until};
 use crate::site::nodes_of;
@@ -112,10 +112,11 @@ impl Queue for GridEngine {
     fn crm_table(&self, state: &State, site: u32) -> String {
         format!(
             "[batch]\nsystem = \"grid-engine\"\nnodes = {}\nroot = {:?}\ncell = \"default\"\n\
-             qmaster_port = {QMASTER_PORT}\nexecd_port = {EXECD_PORT}\ncommands = \"/usr/bin\"\n\
+             qmaster_port = {QMASTER_PORT}\nexecd_port = {EXECD_PORT}\ncommands = {:?}\n\
              queue = \"{QUEUE}\"\nparallel_environment = \"{ENVIRONMENT}\"\ninvocations = {:?}\n",
             state.plan.nodes,
             directory(state, site).display().to_string(),
+            counted::commands(state, site),
             // Not in the home, which the account has in every grid on this machine.
             directory(state, site).join("shared/{user}").display().to_string(),
         )

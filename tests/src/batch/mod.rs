@@ -2,6 +2,7 @@
 //! directory a site, nothing of the machine's own installation touched. Which site has which is in
 //! [`Systems`]; each system is one file with one [`Queue`].
 
+pub mod counted;
 pub mod grid_engine;
 pub mod slurm;
 
@@ -78,6 +79,9 @@ pub struct Systems {
     /// One pilot a node at a time, so that what is on a node is of one pilot.
     #[serde(default)]
     pub alone: bool,
+    /// What the CRMs call is noted; see [`counted`].
+    #[serde(default)]
+    pub counted: bool,
 }
 
 impl Systems {

@@ -10,7 +10,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Job, Proctrack, Queue, READY_TIME, Systems, directory, find, first_missing, give_names};
+use super::{
+    Job, Proctrack, Queue, READY_TIME, Systems, counted, directory, find, first_missing, give_names,
+};
 use crate::netns::{self, machine_address, site_name};
 use crate::process::{run, wait_until};
 use crate::site::{nodes_of, write_public};
@@ -99,9 +101,10 @@ impl Queue for Slurm {
         let config = config_path(&directory(state, site));
         format!(
             "[batch]\nsystem = \"slurm\"\nnodes = {}\nnode_memory = \"{NODE_MEMORY_MIB}MiB\"\nconfig = {:?}\n\
-             commands = \"/usr/bin\"\npartition = \"grid\"\n{}",
+             commands = {:?}\npartition = \"grid\"\n{}",
             state.plan.nodes,
             config.display().to_string(),
+            counted::commands(state, site),
             if state.plan.batch.alone { "extra = [\"--exclusive\"]\n" } else { "" },
         )
     }

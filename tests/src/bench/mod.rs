@@ -1,11 +1,13 @@
 //! Measurements, run by `make bench`. What two things are compared is taken in turn in one run,
 //! and medians are shown, for the machine is never quiet. No test asserts a time.
 
+pub mod asked;
 pub mod bed;
 pub mod durable;
 pub mod exchange;
 pub mod far;
 pub mod helper;
+pub mod idle;
 pub mod network;
 pub mod probe;
 pub mod sandbox;
@@ -13,6 +15,7 @@ pub mod search;
 pub mod short;
 pub mod start;
 pub mod thousand;
+pub mod usage;
 
 use std::time::Duration;
 

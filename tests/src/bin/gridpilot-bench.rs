@@ -62,6 +62,27 @@ enum What {
         #[arg(long, default_value_t = 1000)]
         commands: usize,
     },
+    /// What idle pilots cost on the node and at CRM and GRC, and how often real batch systems are
+    /// asked for them.
+    Idle {
+        /// Windows for each number of pilots.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Length of a window.
+        #[arg(long, default_value_t = 10.0)]
+        seconds: f64,
+        #[arg(long, default_value_t = 4)]
+        few: u32,
+        /// Four on each node.
+        #[arg(long, default_value_t = 64)]
+        pilots: u32,
+        /// Instead of what a CRM does by itself.
+        #[arg(long)]
+        lease_s: Option<u32>,
+        /// Under the real batch systems, and there as many pilots.
+        #[arg(long, default_value_t = 8)]
+        nodes: u32,
+    },
     /// The exchange of addresses and keys over many simulated sites and NodeManagers.
     Exchange {
         #[arg(long, default_value_t = 100)]
@@ -115,7 +136,8 @@ enum What {
 }
 
 /// What is measured when nothing is named.
-const ALL: [&str; 8] = ["sandbox", "thousand", "network", "start", "short", "exchange", "search", "durable"];
+const ALL: [&str; 9] =
+    ["sandbox", "thousand", "network", "start", "short", "idle", "exchange", "search", "durable"];
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().what {
@@ -168,19 +190,39 @@ fn measure(what: What) -> Result<()> {
             ("Durable decisions", bench::durable::run(&directory, seconds, records, changes)?)
         }
         What::Start { rounds } => {
-            ("From submit to output", in_a_grid(|grid| bench::start::run(grid, rounds))?)
+            ("From submit to output", in_a_grid(two_by_two(), |grid| bench::start::run(grid, rounds))?)
         }
         What::Short { rounds, commands } => {
-            ("Short commands", in_a_grid(|grid| bench::short::run(grid, rounds, commands))?)
+            let run = |grid: &Grid| bench::short::run(grid, rounds, commands);
+            ("Short commands", in_a_grid(two_by_two(), run)?)
+        }
+        What::Idle { rounds, seconds, few, pilots, lease_s, nodes } => {
+            let window = Duration::try_from_secs_f64(seconds)?;
+            let plan = Plan {
+                sites: 1,
+                nodes: pilots.div_ceil(bench::idle::PILOTS_OF_A_NODE),
+                lease_s,
+                ..two_by_two()
+            };
+            let pilots = in_a_grid(plan, |grid| bench::idle::run_in(grid, few, pilots, rounds, window))?;
+            let asked = bench::asked::run(&directory(), nodes, window * rounds as u32)?;
+            ("Idle pilots", format!("{pilots}\n{asked}"))
         }
     };
     println!("## {name}\n\n{}\n\n{text}", bench::machine());
     Ok(())
 }
 
-/// In a grid of two sites with two nodes each, taken down again.
-fn in_a_grid(run: impl FnOnce(&Grid) -> Result<String>) -> Result<String> {
-    let plan = Plan::new(PathBuf::from(format!("/var/lib/gridpilot-bench-{}", std::process::id())));
+fn directory() -> PathBuf {
+    PathBuf::from(format!("/var/lib/gridpilot-bench-{}", std::process::id()))
+}
+
+fn two_by_two() -> Plan {
+    Plan::new(directory())
+}
+
+/// In a grid, taken down again.
+fn in_a_grid(plan: Plan, run: impl FnOnce(&Grid) -> Result<String>) -> Result<String> {
     let mut grid = Grid::up(plan, &install::programs()?, &mut |_| ())?;
     let text = run(&grid);
     grid.down(&mut |_| ())?;

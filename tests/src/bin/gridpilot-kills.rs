@@ -84,19 +84,22 @@ fn under(bed: Bed, arguments: &Arguments, table: &mut Table) -> Result<()> {
         }
         eprintln!("{bed}: round {number} of {rounds} took {:.1} s", begin.elapsed().as_secs_f64());
     }
-    take_down(grid, logs.as_deref(), &bed.to_string())?;
-    outcome
+    let down = take_down(grid, logs.as_deref(), &bed.to_string());
+    outcome.and(down)
 }
 
+/// Takes a grid down, after a copy of its daemons' logs; it goes also when they cannot be kept.
 fn take_down(mut grid: Grid, logs: Option<&Path>, what: &str) -> Result<()> {
-    if let Some(logs) = logs {
-        let _ = std::fs::create_dir_all(logs);
-        let name = what.replace([',', ':'], "").replace(' ', "-");
-        run(Command::new("cp").arg("-r").arg(grid.state.path("log")).arg(logs.join(name)))?;
-    }
+    let kept = logs.map_or(Ok(()), |logs| keep(&grid.state.path("log"), logs, what));
     let killed = grid.down(&mut |_| ())?;
     ensure!(killed.is_empty(), "had to be killed: {}", killed.join("; "));
-    Ok(())
+    kept
+}
+
+fn keep(from: &Path, logs: &Path, what: &str) -> Result<()> {
+    std::fs::create_dir_all(logs).with_context(|| format!("cannot keep logs in {}", logs.display()))?;
+    let name = what.replace([',', ':'], "").replace(' ', "-");
+    run(Command::new("cp").arg("-r").arg(from).arg(logs.join(name))).map(drop)
 }
 
 /// Each death in a grid with the lease that a site has when its config says nothing.

@@ -152,18 +152,27 @@ impl Ending {
         }
     }
 
-    /// A word that the user must read as the reason, if he did not cause it.
-    pub fn reason(self, bed: Bed) -> &'static str {
-        match self {
-            Self::CancelledInQueue if bed == Bed::GridEngine => "deleted by qdel",
-            Self::CancelledInQueue => "cancelled",
-            Self::TimeOver => "time limit",
+    /// Whether a text says why a job ended that its user did not end: every deadly blow has words of
+    /// its own. Which of several comes first is a race between the node, the agent and the batch
+    /// system.
+    pub fn is_explained_by(self, bed: Bed, cause: &str) -> bool {
+        let words: &[&str] = match self {
+            Self::CancelledByUser => &[],
+            Self::CancelledInQueue if bed == Bed::GridEngine => &["deleted by qdel"],
+            Self::CancelledInQueue => &["cancelled"],
+            Self::TimeOver => &["time limit"],
             // To the Launcher a signal is the batch system's wish.
-            Self::One(Process::Launcher, Blow::Term) => "the batch system ended the pilot",
-            Self::One(Process::Launcher, Blow::Kill) => "Launcher",
-            Self::NodeDaemon => "node",
-            _ => "",
-        }
+            Self::One(Process::Launcher, Blow::Term) => &["the batch system ended the pilot"],
+            Self::One(Process::Launcher | Process::Supervisor, _) => &["Launcher"],
+            Self::One(Process::Monitor, _) => &["NodeManager", "Launcher ended"],
+            // Without its agent a pilot ends in order.
+            Self::One(Process::Agent, _) => &["the pilot's Launcher is gone"],
+            Self::One(Process::Init, _) => &["the sandbox's first process"],
+            Self::All(Blow::Term) => &["Launcher", "ended on SIGTERM"],
+            Self::All(Blow::Kill) => &["Launcher", "its agent did not come back"],
+            Self::NodeDaemon => &["a node of it failed"],
+        };
+        !cause.is_empty() && (words.is_empty() || words.iter().any(|word| cause.contains(word)))
     }
 
     /// Whether the user asked for it: then no failure is shown.
@@ -208,5 +217,19 @@ mod tests {
             endings.dedup();
             assert_eq!(endings.len(), count, "{bed}");
         }
+    }
+
+    #[test]
+    fn no_deadly_ending_is_explained_by_just_any_text() {
+        for bed in Bed::ALL {
+            let unasked = bed.endings().into_iter().filter(|one| one.is_deadly(bed) && !one.is_wanted());
+            for ending in unasked {
+                for cause in ["", "the connection broke", "the pilot is gone", "its window is over"] {
+                    assert!(!ending.is_explained_by(bed, cause), "{bed}: {ending}: {cause:?}");
+                }
+            }
+        }
+        let monitor = Ending::One(Process::Monitor, Blow::Kill);
+        assert!(monitor.is_explained_by(Bed::SlurmCgroup, "the NodeManager's monitor is gone"));
     }
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 
@@ -22,6 +22,10 @@ const VICTIM_TIME: Duration = Duration::from_secs(20);
 /// No attack takes longer.
 const SHORT_TIME: Duration = Duration::from_secs(90);
 const FULL_TIME: Duration = Duration::from_secs(1800);
+/// What every job of a script is given as a variable and as a word. No log may hold it as it is.
+const STRANGE: &str = "a\nb\x1b[31m\x01\tc";
+/// What a script in a sandbox of its own says when all but its last step was refused.
+const LAST_STEP: &str = "last step";
 /// So long may a neighbour wait for what takes him a tenth of a second.
 const NEIGHBOUR_TIME: Duration = Duration::from_secs(2);
 
@@ -99,7 +103,19 @@ fn besiege(grid: &Grid, scripts: &[Script], full: bool) -> Result<Vec<Outcome>> 
     held.wait()?;
     residue.expect_none(grid)?;
     check_log(&log.lines()?, pilots)?;
+    check_daemons_logs(grid)?;
     Ok(outcomes)
+}
+
+/// What the daemons write of jobs is one line each, without control characters.
+fn check_daemons_logs(grid: &Grid) -> Result<()> {
+    for entry in fs::read_dir(grid.state.path("log"))? {
+        let path = entry?.path();
+        let text = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
+        let strange = text.lines().find(|line| line.chars().any(char::is_control) || *line == "c");
+        ensure!(strange.is_none(), "{} has the line {strange:?}", path.display());
+    }
+    Ok(())
 }
 
 /// One line for each build, one for each end, nothing left, and nothing else.
@@ -182,9 +198,17 @@ impl Siege<'_> {
         let name = script.path.file_name().and_then(|name| name.to_str()).context("a strange name")?;
         let [turns, full] = [script.turns(self.full).to_string(), u8::from(self.full).to_string()];
         let (path, place) = (self.path(name), self.place.path.display().to_string());
-        let settings = [format!("LOOPS={turns}"), format!("FULL={full}"), format!("ATTACKS={place}")];
-        let words: Vec<&str> =
-            ["env"].into_iter().chain(settings.iter().map(String::as_str)).chain(["bash", &path]).collect();
+        let settings = [
+            format!("LOOPS={turns}"),
+            format!("FULL={full}"),
+            format!("ATTACKS={place}"),
+            format!("STRANGE={STRANGE}"),
+        ];
+        let mut words: Vec<&str> = ["env"].into_iter().chain(settings.iter().map(String::as_str)).collect();
+        words.extend(["bash", &path, STRANGE]);
+        if script.alone {
+            self.forget_waits()?;
+        }
         let mut command = self.job(reservation, &words)?;
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         // Not waited for yet, so it is still there to be named.
@@ -199,9 +223,11 @@ impl Siege<'_> {
         let output = child.wait_with_output()?;
         let _ = watch.join();
         let outcome = verdict(output.status.code(), &output.stdout, &output.stderr);
-        // The limits of its own sandbox may end the attacker himself.
-        let outcome =
-            if script.alone && output.status.code() == Some(137) { Verdict::Refused } else { outcome };
+        // The limits of its own sandbox may end the attacker himself, at the last thing that it tries.
+        let said = String::from_utf8_lossy(&output.stdout);
+        let ended_by_limits =
+            script.alone && output.status.code() == Some(137) && said.lines().any(|line| line == LAST_STEP);
+        let outcome = if ended_by_limits { Verdict::Refused } else { outcome };
         match probe {
             Some([victim, we]) if victim > NEIGHBOUR_TIME && victim > 3 * we => {
                 let [victim, we] = [victim, we].map(|time| time.as_secs_f64());
@@ -211,19 +237,37 @@ impl Siege<'_> {
         }
     }
 
+    /// The victim's waits count from now on: what the attack before did to him is not counted again.
+    fn forget_waits(&self) -> Result<()> {
+        let beats = self.path("victim.beat");
+        let says = || wait_until(VICTIM_TIME, || Path::new(&beats).exists());
+        ensure!(says(), "the victim does not say how long it waits");
+        fs::remove_file(&beats)?;
+        ensure!(says(), "the victim says nothing any more");
+        Ok(())
+    }
+
     /// How long a trifle took at worst while an attack went on: the victim, and us, who are in no
-    /// sandbox and know by it what the machine itself is worth just now.
+    /// sandbox and know by it what the machine itself is worth just now. What the victim began
+    /// during the attack is waited for.
     fn worst_waits(&self, attack: &mut Child) -> Result<[Duration; 2]> {
         let beats = self.path("victim.beat");
         let read = || fs::read_to_string(&beats).ok().and_then(|text| text.trim().parse().ok());
+        let said = || fs::metadata(&beats).and_then(|meta| meta.modified()).ok();
         let mut worst = [Duration::ZERO; 2];
-        while attack.try_wait()?.is_none() {
+        let mut over: Option<SystemTime> = None;
+        while over.is_none_or(|over| said().is_none_or(|said| said < over)) {
             let begin = Instant::now();
             std::thread::sleep(Duration::from_millis(100));
             Command::new("true").status()?;
             worst[1] = worst[1].max(begin.elapsed());
-            worst[0] = worst[0].max(read().map_or(Duration::ZERO, Duration::from_millis));
+            if over.is_none() && attack.try_wait()?.is_some() {
+                over = Some(SystemTime::now());
+            }
+            let silent = over.and_then(|over| over.elapsed().ok()).unwrap_or_default();
+            ensure!(silent < VICTIM_TIME, "the victim says nothing any more");
         }
+        worst[0] = read().map_or(Duration::ZERO, Duration::from_millis);
         Ok(worst)
     }
 }

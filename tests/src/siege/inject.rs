@@ -27,6 +27,9 @@ pub const FAULTS: [Fault; 4] =
 /// A build that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(40);
 
+/// The kind of end of a run in which the call was never made.
+pub const NOT_REACHED: &str = "not reached";
+
 /// What the runs came to.
 #[derive(Debug, Default)]
 pub struct Sum {
@@ -61,7 +64,7 @@ pub fn run(bed: &Bed, driver: Driver, every: usize, say: &mut dyn FnMut(String))
                 let spot = Spot { role, number, fault };
                 let what = format!("{} {place} {fault:?}", driver.name());
                 let outcome = once(bed, driver, Some(spot)).with_context(|| what.clone())?;
-                sum.add(&what, fault, outcome);
+                sum.add(&what, fault, outcome, say);
                 if sum.runs % 200 == 0 {
                     say(format!(
                         "{} runs, {} left, {} nameless",
@@ -154,11 +157,11 @@ fn listen(pilot: &Pilot, tracer: &mut Tracer) -> Result<Option<Notice>> {
 }
 
 impl Sum {
-    fn add(&mut self, what: &str, fault: Fault, outcome: Outcome) {
+    fn add(&mut self, what: &str, fault: Fault, outcome: Outcome, say: &mut dyn FnMut(String)) {
         self.runs += 1;
-        self.left.extend(outcome.left.iter().map(|left| format!("{what}: {left}")));
+        self.leave(outcome.left.iter().map(|left| format!("{what}: {left}")), say);
         let kind = match &outcome.end {
-            _ if !outcome.hit => "not reached",
+            _ if !outcome.hit => NOT_REACHED,
             End::Built => "built all the same",
             End::Failed(step, failure) => {
                 *self.steps.entry(step.clone()).or_default() += 1;
@@ -188,6 +191,30 @@ impl Sum {
         *self.ends.entry(kind).or_default() += 1;
     }
 
+    /// Notes what is left of a run, and says it at once: the runs after it may take hours.
+    pub fn leave(&mut self, left: impl IntoIterator<Item = String>, say: &mut dyn FnMut(String)) {
+        for left in left {
+            say(format!("left: {left}"));
+            self.left.push(left);
+        }
+    }
+
+    /// Whether anything was shown by it, and all of it was as promised.
+    ///
+    /// # Errors
+    /// No run at all, faults that mostly hit nothing, something left, or something not named.
+    pub fn check(&self) -> Result<()> {
+        let missed = self.ends.get(NOT_REACHED).copied().unwrap_or_default();
+        ensure!(self.runs > 0, "no fault was tried");
+        ensure!(
+            missed * 2 < self.runs,
+            "{missed} of {} faults came too late to hit anything, so they say nothing",
+            self.runs
+        );
+        ensure!(self.left.is_empty() && self.nameless.is_empty(), "something is left, or not named");
+        Ok(())
+    }
+
     /// Together with another sum.
     pub fn and(mut self, other: Sum) -> Sum {
         self.runs += other.runs;
@@ -203,5 +230,35 @@ impl Sum {
         self.left.extend(other.left);
         self.nameless.extend(other.nameless);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sum(reached: usize, missed: usize) -> Sum {
+        let ends = BTreeMap::from([("failed at a step", reached), (NOT_REACHED, missed)]);
+        Sum { runs: reached + missed, ends, ..Sum::default() }
+    }
+
+    #[test]
+    fn faults_that_hit_nothing_show_nothing() {
+        assert!(sum(10, 0).check().is_ok());
+        assert!(sum(10, 9).check().is_ok());
+        for (reached, missed) in [(0, 0), (0, 10), (5, 5), (1, 9)] {
+            assert!(sum(reached, missed).check().is_err(), "{reached} hit, {missed} did not");
+        }
+    }
+
+    #[test]
+    fn a_leftover_is_said_when_it_is_found_and_fails_the_whole() {
+        let mut sum = sum(10, 0);
+        let mut said = Vec::new();
+        sum.leave(["a link".to_owned()], &mut |text| said.push(text));
+        assert_eq!(said, ["left: a link"]);
+        assert!(sum.check().is_err());
+        let nameless = Sum { nameless: vec!["an error".to_owned()], ..super::tests::sum(10, 0) };
+        assert!(nameless.check().is_err());
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::inject::{FAULTS, Sum};
+use super::inject::{FAULTS, NOT_REACHED, Sum};
 use super::trace::{Fault, Role, Spot, Tracer, label, names};
 use crate::process::{Identity, run as run_command, wait_until};
 use crate::residue::Residue;
@@ -47,21 +47,22 @@ pub fn run(
 }
 
 fn all(grid: &Grid, every: usize, say: &mut dyn FnMut(String)) -> Result<Sum> {
-    let residue = Residue::before(grid)?;
+    let mut residue = Residue::before(grid)?;
     let mut sum = Sum::default();
-    let clean = once(grid, None)?;
+    let clean = once(grid, None, &mut residue)?;
     ensure!(clean.code == 0, "a clean run ended with {}: {}", clean.code, clean.said);
+    ensure!(residue.saw_a_sandbox(), "no sandbox was seen, so none could be missed");
     sum.calls.insert(Role::Agent, clean.calls);
     let every = if every == 1 { 1 } else { every | 1 };
     let turns = (0..clean.calls).flat_map(|number| FAULTS.map(|fault| (number, fault)));
     for (number, fault) in turns.step_by(every) {
-        let outcome = once(grid, Some(Spot { role: Role::Monitor, number, fault }))?;
+        let outcome = once(grid, Some(Spot { role: Role::Monitor, number, fault }), &mut residue)?;
         let what = format!("agent {number} {} {fault:?}", outcome.hit.as_deref().unwrap_or("(not reached)"));
         sum.runs += 1;
         let left = residue.expect_none(grid).err().map(|error| format!("{what}: {error:#}"));
-        sum.left.extend(left);
+        sum.leave(left, say);
         let kind = match (&outcome.hit, outcome.code, fault) {
-            (None, ..) => "not reached",
+            (None, ..) => NOT_REACHED,
             (_, 0, _) => "built all the same",
             (_, _, Fault::Kill) => "agent killed",
             _ => "failed at a step",
@@ -83,8 +84,9 @@ fn agents(grid: &Grid) -> Vec<Identity> {
     pilots.iter().filter(|stat| stat.name == "node-agent").map(|stat| stat.identity).collect()
 }
 
-/// One reservation; afterwards it is over.
-fn once(grid: &Grid, spot: Option<Spot>) -> Result<Outcome> {
+/// One reservation; afterwards it is over. What it is made of is noted when its agent comes and when
+/// its user is told how it came out.
+fn once(grid: &Grid, spot: Option<Spot>, residue: &mut Residue) -> Result<Outcome> {
     let before = agents(grid);
     let said = grid.state.path("log/said");
     let file = fs::File::create(&said)?;
@@ -100,6 +102,7 @@ fn once(grid: &Grid, spot: Option<Spot>) -> Result<Outcome> {
     });
     ensure!(seen, "no agent comes");
     let agent = agent.context("no agent")?.pid;
+    residue.observe(grid);
     let mut tracer = Tracer::seize(agent, spot)?;
     let deadline = Instant::now() + PATIENCE;
     // Our own children are told of by the same call: the client's end is what is waited for.
@@ -111,6 +114,7 @@ fn once(grid: &Grid, spot: Option<Spot>) -> Result<Outcome> {
             bail!("{spot:?}: nobody is told anything for {} s", PATIENCE.as_secs());
         }
     }
+    residue.observe(grid);
     let calls = tracer.calls.get(&Role::Monitor).cloned().unwrap_or_default();
     let hit = spot.filter(|_| tracer.hit).map(|spot| label(&calls, spot.number, &names())).transpose()?;
     let code = tracer.release().remove(&client).unwrap_or(-1);

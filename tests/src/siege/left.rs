@@ -113,10 +113,11 @@ fn mounts() -> Result<BTreeSet<String>> {
     Ok(text.lines().filter_map(point).collect())
 }
 
-/// What root's programs could leave on the node's disks: in their own directories, and in /etc.
+/// What root's programs could leave on the node's disks: in their own directories, in
+/// /etc, and where nodes mount things.
 fn files() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    for directory in [LIB, "/etc/gridpilot", "/etc", "/opt/secrets", "/opt/home/other"] {
+    for directory in [LIB, "/etc/gridpilot", "/etc", "/mnt", "/srv", "/opt/secrets", "/opt/home/other"] {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let owner = entry.metadata().map(|meta| meta.uid()).unwrap_or_default();
             found.insert(format!("{} of {owner}", entry.path().display()));

@@ -11,6 +11,7 @@
 //! # loops: 20 10000                                   turns in a short run and in a full one
 //! # alone                                             in a sandbox of its own (inside)
 //! ```
+//! One in a sandbox of its own may be killed by that sandbox's limits after it has said `last step`.
 //! It ends with 0 when everything was refused as it must be, with 77 and a reason on its last line
 //! when this machine cannot show it, and with anything else when something got through.
 

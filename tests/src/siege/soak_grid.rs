@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -22,11 +22,10 @@ use crate::world::Grid;
 const AT_ONCE: usize = 3;
 const END_TIME: Duration = Duration::from_secs(60);
 
-/// One grid of one node, and the pids of pilots by what they are.
+/// One grid of one node, and what was seen of its pilots while they stood.
 struct Soak<'a> {
     grid: &'a Grid,
-    /// Whose process is whose is found by looking at what is new, so one at a time looks.
-    looking: Mutex<()>,
+    residue: Mutex<Residue>,
 }
 
 /// Runs `count` reservations and says what they came to.
@@ -49,8 +48,7 @@ pub fn run(
 
 fn all(grid: &Grid, count: usize, say: &mut dyn FnMut(String)) -> Result<String> {
     let begin = Instant::now();
-    let residue = Residue::before(grid)?;
-    let soak = Soak { grid, looking: Mutex::new(()) };
+    let soak = Soak { grid, residue: Mutex::new(Residue::before(grid)?) };
     let mut text = String::new();
     let mut ends: BTreeMap<Ending, usize> = BTreeMap::new();
     let mut done = 0;
@@ -87,7 +85,11 @@ fn all(grid: &Grid, count: usize, say: &mut dyn FnMut(String)) -> Result<String>
         );
         (done..end).for_each(|number| *ends.entry(MIX[number % MIX.len()]).or_default() += 1);
         done = end;
-        residue.expect_none(grid)?;
+        {
+            let residue = soak.residue();
+            ensure!(residue.saw_a_sandbox(), "no sandbox was seen, so none could be missed");
+            residue.expect_none(grid)?;
+        }
         for daemon in &grid.state.daemons {
             let (descriptors, kib) = usage(daemon.identity.pid)?;
             let _ = writeln!(text, "{} after {done}: {descriptors} descriptors, {kib} KiB", daemon.name);
@@ -102,6 +104,10 @@ fn all(grid: &Grid, count: usize, say: &mut dyn FnMut(String)) -> Result<String>
 }
 
 impl Soak<'_> {
+    fn residue(&self) -> MutexGuard<'_, Residue> {
+        self.residue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn type_in(&self, words: &[&str]) -> Result<String> {
         run_command(self.grid.gridpilot_as_user()?.args(words))
     }
@@ -137,6 +143,7 @@ impl Soak<'_> {
             ensure!(named, "nobody is told why {id} is not built: {told}");
         } else {
             reached(&["ready"])?;
+            self.residue().observe(self.grid);
         }
         let victim = match ending {
             Ending::LauncherKilled => Some(("launcher", Signal::SIGKILL)),
@@ -157,7 +164,6 @@ impl Soak<'_> {
     /// The monitor and another program of the pilot of a reservation: that whose sandbox has the
     /// reservation's address.
     fn processes_of(&self, id: &str, program: &str) -> Result<[Identity; 2]> {
-        let _one = self.looking.lock().unwrap_or_else(|e| e.into_inner());
         let view: Value = serde_json::from_str(&self.type_in(&["--output-mode", "json", "show", id])?)?;
         let address = view["parts"][0]["members"][0]["address"].as_str().context("no address")?.to_owned();
         let pilots = self.grid.pilot_processes();

@@ -7,7 +7,8 @@
 //! start                  implied by the first step that needs a pilot
 //! refused TEXT           the node manager ends with code 1 and says TEXT, and no agent arrives
 //! build [KEY=VALUE ...]  ask for a sandbox; keys: address prefix gateway uid user site driver nonce
-//!                        lifetime lease pids memory mtu flip (a bit of the record)
+//!                        (one number for all its bytes, or 32 hexadecimal digits) lifetime lease
+//!                        pids memory mtu flip (a bit of the record)
 //! expect built | failed STEP [TEXT] | ended REASON | gone | state NAME
 //! raw HEX [TIMES]        send these bytes to the monitor
 //! raw-fds HEX            the same with descriptors
@@ -18,7 +19,8 @@
 //! verbatim               words that are no text, or look like options, reach a program unchanged, or
 //!                        are refused
 //! frames                 what no peer may send is refused by the decoders, in bounded memory
-//! node SHELL             run on the node with MONITOR, AGENT, INIT in the environment; must end with 0
+//! node SHELL             run on the node with MONITOR, AGENT, INIT and NONCE (of this start of the node
+//!                        manager) in the environment; must end with 0
 //! exit CODE              the node manager ends with it
 //! ```
 
@@ -154,6 +156,7 @@ impl Scene {
         let mut command = Command::new("bash");
         command.args(["-c", script]).env("MONITOR", pilot.monitor.to_string());
         command.env("AGENT", pilot.agent.to_string()).env("INIT", init.to_string());
+        command.env("NONCE", hex(&pilot.welcome.nonce));
         let status = command.status()?;
         ensure!(status.success(), "on the node it ended as {status}");
         Ok(())
@@ -217,6 +220,7 @@ fn changed(mut grant: Grant, words: &str) -> Result<(Grant, Option<usize>)> {
             "user" => grant.user = UserName::new(value).map_err(|error| anyhow::anyhow!("{error}"))?,
             "site" => grant.site = SiteName::new(value).map_err(|error| anyhow::anyhow!("{error}"))?,
             "driver" => grant.driver = Driver::from_name(value).context("no such driver")?,
+            "nonce" if value.len() == 32 => grant.nonce = bytes(value)?.as_slice().try_into()?,
             "nonce" => grant.nonce = [value.parse()?; 16],
             "lease" => grant.lease_s = value.parse()?,
             "lifetime" => grant.lifetime_s = value.parse()?,
@@ -234,4 +238,8 @@ fn bytes(hex: &str) -> Result<Vec<u8>> {
     ensure!(hex.is_ascii() && hex.len().is_multiple_of(2), "not hexadecimal");
     let pair = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).context("not hexadecimal");
     (0..hex.len()).step_by(2).map(pair).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

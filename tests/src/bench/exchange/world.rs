@@ -386,7 +386,7 @@ impl World {
                     self.next_key += 1;
                     random[..8].copy_from_slice(&self.next_key.to_be_bytes());
                     let expires = now + Duration::from_secs(submit.lifetime_s.into());
-                    let token = self.sites[number].tokens.issue(random, submit.pilot, expires);
+                    let token = self.sites[number].tokens.issue(random, submit.pilot, now, expires);
                     self.charge(Share::CrmSeals, Some(number), begin);
                     let arrive = First::Arrive(Arrive {
                         token,
