@@ -91,6 +91,9 @@ struct Member {
     order: Option<Outstanding>,
     /// An order failed: what its node has is somewhere at or below `bound_kbit`.
     uncertain: bool,
+    /// A CRM before told its node what nobody knows: `bound_kbit` is a whole grant, and what is less
+    /// may still be more than its node has. So it is told its floor first.
+    unknown: bool,
     failures: u32,
     /// No order before this time.
     rests_until: Duration,
@@ -170,6 +173,7 @@ impl Shares {
             bound_kbit: grants_kbit.iter().map(|grant| grant / members.max(1)).collect(),
             order: None,
             uncertain: false,
+            unknown: false,
             failures: 0,
             rests_until: Duration::ZERO,
             meters: vec![Meter::default(); grants_kbit.len()],
@@ -204,6 +208,7 @@ impl Shares {
             one.state = State::Live;
         } else if let Some(order) = one.order.take() {
             one.bound_kbit = order.rates_kbit;
+            one.unknown = false;
         } else {
             return;
         }
@@ -258,11 +263,11 @@ impl Shares {
                 one.bound_kbit.copy_from_slice(rates_kbit);
                 one.serial = one.serial.max(1);
                 // It may have been told other ones since, and so it is told again.
-                (one.uncertain, one.failures) = (true, 0);
+                (one.uncertain, one.unknown, one.failures) = (true, false, 0);
             }
             Installed::UnderWay => (one.state, one.serial) = (State::Building, 1),
             Installed::Nothing => {
-                one.state = State::Reserved;
+                (one.state, one.unknown) = (State::Reserved, false);
                 for (bound, grant) in one.bound_kbit.iter_mut().zip(&self.grants_kbit) {
                     *bound = (*bound).min(fill::floor(*grant, count) as u32);
                 }
@@ -280,6 +285,7 @@ impl Shares {
             *bound = if arrived { *grant } else { fill::floor(*grant, count) as u32 };
         }
         one.state = if arrived { State::Lost } else { State::Reserved };
+        one.unknown = arrived;
     }
 
     /// A member's sandbox is confirmed gone: others may have what it held.

@@ -7,11 +7,13 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use protocol::codec;
 use protocol::ids::MemberNumber;
 use protocol::keys::{KeyRing, Member, PublicKey};
 use protocol::names::{HostName, NodeName, SiteName, UserName};
 use protocol::reservation::AddressBlock;
 use protocol::site::ReadyMember;
+use sha2::{Digest, Sha256};
 
 /// What is wrong with a site's report.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -65,6 +67,12 @@ pub fn check(
         }
     }
     Ok(report)
+}
+
+/// What tells one checked report from another: members, nodes, addresses and keys.
+pub fn digest(report: &[ReadyMember]) -> [u8; 32] {
+    // Only what holds too much cannot be encoded, and a report came out of a frame.
+    Sha256::digest(codec::encode(&report).unwrap_or_default()).into()
 }
 
 fn holds(block: AddressBlock, address: Ipv4Addr) -> bool {

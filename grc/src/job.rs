@@ -13,7 +13,7 @@
 //! members say that a command ended when none of its processes is left. A job is stopped because its
 //! user cancels it or because one of its members could not start it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use protocol::ids::{Epoch, JobId, MemberNumber, RequestId, ReservationId};
@@ -21,7 +21,6 @@ use protocol::job::{Command, ExitStatus, Hits, JobState, Target};
 use protocol::names::{HostName, Label, SiteName, Text, UserName};
 
 use crate::record::{SavedJob, SavedRun};
-use crate::reservation::Pause;
 
 /// Between SIGKILL and giving up.
 pub const KILL_TIME: Duration = Duration::from_secs(10);
@@ -97,7 +96,7 @@ pub struct Job {
     pub stopping_as: Option<JobState>,
     /// The incarnation in which it was started.
     pub epoch: Epoch,
-    /// Members on which the command has not ended.
+    /// Members on which the command has not ended; of a job that is over, is not known to have.
     pub running: BTreeMap<SiteName, Vec<MemberNumber>>,
     /// The largest status so far.
     pub status: Option<ExitStatus>,
@@ -107,8 +106,8 @@ pub struct Job {
     /// SIGKILL, or after it giving up, is due.
     pub next_blow: Option<Duration>,
     pub killed: bool,
-    /// When the sites where it runs are told again to start it, or to say how it ended.
-    pub resend: Option<Pause>,
+    /// Sites that must hear SIGKILL for it when they are back, though it is over.
+    pub kills: BTreeSet<SiteName>,
     pub head: Option<HostName>,
     /// Limits that were hit on its members so far.
     pub hits: Hits,
@@ -157,6 +156,7 @@ impl Job {
             ended: self.ended,
             head: self.head.clone(),
             hits: self.hits,
+            kills: self.kills.iter().cloned().collect(),
         }
     }
 

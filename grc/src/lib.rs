@@ -9,6 +9,7 @@
 pub mod book;
 pub mod cli;
 pub mod coallocate;
+pub mod commands;
 pub mod config;
 pub mod coordinator;
 pub mod durable;

@@ -162,7 +162,9 @@ impl Store {
     }
 
     /// Appends what is new of a chunk; up to where the member's stream is now taken, which is to
-    /// be told to the site. A full disk does not stop the job: the loss is told with the log.
+    /// be told to the site. A full disk does not stop the job: the loss is told with the log. Nothing is
+    /// kept of a job that is over, but taken all the same: a member that cannot get rid of its output
+    /// would never say that its command has ended.
     pub fn append(
         &self,
         site: &SiteName,
@@ -177,6 +179,9 @@ impl Store {
         }
         let output = self.job(job).ok_or(OutputError::Unexpected { job })?;
         let mut state = locked(&output.state);
+        if state.over {
+            return Ok(offset.saturating_add(bytes.len() as u64));
+        }
         if state.sources.get(site).is_none_or(|members| member >= *members) {
             return Err(OutputError::Unexpected { job });
         }

@@ -7,7 +7,7 @@
 //! | reservation, with the grant that was decided | Commit, the answer |
 //! | reservation, ending and why | End, the answer |
 //! | reservation, with its next epoch | Start of it |
-//! | reservation, with the rounds in its key ring | Join |
+//! | reservation, with what is in its key ring | Join |
 //! | job, and how it stands | its answer; Exec; ExitSaved |
 //! | refusal of a request | the answer |
 //! | what a site did not confirm | that the reservation is over |
@@ -144,12 +144,22 @@ pub struct SavedReservation {
     /// Sites that have confirmed the end: what they had may be somebody else's by now.
     pub confirmed: Vec<SiteName>,
     pub epoch: Epoch,
-    /// A key ring of this epoch was sent, with members of these submissions of its sites.
-    pub ring_rounds: Vec<(SiteName, u32)>,
+    /// A key ring of this epoch was sent, with these reports of its sites.
+    pub ring: Vec<InRing>,
     /// This epoch was ready once.
     pub ready: bool,
     pub failure: Option<Failure>,
     pub remarks: Vec<Text>,
+}
+
+/// Which report of a site is in a key ring.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct InRing {
+    pub site: SiteName,
+    /// The submission of which its members are.
+    pub round: u32,
+    /// Of who they are, see [`crate::exchange::digest`]: the site cannot change that any more.
+    pub digest: [u8; 32],
 }
 
 /// What sites were asked to hold.
@@ -192,6 +202,8 @@ pub struct SavedRun {
     pub ended: Option<Duration>,
     pub head: Option<HostName>,
     pub hits: Hits,
+    /// Sites where it may still run though it is over.
+    pub kills: Vec<SiteName>,
 }
 
 /// A part whose site did not confirm its end: what it has stays taken.

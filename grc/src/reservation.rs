@@ -14,9 +14,12 @@ use protocol::site::{ReadyMember, Remaining, Waits};
 use serde::{Deserialize, Serialize};
 
 use crate::coallocate::Coallocation;
-use crate::record::{SavedAttempt, SavedReservation, Standing};
+use crate::record::{InRing, SavedAttempt, SavedReservation, Standing};
 use crate::usage::Series;
 pub use phase::{Happening, Order, Phase, WrongPhase};
+
+/// How many texts about one reservation are kept: a record holds them all.
+const REMARKS_MAX: usize = 64;
 
 /// From when until when, on the owner's own time line. Sites are told what remains of it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -72,6 +75,8 @@ pub struct Attempt {
     pub deadline: Duration,
     /// The request that waits for the outcome; none does for one that may wait its turn.
     pub request: Option<RequestId>,
+    /// Who asks for this change, if that is not its user: it is said when it is in force.
+    pub operator: Option<UserName>,
 }
 
 impl Attempt {
@@ -251,6 +256,8 @@ pub struct Reservation {
     pub own_job: Option<JobId>,
     /// Jobs that are not over, oldest first.
     pub jobs: BTreeSet<JobId>,
+    /// Jobs that are over and may still run somewhere in this incarnation.
+    pub kills: BTreeSet<JobId>,
     pub made: Duration,
     pub phase: Phase,
     /// The last one that was given out: an attempt takes the next.
@@ -261,9 +268,8 @@ pub struct Reservation {
     pub parts: Vec<PartState>,
     /// The incarnation of its sandboxes.
     pub epoch: Epoch,
-    /// Of which submission each site's members were in the key ring of this epoch; empty until one
-    /// was sent.
-    pub ring_rounds: Vec<(SiteName, u32)>,
+    /// Whose members are in the key ring of this epoch; empty until one was sent.
+    pub ring: Vec<InRing>,
     /// Everybody answered in this epoch, once.
     pub was_ready: bool,
     /// Numbers of nodes were changed in this epoch: a site may have begun it with the old ones.
@@ -295,6 +301,13 @@ pub struct Reservation {
 }
 
 impl Reservation {
+    /// Keeps what its user should know. Of what is too much, the first is what matters.
+    pub fn remark(&mut self, what: Text) {
+        if self.remarks.len() < REMARKS_MAX {
+            self.remarks.push(what);
+        }
+    }
+
     /// One that waits, of which nobody knows yet.
     pub fn new(id: ReservationId, user: UserName, ask: Ask, request: RequestId, made: Duration) -> Self {
         Self {
@@ -305,6 +318,7 @@ impl Reservation {
             changes: Vec::new(),
             own_job: None,
             jobs: BTreeSet::new(),
+            kills: BTreeSet::new(),
             made,
             phase: Phase::Waiting,
             version: Version::default(),
@@ -312,7 +326,7 @@ impl Reservation {
             grant: None,
             parts: Vec::new(),
             epoch: Epoch::FIRST,
-            ring_rounds: Vec::new(),
+            ring: Vec::new(),
             was_ready: false,
             resized: false,
             resumed: false,
@@ -405,7 +419,7 @@ impl Reservation {
                 .map(|part| part.site.clone())
                 .collect(),
             epoch: self.epoch,
-            ring_rounds: self.ring_rounds.clone(),
+            ring: self.ring.clone(),
             ready: self.was_ready,
             failure: self.failure.clone(),
             remarks: self.remarks.clone(),

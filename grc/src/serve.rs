@@ -13,11 +13,13 @@ use protocol::frame::Kind;
 use protocol::identity::Identity;
 use protocol::names::UserName;
 use protocol::refusal::Refusal;
+use protocol::site::ToSite;
 use protocol::tls;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::Commands;
 use crate::config::Config;
 use crate::coordinator::{Action, ClientId, ConnectionId, Coordinator, Event, Settings};
 use crate::durable::{self, Durable, Opened};
@@ -206,7 +208,7 @@ struct Driver {
     /// Unanswered requests of each user, and how many one may have.
     open_requests: BTreeMap<UserName, usize>,
     requests_max: usize,
-    sites: BTreeMap<ConnectionId, Peer>,
+    sites: BTreeMap<ConnectionId, (Peer, Commands)>,
 }
 
 impl Driver {
@@ -265,7 +267,8 @@ impl Driver {
                 self.step(Event::ClientGone { client })?;
             }
             Input::SiteOpened { connection, peer } => {
-                self.sites.insert(connection, peer);
+                let commands = Commands::to(peer.outbox.clone());
+                self.sites.insert(connection, (peer, commands));
             }
             Input::SiteClosed { connection } => {
                 self.sites.remove(&connection);
@@ -301,15 +304,18 @@ impl Driver {
             // `Durable` keeps these for itself.
             Action::Record(_) => {}
             Action::Send { site, connection, message } => {
-                if let Some(peer) = self.sites.get(&connection)
-                    && let Err(error) = peer.outbox.post(Kind::Notice, 0, &message)
-                {
+                let Some((peer, commands)) = self.sites.get(&connection) else { return };
+                let posted = match message {
+                    ToSite::Exec { .. } => commands.post(message),
+                    message => peer.outbox.post(Kind::Notice, 0, &message),
+                };
+                if let Err(error) = posted {
                     tracing::warn!(%site, %error, "a site is disconnected");
                     peer.close.cancel();
                 }
             }
             Action::Disconnect { connection } => {
-                if let Some(peer) = self.sites.remove(&connection) {
+                if let Some((peer, _)) = self.sites.remove(&connection) {
                     peer.close.cancel();
                 }
             }

@@ -278,7 +278,7 @@ async fn attend(
                             break error.to_string();
                         }
                     }
-                    // Output of a job that was over before it came is nobody's fault, and what an
+                    // Output of a job that was forgotten before it came is nobody's fault, and what an
                     // earlier connection has lost is sent again.
                     Err(error @ (OutputError::Unexpected { .. } | OutputError::Gap { .. })) => {
                         if matches!(error, OutputError::Gap { .. }) {

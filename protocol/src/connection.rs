@@ -202,6 +202,11 @@ impl Outbox {
         self.queue.send(queued).map_err(|_| ConnectionError::Closed)
     }
 
+    /// How much may still be queued, for whoever would rather wait than fill it.
+    pub fn free_bytes(&self) -> usize {
+        self.room.available_permits()
+    }
+
     /// Resolves when nothing can be sent any more.
     pub async fn closed(&self) {
         self.queue.closed().await;

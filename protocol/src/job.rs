@@ -189,7 +189,8 @@ pub struct JobView {
     pub submitted_s: u64,
     pub started_s: Option<u64>,
     pub ended_s: Option<u64>,
-    /// Member on which each not yet ended or failed part of the job runs, if few.
+    /// The head member: the first of the reservation's first site, where a job for the head runs. None
+    /// before the job was started.
     pub head: Option<HostName>,
     pub stdout_bytes: u64,
     pub stderr_bytes: u64,

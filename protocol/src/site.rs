@@ -423,6 +423,13 @@ pub enum FromSite {
     },
     /// The site lives and has nothing to say; after [`BEAT_TIME`] without any other word.
     Beat,
+    /// Answers a `Signal`: no command of this job runs at the site, none will be started, and the GRC
+    /// has saved how those ended that ran.
+    NothingRuns {
+        reservation: ReservationId,
+        epoch: Epoch,
+        job: JobId,
+    },
 }
 
 impl FromSite {
@@ -448,6 +455,7 @@ impl FromSite {
             | Self::Waits { .. }
             | Self::Withdrawn { .. }
             | Self::Beat
+            | Self::NothingRuns { .. }
             | Self::Ended { .. } => Ok(()),
         }
     }

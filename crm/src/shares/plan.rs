@@ -49,6 +49,12 @@ impl Shares {
         for class in 0..self.grants_kbit.len() {
             self.plan_class(now, class, &mut next);
         }
+        let count = self.members.len();
+        for (one, next) in self.members.iter().zip(&mut next) {
+            if one.unknown && one.can_change(now) {
+                *next = Some(self.grants_kbit.iter().map(|grant| floor(*grant, count) as u32).collect());
+            }
+        }
         // Who is uncertain is told again what he may have, even if that does not change.
         for (one, next) in self.members.iter().zip(&mut next) {
             if one.uncertain && one.can_change(now) {

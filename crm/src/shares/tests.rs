@@ -339,3 +339,26 @@ proptest! {
         prop_assert!(later <= 4 * members, "{later} messages in 30 quiet seconds, {:?}", world.installed(0));
     }
 }
+
+/// A member whose SETUP was on its way when the CRM died: its node has what only that CRM knew.
+#[test]
+fn after_a_restart_nobody_is_told_more_before_all_that_others_may_have_is_known() {
+    let (grant, at) = (150_000, |n: u32| ROUND * n);
+    let mut shares = Shares::new(2, &[grant]).unwrap();
+    (0..2).for_each(|member| shares.forget(member, true));
+    shares.back(0, Installed::Rates(&[grant / 2]));
+    let lowered = shares.plan(at(1));
+    shares.back(1, Installed::UnderWay);
+    shares.confirmed(1, 1);
+    let first = shares.plan(at(2));
+    assert_eq!(first.len(), 1);
+    assert!(first[0].rates_kbit[0] + grant / 2 <= grant, "{first:?} beside {lowered:?}");
+    shares.confirmed(1, first[0].serial);
+    lowered.iter().for_each(|order| shares.confirmed(order.member, order.serial));
+    for n in 3..40 {
+        assert!(shares.held_kbit(0) <= grant.into());
+        for order in shares.plan(at(n)) {
+            shares.confirmed(order.member, order.serial);
+        }
+    }
+}

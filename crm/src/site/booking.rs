@@ -282,6 +282,13 @@ pub(super) struct Ran {
     pub saved: bool,
 }
 
+impl Ran {
+    /// Its agent is, or was, asked to start it.
+    pub fn begun() -> Self {
+        Self { outcome: Outcome::Runs, answered: false, printed: [0; 2], signal: None, saved: false }
+    }
+}
+
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Outcome {
     Runs,

@@ -71,16 +71,9 @@ impl Site {
         if outcomes.is_empty() {
             outcomes.insert(0, refuse("the head member is at another site".into()));
         }
-        let members = outcomes.iter().map(|(member, outcome)| {
-            let ran = Ran {
-                outcome: outcome.clone(),
-                answered: false,
-                printed: [0; 2],
-                signal: None,
-                saved: false,
-            };
-            (*member, ran)
-        });
+        let members = outcomes
+            .iter()
+            .map(|(member, outcome)| (*member, Ran { outcome: outcome.clone(), ..Ran::begun() }));
         let members = members.collect();
         incarnation.jobs.insert(job, Job { members, command: Some(command.clone()) });
         let adopted = incarnation.adopted;
@@ -194,14 +187,35 @@ impl Site {
         }
     }
 
-    /// Signals what runs of a job; asked again of agents that do not answer.
+    /// Signals what runs of a job; asked again of agents that do not answer, or are away. The GRC is
+    /// told when nothing does, which it then never will: the job is to stop.
     pub(super) fn signal(&mut self, reservation: ReservationId, epoch: Epoch, job: JobId, signal: u8) {
-        for pilot in self.signalled(reservation, epoch) {
-            if let Some(ran) = self.ran_mut(pilot, job).filter(|ran| ran.outcome == Outcome::Runs) {
-                ran.signal = Some(signal);
+        let signalled = self.signalled(reservation, epoch);
+        let incarnation = self.bookings.get_mut(&reservation).and_then(|one| one.incarnation.as_mut());
+        let Some(incarnation) = incarnation.filter(|one| one.epoch == epoch) else { return };
+        if !incarnation.jobs.contains_key(&job) {
+            // Agents may know of it from a CRM of before.
+            let members = incarnation.roster.pilots().iter().map(|pilot| pilot.id.member);
+            let members = members.filter(|_| incarnation.adopted).map(|member| (member, Ran::begun()));
+            let known = Job { members: members.collect(), command: None };
+            incarnation.jobs.insert(job, known);
+            if incarnation.adopted {
+                let ask = |pilot: &PilotId| Action::Pass { pilot: *pilot, request: Request::Resend { job } };
+                self.actions.extend(signalled.iter().map(ask));
             }
+        }
+        let Some(Job { members, .. }) = incarnation.jobs.get_mut(&job) else { return };
+        for ran in members.values_mut().filter(|ran| ran.outcome == Outcome::Runs) {
+            ran.signal = Some(signal);
+        }
+        let over = |ran: &Ran| ran.saved || matches!(ran.outcome, Outcome::NotStarted(_));
+        let nothing_runs = members.values().all(over);
+        for pilot in signalled {
             let request = Request::Signal { job, signal };
             self.actions.push(Action::Ask { pilot, asked: Asked::Signal(job), request });
+        }
+        if nothing_runs {
+            self.tell(FromSite::NothingRuns { reservation, epoch, job });
         }
     }
 

@@ -2,12 +2,12 @@
 
 use crm::site::{Action, Asked, Event};
 use protocol::job::Target;
-use protocol::node::{Reply, Request};
+use protocol::node::{Reply, Request, State};
 use protocol::refusal::{Failure, Step};
 use protocol::site::{FromSite, ToSite};
 
 use crate::said::*;
-use crate::world::{E, J, R, World, exec, hold, part};
+use crate::world::{E, J, R, World, back, exec, hold, lost, part};
 
 #[test]
 fn a_signal_reaches_members_that_do_not_run_the_job_and_one_that_cannot_kill_is_ended_by_name() {
@@ -45,4 +45,70 @@ fn a_signal_reaches_members_that_do_not_run_the_job_and_one_that_cannot_kill_is_
     });
     let told = told.expect("the GRC hears of it");
     assert!(told.contains("site a, node") && told.contains("did not die of SIGKILL"), "{told}");
+}
+
+fn kill() -> Event {
+    Event::Grc(ToSite::Signal { reservation: R, epoch: E, job: J, signal: 9 })
+}
+
+fn nothing_runs(message: &FromSite) -> bool {
+    matches!(message, FromSite::NothingRuns { reservation: R, epoch: E, job: J })
+}
+
+#[test]
+fn a_job_that_was_stopped_before_its_command_came_is_never_started() {
+    let mut world = joined(2);
+    world.say(kill());
+    assert_eq!(world.heard(nothing_runs), 1);
+    world.say(exec(Target::All));
+    assert_eq!(world.started, [], "it came too late");
+    world.say(kill());
+    assert_eq!(world.heard(nothing_runs), 2, "and the answer is the same");
+}
+
+#[test]
+fn that_nothing_of_a_job_runs_is_said_when_all_ends_are_saved_and_not_before() {
+    let mut world = joined(2);
+    world.say(exec(Target::All));
+    world.say(kill());
+    world.run_commands();
+    world.say(kill());
+    assert_eq!(world.heard(nothing_runs), 0, "how it ended is told first");
+    for member in 0..2 {
+        assert_eq!(world.heard(nothing_runs), 0);
+        world.say(Event::Grc(ToSite::ExitSaved { reservation: R, epoch: E, job: J, member }));
+        world.say(kill());
+    }
+    assert_eq!(world.heard(nothing_runs), 1);
+}
+
+/// It is not known to a CRM that was started anew, but to agents.
+#[test]
+fn a_signal_reaches_what_a_crm_of_before_has_started_and_its_end_is_told() {
+    let mut world = joined(2);
+    world.say(exec(Target::Head));
+    world.restart();
+    world.say(Event::GrcConnected);
+    world.passed.clear();
+    world.say(kill());
+    assert_eq!(world.heard(nothing_runs), 0);
+    assert!(world.passed.contains(&(pilot(0), Request::Resend { job: J })), "{:?}", world.passed);
+    world.run_commands();
+    let exited = |message: &FromSite| matches!(message, FromSite::Exited { job: J, member: 0, .. });
+    assert_eq!(world.heard(exited), 1);
+}
+
+#[test]
+fn a_member_that_is_away_is_signalled_when_it_is_back() {
+    let mut world = joined(2);
+    world.say(exec(Target::All));
+    world.say(lost(pilot(1)));
+    world.say(kill());
+    let now = world.now;
+    let actions = world.site.step(now, back(pilot(1), State::Running, None));
+    let signalled = |action: &Action| {
+        matches!(action, Action::Ask { pilot: one, request: Request::Signal { job: J, signal: 9 }, .. }
+            if *one == pilot(1))
+    };
+    assert!(actions.iter().any(signalled), "{actions:?}");
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use protocol::client::Reply;
 use protocol::ids::{RequestId, ReservationId, Version};
 use protocol::job::JobState;
-use protocol::names::SiteName;
+use protocol::names::{SiteName, Text};
 use protocol::planted::{Bug, planted};
 use protocol::refusal::{Failure, Refusal, Step};
 use protocol::reservation::{Ask, PairRate, Placement};
@@ -164,7 +164,9 @@ impl Coordinator {
             reservation.deadline = Some(deadline);
         }
         let all = Coallocation::begin(sites.clone());
-        reservation.attempt = Some(Attempt { version, window, shares, rates, all, deadline, request });
+        let operator = None;
+        reservation.attempt =
+            Some(Attempt { version, window, shares, rates, all, deadline, request, operator });
         for site in &sites {
             if let Some(site) = self.sites.get_mut(site) {
                 site.reservations.insert(id);
@@ -246,7 +248,12 @@ impl Coordinator {
             return;
         }
         let Some(attempt) = reservation.attempt.take() else { return };
-        let Attempt { version, window, shares, rates, request, .. } = attempt;
+        let Attempt { version, window, shares, rates, request, operator, .. } = attempt;
+        if let Some(operator) = operator {
+            let what: Text = format!("operator {operator} changed it").into();
+            self.out.push(Action::Report { reservation: id, what: what.clone() });
+            reservation.remark(what);
+        }
         reservation.grant = Some(Grant { version, window, rates });
         if let Some(request) = request.filter(|_| reservation.phase != Phase::Holding) {
             reservation.changes.push((request, version));

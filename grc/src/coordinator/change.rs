@@ -21,10 +21,11 @@ use crate::reservation::{Phase, Reservation, Window};
 const TOO_LATE: Duration = Duration::from_secs(10);
 
 impl Coordinator {
-    /// Plans the change and asks everybody to hold it. Answered when they do.
+    /// Plans the change and asks everybody to hold it, in the name of the one who has it. Answered
+    /// when they do.
     pub(super) fn modify(
         &mut self,
-        user: &UserName,
+        (user, operator): (&UserName, Option<&UserName>),
         request: RequestId,
         id: ReservationId,
         change: Change,
@@ -68,8 +69,13 @@ impl Coordinator {
         let other = Other { window, members: &members, rates: &rates, begun };
         let shares = self.room.plan_change(id, other, self.network.as_ref())?;
         let planned = Planned { window, shares, rates };
+        self.still_open(user, &self.reservations[&id], &planned)?;
         self.within_limits(user, Some(id), &planned).map_err(|over| over.refusal)?;
         self.begin(id, planned, Some(request))?;
+        let attempt = self.reservations.get_mut(&id).and_then(|reservation| reservation.attempt.as_mut());
+        if let Some(attempt) = attempt {
+            attempt.operator = operator.cloned();
+        }
         Ok(None)
     }
 

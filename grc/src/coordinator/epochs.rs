@@ -16,7 +16,8 @@ use super::event::Due;
 use super::life::exchange_failure;
 use crate::exchange::{self, ExchangeError};
 use crate::job::{Happening as JobHappening, Stage};
-use crate::reservation::{Happening, PartStage, Phase};
+use crate::record::InRing;
+use crate::reservation::{Happening, PartStage, PartState, Phase};
 
 /// Pause before the next incarnation, doubled with each that fails in a row.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
@@ -55,8 +56,12 @@ impl Coordinator {
     pub(super) fn site_ready(&mut self, site: &SiteName, id: ReservationId, members: Vec<ReadyMember>) {
         self.has_begun(id);
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
+        let sent = reservation.ring.iter().find(|sent| sent.site == *site).map(|sent| sent.digest);
         let Some(part) = reservation.part_mut(site) else { return };
         let error = match exchange::check(part.members, &part.carve, members) {
+            Ok(ready) if sent.is_some_and(|sent| sent != exchange::digest(&ready)) => {
+                Some(ExchangeError::Changed)
+            }
             // What was ready before a restart of ours is told again: only then is it not known.
             Ok(ready) if part.ready.is_empty() => {
                 part.stage = part.stage.max(PartStage::Ready);
@@ -87,13 +92,18 @@ impl Coordinator {
     /// All sites are ready: one ring out of all reports, the same for every site.
     pub(super) fn join(&mut self, id: ReservationId) {
         let Some(reservation) = self.reservations.get(&id) else { return };
-        let rounds: Vec<(SiteName, u32)> =
-            reservation.parts.iter().map(|part| (part.site.clone(), part.round)).collect();
-        let sites: Vec<SiteName> = rounds.iter().map(|(site, _)| site.clone()).collect();
-        // Durable before anybody has the ring: a restart must not send another one of this epoch.
-        if reservation.ring_rounds != rounds {
+        let in_ring = |part: &PartState| InRing {
+            site: part.site.clone(),
+            round: part.round,
+            digest: exchange::digest(&part.ready),
+        };
+        let ring: Vec<InRing> = reservation.parts.iter().map(in_ring).collect();
+        let sites: Vec<SiteName> = ring.iter().map(|sent| sent.site.clone()).collect();
+        // Durable before anybody has the ring: a restart must not send another one of this epoch, nor
+        // take other members for those that are in it.
+        if reservation.ring != ring {
             if let Some(reservation) = self.reservations.get_mut(&id) {
-                reservation.ring_rounds = rounds;
+                reservation.ring = ring;
             }
             self.save(id);
         }
@@ -183,6 +193,7 @@ impl Coordinator {
             let job = job.id;
             self.advance_job(job, JobHappening::Lost);
         }
+        self.forget_kills(id);
         self.advance(id, Happening::Broken);
     }
 
@@ -215,7 +226,7 @@ impl Coordinator {
         }
         reservation.troubles.next_try = None;
         reservation.epoch = Epoch(reservation.epoch.0 + 1);
-        reservation.ring_rounds.clear();
+        reservation.ring.clear();
         reservation.resized = false;
         let sites: Vec<SiteName> = reservation.parts.iter().map(|part| part.site.clone()).collect();
         if planted(Bug::EpochNotRecorded) {

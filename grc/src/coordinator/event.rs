@@ -30,7 +30,8 @@ pub struct Ids {
 /// What happened.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Event {
-    /// `user` is who the operating system says is at the other end.
+    /// `user` is who is at the other end: by the operating system's word, or by a login key of the
+    /// users file.
     Request {
         client: ClientId,
         correlation: u64,

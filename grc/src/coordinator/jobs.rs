@@ -1,8 +1,6 @@
 //! Commands: started when their reservation is ready, ended by themselves, by their user, or with
 //! their reservation.
 
-use std::time::Duration;
-
 use protocol::ids::{Epoch, JobId, MemberNumber, ReservationId};
 use protocol::job::{ExitStatus, Hits, JobState, Target};
 use protocol::names::{HostName, SiteName};
@@ -10,12 +8,10 @@ use protocol::refusal::{Failure, Step};
 use protocol::site::ToSite;
 
 use super::event::Due;
-use super::resend::{RESEND_FIRST, RESEND_LAST};
 use super::submit::command_bytes;
 use super::{Action, Coordinator, Record};
 use crate::job::{Happening, Job, KILL_TIME, Order, SIGKILL, SIGTERM, Stage};
 use crate::record::{Key, Value};
-use crate::reservation::Pause;
 
 impl Coordinator {
     pub(super) fn advance_job(&mut self, id: JobId, happening: Happening) {
@@ -55,7 +51,6 @@ impl Coordinator {
         for (site, _) in &sources {
             self.exec_at(id, site);
         }
-        self.set_exec_timer(id, RESEND_FIRST);
     }
 
     fn exec_at(&mut self, id: JobId, site: &SiteName) {
@@ -66,36 +61,31 @@ impl Coordinator {
         self.send(site, ToSite::Exec { reservation, epoch, job: id, target, command });
     }
 
-    fn save_run(&mut self, id: JobId) {
+    pub(super) fn save_run(&mut self, id: JobId) {
         if let Some(run) = self.jobs.get(&id).map(Job::saved_run) {
             self.record(Value::Run(Box::new(run)));
         }
     }
 
-    pub(super) fn set_exec_timer(&mut self, id: JobId, length: Duration) {
-        let until = self.now + length;
-        if let Some(job) = self.jobs.get_mut(&id) {
-            job.resend = Some(Pause { until, length });
-            self.set_timer(until, Due::Job(id));
-        }
-    }
-
-    /// A site where jobs of this reservation run is back: it is told again to start them, which it
-    /// answers by how they stand, and to stop those that are being stopped.
+    /// A site is back. What runs there of this reservation it is told again to start, which it answers
+    /// by how it stands; of what is being stopped, or was and is not known to have ended there, only
+    /// that: it must not start any more. On a connection that stands nothing of this is repeated.
     pub(super) fn exec_again(&mut self, reservation: ReservationId, site: &SiteName) {
         let Some(reservation) = self.reservations.get(&reservation) else { return };
-        for id in reservation.jobs.iter().copied().collect::<Vec<_>>() {
-            let Some(job) = self.jobs.get(&id).filter(|job| job.running.contains_key(site)) else { continue };
-            let (reservation, epoch) = (job.reservation, job.epoch);
+        for id in reservation.jobs.union(&reservation.kills).copied().collect::<Vec<_>>() {
+            let Some(job) = self.jobs.get(&id) else { continue };
+            let (reservation, epoch, runs) = (job.reservation, job.epoch, job.running.contains_key(site));
             let signal = match job.stage {
-                Stage::Stopping if job.killed => Some(SIGKILL),
-                Stage::Stopping => Some(SIGTERM),
-                _ => None,
+                Stage::Running if runs => {
+                    self.exec_at(id, site);
+                    continue;
+                }
+                Stage::Stopping if runs && !job.killed => SIGTERM,
+                Stage::Stopping if runs => SIGKILL,
+                Stage::Over if job.kills.contains(site) => SIGKILL,
+                _ => continue,
             };
-            self.exec_at(id, site);
-            if let Some(signal) = signal {
-                self.send(site, ToSite::Signal { reservation, epoch, job: id, signal });
-            }
+            self.send(site, ToSite::Signal { reservation, epoch, job: id, signal });
         }
     }
 
@@ -111,15 +101,6 @@ impl Coordinator {
     }
 
     pub(super) fn job_due(&mut self, id: JobId) {
-        let now = self.now;
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        if let Some(pause) = job.resend.filter(|pause| pause.until <= now) {
-            job.resend = None;
-            for site in job.running.keys().cloned().collect::<Vec<_>>() {
-                self.exec_at(id, &site);
-            }
-            self.set_exec_timer(id, (pause.length * 2).min(RESEND_LAST));
-        }
         let Some(job) = self.jobs.get_mut(&id) else { return };
         if job.stage != Stage::Stopping || job.next_blow.is_none_or(|at| at > self.now) {
             return;
@@ -138,7 +119,7 @@ impl Coordinator {
     }
 
     /// To every site of its reservation: it may have started something by ssh on any member.
-    fn signal(&mut self, id: JobId, signal: u8) {
+    pub(super) fn signal(&mut self, id: JobId, signal: u8) {
         let Some(job) = self.jobs.get(&id) else { return };
         let (reservation, epoch) = (job.reservation, job.epoch);
         let Some(live) = self.reservations.get(&reservation) else { return };
@@ -151,10 +132,7 @@ impl Coordinator {
     /// The job is over: its state becomes final, its own reservation ends.
     fn conclude_job(&mut self, id: JobId) {
         let now = self.now;
-        if self.jobs.get(&id).is_some_and(|job| job.stopping_as.is_some() && job.started.is_some()) {
-            // What it started on members where it did not run itself ends with it.
-            self.signal(id, SIGKILL);
-        }
+        let kills = self.kill_what_is_left(id);
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.state = match (job.stopping_as.take(), job.status) {
             (Some(state), _) => state,
@@ -164,11 +142,12 @@ impl Coordinator {
             }
         };
         job.ended = Some(now);
-        job.running.clear();
-        for due in [job.next_blow.take(), job.resend.take().map(|pause| pause.until)].into_iter().flatten() {
+        job.running.retain(|site, _| kills.contains(site));
+        job.kills = kills;
+        if let Some(due) = job.next_blow.take() {
             self.timers.remove(&(due, Due::Job(id)));
         }
-        let (reservation, user) = (job.reservation, job.user.clone());
+        let (reservation, user, is_left) = (job.reservation, job.user.clone(), !job.kills.is_empty());
         let bytes = job.command.take().map_or(0, |command| command_bytes(&command));
         let saved = job.saved();
         self.record(Value::Job(Box::new(saved)));
@@ -176,13 +155,14 @@ impl Coordinator {
         self.out.push(Action::CloseOutput { job: id });
         let owner = self.user(&user);
         owner.command_bytes = owner.command_bytes.saturating_sub(bytes);
-        if let Some(forgotten) = owner.jobs.end(id) {
-            let request = self.jobs.remove(&forgotten).and_then(|gone| gone.request);
-            request.map(|request| self.user(&user).made.remove(&request));
-            self.drop_job_records(forgotten);
+        if !is_left {
+            self.retire_job(id);
         }
         let Some(reservation) = self.reservations.get_mut(&reservation) else { return };
         reservation.jobs.remove(&id);
+        if is_left {
+            reservation.kills.insert(id);
+        }
         if reservation.own_job == Some(id) {
             let ended = Failure::new(
                 Step::Running,
@@ -191,6 +171,16 @@ impl Coordinator {
             );
             let reservation = reservation.id;
             self.finish(reservation, None, JobState::Failed(ended));
+        }
+    }
+
+    /// It counts no more among what its user has, and is history: the oldest goes for it.
+    pub(super) fn retire_job(&mut self, id: JobId) {
+        let Some(user) = self.jobs.get(&id).map(|job| job.user.clone()) else { return };
+        if let Some(forgotten) = self.user(&user).jobs.end(id) {
+            let request = self.jobs.remove(&forgotten).and_then(|gone| gone.request);
+            request.map(|request| self.user(&user).made.remove(&request));
+            self.drop_job_records(forgotten);
         }
     }
 
@@ -230,12 +220,12 @@ impl Coordinator {
             && let Some(job) = self.jobs.get_mut(&id)
             && job.member_ended(site, member)
         {
-            job.take_status(status);
-            job.hits = job.hits.and(hits);
-            if job.running.is_empty() {
-                self.advance_job(id, Happening::AllExited);
+            if job.stage == Stage::Over {
+                self.killed_there(id, site);
             } else {
-                self.save_run(id);
+                job.take_status(status);
+                job.hits = job.hits.and(hits);
+                self.one_less(id);
             }
         }
         // Whatever it was: it is durable by now, or nobody waits for it.
@@ -257,6 +247,9 @@ impl Coordinator {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         if !job.member_ended(site, member) {
             return;
+        }
+        if job.stage == Stage::Over {
+            return self.killed_there(id, site);
         }
         job.stopping_as.get_or_insert(JobState::Failed(failure.at_site(site)));
         let happening = if job.running.is_empty() { Happening::AllExited } else { Happening::StopWanted };

@@ -145,6 +145,7 @@ impl Coordinator {
             }
             self.advance_job(job, JobHappening::Lost);
         }
+        self.forget_kills(id);
     }
 
     pub(super) fn fail(&mut self, id: ReservationId, failure: Failure) {

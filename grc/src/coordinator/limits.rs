@@ -234,6 +234,24 @@ impl Coordinator {
         Ok(())
     }
 
+    /// Whether a change asks nothing more of a site that is not open to its user any more: what he has
+    /// there he keeps, but no longer and not with more members.
+    pub(super) fn still_open(
+        &self,
+        user: &UserName,
+        reservation: &Reservation,
+        planned: &Planned,
+    ) -> Result<(), Refusal> {
+        let longer = reservation.window().is_some_and(|window| window.end < planned.window.end);
+        for share in &planned.shares {
+            let larger = reservation.part(&share.site).is_none_or(|part| part.members < share.members);
+            if (longer || larger) && !self.settings.limits.open_to(&share.site, user) {
+                return Err(Refusal::SiteNotForUser { site: share.site.clone(), user: user.clone() });
+            }
+        }
+        Ok(())
+    }
+
     /// Whether what is planned keeps to the limits of its user beside what else he has. `instead` is
     /// the reservation that it is a change of.
     pub(super) fn within_limits(

@@ -12,7 +12,7 @@
 //! Where things are: [`requests`] what users ask, [`submit`] what they make, [`sites`] what sites
 //! say, [`attempt`] from waiting to granted, [`change`] changes of a grant, [`life`] from granted
 //! to over, [`epochs`] incarnations, [`resend`] what is said again, [`owed`] ends that were not
-//! confirmed, [`jobs`] commands, [`room`] what is taken when, [`network`] rates, [`limits`] what
+//! confirmed, [`jobs`] commands, [`kills`] those that may run on, [`room`] what is taken when, [`network`] rates, [`limits`] what
 //! one user may have, [`users`] who owns what, [`whose`] who may see it, [`watch`]
 //! who waits for news.
 
@@ -22,6 +22,7 @@ mod epochs;
 mod event;
 mod inspect;
 mod jobs;
+mod kills;
 mod life;
 mod limits;
 mod network;

@@ -1,4 +1,5 @@
-//! What users ask. Everything is limited to the asker's own things, see [`super::whose`].
+//! What users ask. Everything is limited to what is the asker's to see and to touch: his own things, an
+//! operator's everybody's; see [`super::whose`].
 
 use protocol::client::{Explanation, Reply, Request};
 use protocol::ids::{JobId, RequestId, ReservationId};
@@ -48,8 +49,9 @@ impl Coordinator {
             }
             Request::Modify { id, reservation, change } => {
                 // In the name of whose it is: he is told with everything else what became of it.
-                let user = &self.acts_for(user, reservation, "changes it");
-                self.once(user, id, asker, |owner| owner.modify(user, id, reservation, change))
+                let owner = &self.acts_for(user, reservation);
+                let operator = (user != owner).then_some(user);
+                self.once(owner, id, asker, |all| all.modify((owner, operator), id, reservation, change))
             }
             // These are answered later, by a watcher or by the output edge.
             Request::WaitJob(which) => self.seen_job(user, which).map(|id| {

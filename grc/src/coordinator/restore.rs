@@ -144,12 +144,12 @@ impl Coordinator {
                 .iter()
                 .map(|share| {
                     let part = PartState::new(share, if confirmed(share) { PartStage::Ended } else { stage });
-                    let sent = saved.ring_rounds.iter().find(|(site, _)| *site == share.site);
-                    PartState { round: sent.map_or(0, |(_, round)| *round), ..part }
+                    let sent = saved.ring.iter().find(|sent| sent.site == share.site);
+                    PartState { round: sent.map_or(0, |sent| sent.round), ..part }
                 })
                 .collect(),
             epoch: saved.epoch,
-            ring_rounds: saved.ring_rounds.clone(),
+            ring: saved.ring.clone(),
             was_ready: saved.ready,
             resized: !saved.ready && !changed.is_empty(),
             resumed: true,
@@ -201,7 +201,14 @@ impl Coordinator {
                 self.out.push(Action::ForgetOutput { job: id });
                 continue;
             }
-            let job = job_of(saved, run);
+            let mut job = job_of(saved, run);
+            let within = self.reservations.get_mut(&job.reservation);
+            match within.filter(|one| one.phase.is_granted() && one.epoch == job.epoch) {
+                Some(stands) if !job.kills.is_empty() => drop(stands.kills.insert(id)),
+                Some(_) => {}
+                // With its sandboxes it has ended.
+                None => job.kills.clear(),
+            }
             let (user, bytes) = (job.user.clone(), job.command.as_ref().map_or(0, command_bytes));
             let user = self.user(&user);
             user.jobs.begin(id);
@@ -215,7 +222,9 @@ impl Coordinator {
             }
             self.out.push(Action::ExpectOutput { job: id, sources: self.sources(&job) });
             if !live {
-                ended.insert((job.ended.unwrap_or_default(), id));
+                if job.kills.is_empty() {
+                    ended.insert((job.ended.unwrap_or_default(), id));
+                }
                 self.out.push(Action::CloseOutput { job: id });
             }
             self.jobs.insert(id, job);
@@ -311,12 +320,9 @@ impl Coordinator {
         }
         for id in self.jobs.keys().copied().collect::<Vec<_>>() {
             match self.jobs[&id].stage {
-                Stage::Running => self.set_exec_timer(id, RESEND_FIRST),
-                Stage::Stopping => {
-                    self.set_exec_timer(id, RESEND_FIRST);
-                    self.terminate(id);
-                }
-                Stage::Waiting | Stage::Over => {}
+                Stage::Stopping => self.terminate(id),
+                // What runs is asked for when its sites are back.
+                Stage::Running | Stage::Waiting | Stage::Over => {}
             }
         }
         for id in self.owed.keys().copied().collect::<Vec<_>>() {
@@ -365,7 +371,7 @@ fn job_of(saved: SavedJob, run: SavedRun) -> Job {
         ended: run.ended,
         next_blow: None,
         killed: false,
-        resend: None,
+        kills: run.kills.into_iter().collect(),
         head: run.head,
         hits: run.hits,
         grace: saved.grace,

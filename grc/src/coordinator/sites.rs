@@ -113,6 +113,9 @@ impl Coordinator {
             FromSite::ExecFailed { reservation, epoch, job, member, failure } => {
                 self.exec_failed(name, (reservation, epoch), job, member, failure);
             }
+            FromSite::NothingRuns { reservation, epoch, job } => {
+                self.nothing_runs(name, (reservation, epoch), job);
+            }
             FromSite::Ended { reservation, dirty } => self.ended(name, reservation, dirty),
             FromSite::Used { reservation, epoch, over_ms, flows } => {
                 if self.current(name, reservation, epoch) {
@@ -146,7 +149,10 @@ impl Coordinator {
             | FromSite::Withdrawn { reservation, .. }
             | FromSite::Used { reservation, .. } => (*reservation, None),
             // These say themselves that nothing is there.
-            FromSite::Lost { .. } | FromSite::Ended { .. } | FromSite::Beat => return false,
+            FromSite::Lost { .. }
+            | FromSite::Ended { .. }
+            | FromSite::NothingRuns { .. }
+            | FromSite::Beat => return false,
             FromSite::Register { .. } | FromSite::Publish { .. } | FromSite::Output { .. } => return false,
         };
         let Some(reservation) = self.reservations.get(&id).filter(|r| r.phase < Phase::Ending) else {
@@ -292,15 +298,18 @@ impl Coordinator {
         if reservation.part(site).is_none_or(|part| part.stage == PartStage::Ended) {
             return;
         }
+        let phase = reservation.phase;
+        if phase != Phase::Ending && !phase.is_granted() {
+            return; // Of an earlier attempt, or of none: nothing here was started.
+        }
         for (node, why) in dirty.into_iter().take(DIRTY_SHOWN_MAX) {
             let what: Text = format!("site {site}, node {node} is not clean: {why}").into();
             self.out.push(Action::Report { reservation: id, what: what.clone() });
-            reservation.remarks.push(what);
+            reservation.remark(what);
         }
-        let phase = reservation.phase;
         match phase {
             Phase::Ending => self.part_ended(id, site),
-            phase if phase.is_granted() => {
+            _ => {
                 let over = reservation.window().is_some_and(|window| window.end <= now + EARLY_END);
                 if over {
                     self.window_over(id);
@@ -312,8 +321,6 @@ impl Coordinator {
                 }
                 self.part_ended(id, site);
             }
-            // Of an earlier attempt, or of none: nothing here was started.
-            _ => {}
         }
     }
 

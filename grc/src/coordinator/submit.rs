@@ -1,7 +1,7 @@
 //! What users make: reservations and jobs. Everything that can be refused without asking a site is
 //! refused here, before anything changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use protocol::client::{NewJob, Reply, Selector};
@@ -32,7 +32,8 @@ pub(super) fn command_bytes(command: &Command) -> usize {
     let arguments: usize = command.argv.iter().map(|a| a.len() + size_of::<Vec<u8>>()).sum();
     let variables: usize =
         command.variables.iter().map(|(n, v)| n.as_str().len() + v.len() + 2 * size_of::<String>()).sum();
-    arguments + variables
+    let directories: usize = command.directories.iter().map(|d| d.as_str().len() + size_of::<String>()).sum();
+    arguments + variables + directories
 }
 
 impl Coordinator {
@@ -203,7 +204,7 @@ impl Coordinator {
             ended: None,
             next_blow: None,
             killed: false,
-            resend: None,
+            kills: BTreeSet::new(),
             head: None,
             hits: Hits::default(),
             grace: new.grace_s.map(|seconds| Duration::from_secs(seconds.into())),

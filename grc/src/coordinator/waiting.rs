@@ -49,7 +49,7 @@ impl Coordinator {
     pub(super) fn hears_of(&mut self, site: &SiteName, id: ReservationId, round: u32) -> bool {
         let Some(reservation) = self.reservations.get_mut(&id) else { return false };
         let joins = reservation.phase >= Phase::Joining;
-        let sent = !reservation.ring_rounds.is_empty();
+        let sent = !reservation.ring.is_empty();
         let pauses = reservation.troubles.next_try.is_some();
         let Some(part) = reservation.part_mut(site) else { return false };
         let was_ready = part.stage >= PartStage::Ready;
@@ -97,7 +97,7 @@ impl Coordinator {
             format!("site {site} releases its pilots: {why}; it begins them again in {again_in_s} s").into();
         self.out.push(Action::Report { reservation: id, what });
         let Some(reservation) = Some(reservation).filter(|r| r.phase >= Phase::Starting) else { return };
-        let sent = !reservation.ring_rounds.is_empty();
+        let sent = !reservation.ring.is_empty();
         if sent && reservation.troubles.next_try.is_some() {
             return; // This epoch is given up already.
         }

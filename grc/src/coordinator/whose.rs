@@ -9,11 +9,8 @@ use protocol::limits::LISTING_MAX;
 use protocol::names::UserName;
 use protocol::refusal::{Failure, Refusal, Step};
 
+use super::Coordinator;
 use super::users::{Things, User};
-use super::{Action, Coordinator};
-
-/// How many texts about one reservation are kept.
-const REMARKS_MAX: usize = 64;
 
 impl Coordinator {
     /// A reservation to run something in: the user's own.
@@ -78,21 +75,13 @@ impl Coordinator {
         })
     }
 
-    /// In whose name a change of this reservation is asked: that of the one who has it. An operator's
-    /// hand in it is said in the log and stays with the reservation.
-    pub(super) fn acts_for(&mut self, user: &UserName, id: ReservationId, what: &str) -> UserName {
-        if self.own_reservation(user, Selector::Id(id)).is_ok()
-            || self.seen_reservation(user, Selector::Id(id)).is_err()
-        {
-            return user.clone();
+    /// In whose name a change of this reservation is asked: that of the one who has it, if it is the
+    /// asker's to change. Nothing happens by that.
+    pub(super) fn acts_for(&self, user: &UserName, id: ReservationId) -> UserName {
+        match (self.seen_reservation(user, Selector::Id(id)), self.reservations.get(&id)) {
+            (Ok(_), Some(reservation)) => reservation.user.clone(),
+            _ => user.clone(),
         }
-        let Some(reservation) = self.reservations.get_mut(&id) else { return user.clone() };
-        let remark = format!("operator {user} {what}");
-        self.out.push(Action::Report { reservation: id, what: remark.as_str().into() });
-        if reservation.remarks.len() < REMARKS_MAX {
-            reservation.remarks.push(remark.into());
-        }
-        reservation.user.clone()
     }
 }
 

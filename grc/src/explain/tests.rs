@@ -39,6 +39,7 @@ pub(crate) fn example(phase: Phase) -> Reservation {
         changes: vec![],
         own_job: None,
         jobs: [].into(),
+        kills: Default::default(),
         made: at(0),
         phase,
         version: Version(1),
@@ -49,7 +50,7 @@ pub(crate) fn example(phase: Phase) -> Reservation {
             _ => ["a", "b"].map(|name| PartState::new(&share(name), PartStage::Held)).into(),
         },
         epoch: Epoch(1),
-        ring_rounds: Vec::new(),
+        ring: Vec::new(),
         was_ready: false,
         resized: false,
         resumed: false,
@@ -88,6 +89,7 @@ fn asking(held: &[&str]) -> Attempt {
         all,
         deadline: at(5),
         request: None,
+        operator: None,
     }
 }
 

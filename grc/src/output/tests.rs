@@ -177,7 +177,11 @@ fn only_members_that_run_the_job_write_to_its_log() {
     assert_eq!(put(&a, JobId(1), 2), unexpected(JobId(1)));
     assert_eq!(put(&a, JobId(2), 0), unexpected(JobId(2)));
     store.close(JobId(1));
-    assert_eq!(put(&a, JobId(1), 0), unexpected(JobId(1)), "after its end nobody does");
+    for site in [&a, &b] {
+        assert_eq!(put(site, JobId(1), 0), Ok(1), "after its end nobody is told to keep it");
+    }
+    let file = store.path(JobId(1), Stream::Stdout);
+    assert!(!file.exists(), "and nobody's is kept");
     let long = vec![0; OUTPUT_CHUNK_BYTES_MAX + 1];
     let result = store.append(&a, JobId(1), 0, Stream::Stdout, 0, &long);
     assert_eq!(result, Err(OutputError::TooLong(long.len())));

@@ -318,3 +318,59 @@ fn news_of_another_incarnation_or_anothers_part_change_nothing() {
     assert_eq!(grid.state(reservation), "ready");
     assert_eq!(grid.taken().count(), 1);
 }
+
+/// What is kept of a reservation is one record, and a record has its size.
+#[test]
+fn a_site_that_says_again_and_again_that_it_ended_adds_nothing_to_what_is_kept() {
+    let mut grid = muted(Mute::Hold);
+    let start = Start::Within { wait_s: 0 };
+    let id = grid.fresh_id();
+    grid.post("u", Request::Reserve { id, ask: Ask { start, ..ask(&[("a", 1), ("b", 1)]) } });
+    let (reservation, _, _) = grid.owner.attempts()[0];
+    let dirty = vec![("a1".parse().unwrap(), "left over".repeat(50).as_str().into()); 100];
+    let before = grid.actions.len();
+    for _ in 0..50 {
+        grid.say("a", FromSite::Ended { reservation, dirty: dirty.clone() });
+    }
+    assert_eq!(grid.actions.len(), before, "nothing was begun, so nothing has ended");
+    grid.sites.get_mut(&site("b")).unwrap().mute.clear();
+    grid.pass(Duration::from_secs(3));
+    assert_eq!(grid.state(reservation), "ready");
+    grid.say("a", FromSite::Ended { reservation, dirty });
+    let Reply::Explained(why) = grid.request("u", Request::ExplainReservation(Selector::Last)) else {
+        panic!()
+    };
+    let told = why.reasons.iter().filter(|reason| reason.as_str().contains("is not clean")).count();
+    assert_eq!(told, 16, "of the end itself some are kept by name");
+}
+
+/// Who is in the ring that everybody has does not change because we were away for a moment.
+#[test]
+fn keys_that_change_while_the_owner_is_away_end_the_reservation_also_when_it_was_ready() {
+    for ready_before in [true, false] {
+        let mut grid = muted(Mute::Join);
+        let reservation = grid.reserve(ask(&[("a", 1), ("b", 1)]));
+        if ready_before {
+            grid.say("b", FromSite::Joined { reservation, epoch: Epoch::FIRST });
+        }
+        assert_eq!(grid.state(reservation), if ready_before { "ready" } else { "joining" });
+        let (epoch, part) = (Epoch::FIRST, grid.sites[&site("b")].part(reservation));
+        let mut members = ready(&site("b"), reservation, epoch, part);
+        grid.restart();
+        grid.connect("a");
+        grid.sites.get_mut(&site("b")).unwrap().mute.insert(Mute::Start);
+        grid.connect("b");
+        let say = |grid: &mut Grid, members| {
+            grid.say("b", FromSite::SiteReady { reservation, epoch, round: 1, members });
+        };
+        say(&mut grid, members.clone());
+        let state = grid.state(reservation);
+        assert!(["ready", "joining"].contains(&state.as_str()), "the same as before is harmless: {state}");
+        grid.restart();
+        grid.connect("a");
+        grid.connect("b");
+        members[0].keys.user = PublicKey([77; 32]);
+        say(&mut grid, members);
+        assert!(grid.failure(reservation).to_string().contains("changes the keys"));
+    }
+}

@@ -204,3 +204,31 @@ fn limits_hold_over_a_restart_and_new_ones_from_it_on() {
     grid.connect("b");
     assert_eq!(grid.state(waits), "ready");
 }
+
+#[test]
+fn what_a_user_has_at_a_site_that_was_closed_to_him_he_keeps_but_gets_no_more_of() {
+    let mut grid = limited(|_| ());
+    let running = asked(&mut grid, "u", now(&[("a", 2), ("b", 2)])).unwrap();
+    let later = asked(&mut grid, "u", at(&[("a", 1), ("b", 1)], 4000, 600)).unwrap();
+    let nobody = SiteLimits { users: Some([].into()), nodes: None };
+    grid.settings.limits.sites.insert(site("b"), nobody);
+    grid.restart();
+    grid.connect("a");
+    grid.connect("b");
+    let mut change = |reservation, change| {
+        let id = grid.fresh_id();
+        grid.request("u", Request::Modify { id, reservation, change })
+    };
+    let lasts = |duration_s| Change { duration_s: Some(duration_s), ..Change::default() };
+    let nodes = |a, b| Change {
+        placement: Some(Placement::Sites(vec![(site("a"), a), (site("b"), b)])),
+        ..Change::default()
+    };
+    let closed = Reply::Refused(Refusal::SiteNotForUser { site: site("b"), user: "u".parse().unwrap() });
+    assert_eq!(change(running, lasts(3700)), closed);
+    assert_eq!(change(later, nodes(1, 2)), closed);
+    for (id, less) in [(running, lasts(3000)), (later, nodes(2, 1))] {
+        let done = change(id, less);
+        assert!(matches!(done, Reply::Modified { .. }), "{done:?}");
+    }
+}

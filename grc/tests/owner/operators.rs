@@ -100,14 +100,14 @@ fn an_operators_change_is_answered_to_him_and_stays_with_the_reservation() {
     assert!(matches!(done, Reply::Modified { .. }), "{done:?}");
     assert_eq!(grid.request("op", modify), done, "repeated, and not done twice");
     assert_eq!(grid.reservation(id).version.0, 2);
-    assert!(said(&grid, "operator op changes it"));
+    assert!(said(&grid, "operator op changed it"));
     grid.restart();
     grid.connect("a");
     grid.connect("b");
     let Reply::Explained(why) = grid.request("u", Request::ExplainReservation(Selector::Id(id))) else {
         panic!()
     };
-    assert!(why.reasons.iter().any(|reason| reason.as_str().contains("operator op changes it")), "{why:?}");
+    assert!(why.reasons.iter().any(|reason| reason.as_str().contains("operator op changed it")), "{why:?}");
 }
 
 #[test]
@@ -128,4 +128,31 @@ fn an_operator_starts_nothing_in_anothers_name_and_touches_nothing_that_nobody_w
         assert_eq!(grid.request("op", request), Reply::Refused(Refusal::UnknownReservation { id: next }));
     }
     assert!(!grid.answers.contains_key(&open));
+}
+
+/// Refused, repeated, or given up because a site refuses it: nothing was done, so nothing is said.
+#[test]
+fn of_an_operators_change_only_what_came_into_force_is_said_and_only_once() {
+    let mut grid = operated();
+    let id = grid.reserve(now(&[("a", 1), ("b", 1)]));
+    let remarks = |grid: &mut Grid| {
+        let Reply::Explained(why) = grid.request("u", Request::ExplainReservation(Selector::Id(id))) else {
+            panic!()
+        };
+        why.reasons.iter().filter(|reason| reason.as_str().contains("operator")).count()
+    };
+    let over = Change { duration_s: Some(0), ..Change::default() };
+    let request = grid.fresh_id();
+    let refused = grid.request("op", Request::Modify { id: request, reservation: id, change: over });
+    assert!(matches!(refused, Reply::Refused(_)), "{refused:?}");
+    grid.sites.get_mut(&site("b")).unwrap().refuse = Some(Refusal::SiteDown { site: site("b") });
+    let request = grid.fresh_id();
+    let refused = grid.request("op", Request::Modify { id: request, reservation: id, change: longer() });
+    assert!(matches!(refused, Reply::Refused(_) | Reply::Failed(_)), "{refused:?}");
+    assert_eq!((remarks(&mut grid), said(&grid, "operator op")), (0, false));
+    let modify = Request::Modify { id: grid.fresh_id(), reservation: id, change: longer() };
+    let done = grid.request("op", modify.clone());
+    assert!(matches!(done, Reply::Modified { .. }), "{done:?}");
+    assert_eq!((grid.request("op", modify.clone()), grid.request("op", modify)), (done.clone(), done));
+    assert_eq!(remarks(&mut grid), 1);
 }

@@ -202,6 +202,7 @@ pub fn from_site() -> Any<FromSite> {
         (of(), any::<(u32, u32)>(), text()).prop_map(|((reservation, epoch), (round, again_in_s), why)| {
             Withdrawn { reservation, epoch, round, why, again_in_s }
         }),
+        running().prop_map(|(reservation, epoch, job, _)| NothingRuns { reservation, epoch, job }),
         (of(), failure()).prop_map(|((reservation, epoch), failure)| Failed { reservation, epoch, failure }),
         prop_oneof![
             (running(), stream(), any::<u64>(), bytes()).prop_map(

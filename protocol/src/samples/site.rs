@@ -74,6 +74,7 @@ pub fn site() -> Vec<Sample> {
             reservation, epoch, round: 2, why: "its pilots waited 600 s".into(), again_in_s: 30,
         },
         Beat: FromSite::Beat,
+        NothingRuns: FromSite::NothingRuns { reservation, epoch, job },
     }));
     samples
 }

@@ -12,6 +12,15 @@ pub enum Direction {
     Down,
 }
 
+/// What may become of a message while its connection stands. Who says it waits for an answer and says it
+/// again after a while, or on the next connection only, and then it must not be lost.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fate {
+    Anything,
+    Arrives,
+    ArrivesInOrder,
+}
+
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum End {
     Grc,
@@ -109,7 +118,7 @@ impl<M: Clone> Link<M> {
         temper: &Temper,
         direction: Direction,
         connection: u64,
-        (message, greets): (&M, bool),
+        (message, fate): (&M, Fate),
     ) -> Arrivals {
         if self.broken.contains(&connection) {
             return [None; 2];
@@ -118,19 +127,18 @@ impl<M: Clone> Link<M> {
             self.stalled.push((direction, connection, message.clone()));
             return [None; 2];
         }
-        // A greeting, or what a site has to offer, gets through while its connection does: who says
-        // it does not wait for an answer, and would say it again on the next one only.
-        if !greets && self.random.chance(temper.drop) {
+        if fate == Fate::Anything && self.random.chance(temper.drop) {
             return [None; 2];
         }
         let delay = self.random.between(MS, temper.delay);
         let mut at = now + delay;
-        if !greets && self.random.chance(temper.out_of_order) {
+        let in_order = fate == Fate::ArrivesInOrder;
+        if !in_order && self.random.chance(temper.out_of_order) {
             at += self.random.below(2 * S);
         } else {
             at = self.in_order(direction, at);
         }
-        let again = (!greets && self.random.chance(temper.twice)).then(|| at + self.random.below(4 * S));
+        let again = (!in_order && self.random.chance(temper.twice)).then(|| at + self.random.below(4 * S));
         [Some(at), again]
     }
 

@@ -12,7 +12,7 @@ use crate::clients::Clients;
 use crate::field::{Field, News};
 use crate::history::History;
 use crate::host::Host;
-use crate::network::{Direction, End, Link};
+use crate::network::{Direction, End, Fate, Link};
 use crate::outputs::Files;
 use crate::promises::Promises;
 use crate::random::Random;
@@ -262,15 +262,22 @@ impl World {
         // The last phase is without faults.
         let calm = crate::scenario::Temper { delay: 5 * MS, ..Default::default() };
         let temper = if now > S + self.scenario.calm_at { &calm } else { &self.scenario.temper };
-        let greets = match &message {
-            // Nor is output lost, or overtaken by the end behind it, while its connection stands.
-            Message::Up(message) => matches!(
-                **message,
-                FromSite::Publish { .. } | FromSite::Output { .. } | FromSite::Exited { .. }
-            ),
-            Message::Down(message) => matches!(**message, ToSite::Welcome | ToSite::Refused(_)),
+        let fate = match &message {
+            // Output is not overtaken by the end behind it.
+            Message::Up(message) => match **message {
+                FromSite::Publish { .. } | FromSite::Output { .. } | FromSite::Exited { .. } => {
+                    Fate::ArrivesInOrder
+                }
+                FromSite::ExecFailed { .. } | FromSite::NothingRuns { .. } => Fate::Arrives,
+                _ => Fate::Anything,
+            },
+            Message::Down(message) => match **message {
+                ToSite::Welcome | ToSite::Refused(_) => Fate::ArrivesInOrder,
+                ToSite::Exec { .. } | ToSite::Signal { .. } | ToSite::ExitSaved { .. } => Fate::Arrives,
+                _ => Fate::Anything,
+            },
         };
-        let posted = (&message, greets);
+        let posted = (&message, fate);
         let [first, again] = self.sites[site].link.post(now, temper, direction, connection, posted);
         if let Some(at) = again {
             let message = message.clone();
