@@ -280,6 +280,7 @@ impl Config {
             lead: s(self.lead_s),
             early: self.early_s.map(s),
             hold: s(self.times.hold_s),
+            word: self.batch.system.word_time(),
             queue: self.batch.queue_name().into(),
             catalog: sandbox_images::Catalog::host_only(),
         }

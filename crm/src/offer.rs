@@ -67,6 +67,7 @@ mod tests {
             lead: Duration::ZERO,
             early: None,
             hold: Duration::from_secs(600),
+            word: Duration::from_secs(10),
             queue: "".into(),
             catalog: sandbox_images::Catalog::host_only(),
         };

@@ -91,6 +91,16 @@ impl System {
         self != Self::Embedded
     }
 
+    /// How long it may take to say why a pilot ended: Slurm and we ourselves do at the next look,
+    /// the others when all of the batch job has ended and is accounted for. Slurm needs 5 s to cancel
+    /// a step, and a pilot is to be gone in 10 s.
+    pub fn word_time(self) -> Duration {
+        match self {
+            Self::Embedded | Self::Slurm => Duration::from_secs(3),
+            Self::GridEngine | Self::Pbs => Duration::from_secs(10),
+        }
+    }
+
     /// How long pilots may take from submission to arrival, if nothing is configured.
     pub fn pilots_time(self, embedded: Duration) -> Duration {
         if self.is_queue() { QUEUE_TIME } else { embedded }

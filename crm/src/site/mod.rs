@@ -96,6 +96,8 @@ pub struct Settings {
     pub early: Option<Duration>,
     /// How long pilots that came are held for those that have not.
     pub hold: Duration,
+    /// How long the batch system may take to say why a pilot ended. What is left of it stands that long.
+    pub word: Duration,
     /// Which queue of the batch system it is; empty where there is none.
     pub queue: Text,
     pub catalog: Catalog,

@@ -10,10 +10,6 @@ use protocol::refusal::Failure;
 use super::{Action, Site};
 use crate::pilot::PilotId;
 
-/// How long the batch system may take to say why: Slurm does at the next look at its queue, Grid
-/// Engine when all of the batch job has ended and is accounted for.
-const WORD_TIME: Duration = Duration::from_secs(10);
-
 /// A failure that waits.
 #[derive(Debug)]
 struct Verdict {
@@ -44,7 +40,7 @@ impl Verdicts {
 impl Site {
     /// Keeps a failure back for the batch system's word. One that waits already stays.
     pub(super) fn await_word(&mut self, id: PilotId, failure: Failure) {
-        let until = self.now + WORD_TIME;
+        let until = self.now + self.settings.word;
         self.verdicts.waiting.entry(id).or_insert(Verdict { until, failure, cancel: false });
     }
 

@@ -61,6 +61,7 @@ pub fn settings() -> Settings {
         lead: Duration::from_secs(10),
         early: None,
         hold: Duration::from_secs(600),
+        word: Duration::from_secs(10),
         queue: "".into(),
         catalog: Catalog::host_only(),
     }

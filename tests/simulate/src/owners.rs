@@ -117,6 +117,7 @@ impl World {
             lead: Duration::from_secs(3),
             early: site.is_multiple_of(2).then_some(Duration::from_secs(1)),
             hold: Duration::from_secs(12),
+            word: Duration::from_secs(10),
             queue: "main".into(),
             catalog: Catalog::host_only(),
         };

@@ -132,6 +132,7 @@ impl World {
                 lead: Duration::ZERO,
                 early: None,
                 hold: Duration::from_secs(600),
+                word: Duration::from_secs(10),
                 queue: "".into(),
                 catalog: sandbox_images::Catalog::host_only(),
             };
