@@ -85,11 +85,12 @@ fn pbs((jobs, pilots): (u64, u32)) -> Lists {
 
 fn stand_in(dir: &Path, program: &str, lists: &Lists) {
     let mut script = format!("#!/bin/sh\ncd '{}'\necho \"$*\" >>called\ncase \"$*\" in\n", dir.display());
-    // Of a Slurm without JSON.
+    // Of a Slurm without JSON, which prints what its format begins with before every line.
     script += "*--json*) echo 'unrecognized option' >&2; exit 1;;\n";
     for (number, (pattern, list)) in lists.iter().enumerate() {
         fs::write(dir.join(format!("list-{number}")), list).unwrap();
-        writeln!(script, "{pattern}) cat list-{number};;").unwrap();
+        let print = if program == "squeue" { "sed \"s/^/${format%%\\%*}/\"" } else { "cat" };
+        writeln!(script, "{pattern}) for format; do :; done; {print} list-{number};;").unwrap();
     }
     let path = dir.join("bin").join(program);
     // Aside and renamed: a program that is open for writing cannot be started.

@@ -36,7 +36,7 @@ use crate::config::{self, Config};
 use crate::pilot::PilotId;
 use crate::site::{Account, Ahead};
 use jobs::{Job, Jobs, Order};
-use queue::{LINE_FORMAT, Row, STEP_FORMAT};
+use queue::{Mark, Row};
 
 /// From submission to running pilots on free nodes.
 const LEAD: Duration = Duration::from_secs(15);
@@ -151,18 +151,23 @@ impl Slurm {
             tracing::info!("squeue --json does not serve here, lines are asked for: {why_not}");
             self.state().lines = true;
         }
-        let arguments = ["--noheader", "--states=all", &format!("--user={users}"), "-o", LINE_FORMAT];
+        let mark = Mark::new(rand::random());
+        let (users, format) = (format!("--user={users}"), mark.line_format());
+        let arguments = ["--noheader", "--states=all", &users, "-o", &format];
         let answer = self.ask("squeue", &arguments.map(str::to_owned)).await?;
-        queue::parse_lines(&answer.out, is_ours).map_err(|error| BatchError::unavailable(error.to_string()))
+        queue::parse_lines(&answer.out, &mark, is_ours)
+            .map_err(|error| BatchError::unavailable(error.to_string()))
     }
 
     /// All steps that bear our names, of jobs that run.
     async fn steps(&self) -> Result<Vec<(PilotId, queue::Step)>, BatchError> {
         let pilot = |name: &str| parse_pilot(&self.site, name);
         let users = format!("--user={}", self.state().jobs.users().join(","));
-        let arguments = ["--steps", "--noheader", &users, "-o", STEP_FORMAT].map(str::to_owned);
+        let mark = Mark::new(rand::random());
+        let format = mark.step_format();
+        let arguments = ["--steps", "--noheader", &users, "-o", &format].map(str::to_owned);
         let answer = self.ask("squeue", &arguments).await?;
-        let steps = queue::parse_steps(&answer.out, |name| pilot(name).is_some());
+        let steps = queue::parse_steps(&answer.out, &mark, |name| pilot(name).is_some());
         let steps = steps.map_err(|error| BatchError::unavailable(error.to_string()))?;
         Ok(steps.into_iter().filter_map(|step| Some((pilot(&step.name)?, step))).collect())
     }

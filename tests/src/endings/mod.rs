@@ -163,7 +163,9 @@ impl Ending {
             Self::TimeOver => &["time limit"],
             // To the Launcher a signal is the batch system's wish.
             Self::One(Process::Launcher, Blow::Term) => &["the batch system ended the pilot"],
-            Self::One(Process::Launcher | Process::Supervisor, _) => &["Launcher"],
+            Self::One(Process::Launcher, Blow::Kill) => &["Launcher"],
+            // So is the end of what stands above it; or the Launcher dies with that.
+            Self::One(Process::Supervisor, _) => &["the batch system ended the pilot", "Launcher"],
             Self::One(Process::Monitor, _) => &["NodeManager", "Launcher ended"],
             // Without its agent a pilot ends in order.
             Self::One(Process::Agent, _) => &["the pilot's Launcher is gone"],

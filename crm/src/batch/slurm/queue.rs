@@ -4,16 +4,56 @@
 //!
 //! Three forms are understood: the JSON of 22.05 (states are words, numbers are numbers), that of
 //! current releases (states are lists, numbers are `{"set": true, "number": 1}`), and the lines of
-//! [`LINE_FORMAT`], which every release prints.
+//! [`Mark::line_format`], which every release prints.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 /// For `squeue -o`, together with `SLURM_TIME_FORMAT=%s`. The name comes last: those of others may
 /// hold anything.
-pub const LINE_FORMAT: &str = "%i|%u|%T|%r|%S|%N|%j";
+const LINE_FORMAT: &str = "%i|%u|%T|%r|%S|%N|%j";
 /// For `squeue --steps -o`.
-pub const STEP_FORMAT: &str = "%i|%u|%j";
+const STEP_FORMAT: &str = "%i|%u|%j";
+
+/// Begins every line of an answer. A job's name may have line ends in it, and what looks like lines
+/// behind them: nobody who gave one knew the mark, for it is another with every question.
+#[derive(Debug)]
+pub struct Mark(String);
+
+impl Mark {
+    /// Of a number that nobody can guess.
+    pub fn new(secret: u128) -> Self {
+        Self(format!("{secret:032x}|"))
+    }
+
+    /// For `squeue -o`, as [`parse_lines`] reads it.
+    pub fn line_format(&self) -> String {
+        format!("{}{LINE_FORMAT}", self.0)
+    }
+
+    /// For `squeue --steps -o`, as [`parse_steps`] reads it.
+    pub fn step_format(&self) -> String {
+        format!("{}{STEP_FORMAT}", self.0)
+    }
+
+    /// The lines that are ours, without it.
+    fn lines<'a>(&self, text: &'a str) -> Result<Vec<&'a str>, BadAnswer> {
+        let mut lines = Vec::new();
+        for line in text.lines() {
+            match line.strip_prefix(&self.0) {
+                Some(line) => lines.push(line),
+                // The rest of a name.
+                None if !lines.is_empty() => {}
+                None => return Err(bad(line)),
+            }
+        }
+        Ok(lines)
+    }
+}
+
+fn bad(line: &str) -> BadAnswer {
+    BadAnswer::Line(line.chars().take(200).collect())
+}
 
 /// Why an answer of `squeue` is none.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -206,22 +246,21 @@ pub fn parse_json(text: &str, is_ours: impl Fn(&str) -> bool) -> Result<Vec<Row>
     Ok(rows)
 }
 
-/// The same out of lines of [`LINE_FORMAT`].
+/// The same out of lines of [`Mark::line_format`].
 ///
 /// # Errors
 /// As for [`parse_json`].
-pub fn parse_lines(text: &str, is_ours: impl Fn(&str) -> bool) -> Result<Vec<Row>, BadAnswer> {
+pub fn parse_lines(text: &str, mark: &Mark, is_ours: impl Fn(&str) -> bool) -> Result<Vec<Row>, BadAnswer> {
     let mut rows = Vec::new();
-    for line in text.lines().filter(|line| !line.trim().is_empty()) {
-        let bad = || BadAnswer::Line(line.chars().take(200).collect());
+    for line in mark.lines(text)? {
         let fields: Vec<&str> = line.splitn(7, '|').collect();
-        let [id, user, state, reason, start, nodes, name] = fields[..] else { return Err(bad()) };
+        let [id, user, state, reason, start, nodes, name] = fields[..] else { return Err(bad(line)) };
         if !is_ours(name) {
             continue;
         }
         let Ok(id) = id.parse() else { continue };
         if state.is_empty() || user.is_empty() {
-            return Err(bad());
+            return Err(bad(line));
         }
         rows.push(Row {
             id,
@@ -254,16 +293,15 @@ pub struct Step {
     pub name: String,
 }
 
-/// The steps whose names `is_ours`, out of lines of [`STEP_FORMAT`].
+/// The steps whose names `is_ours`, out of lines of [`Mark::step_format`].
 ///
 /// # Errors
 /// As for [`parse_json`].
-pub fn parse_steps(text: &str, is_ours: impl Fn(&str) -> bool) -> Result<Vec<Step>, BadAnswer> {
+pub fn parse_steps(text: &str, mark: &Mark, is_ours: impl Fn(&str) -> bool) -> Result<Vec<Step>, BadAnswer> {
     let mut steps = Vec::new();
-    for line in text.lines().filter(|line| !line.trim().is_empty()) {
-        let bad = || BadAnswer::Line(line.chars().take(200).collect());
+    for line in mark.lines(text)? {
         let fields: Vec<&str> = line.splitn(3, '|').collect();
-        let [id, _user, name] = fields[..] else { return Err(bad()) };
+        let [id, _user, name] = fields[..] else { return Err(bad(line)) };
         if !is_ours(name) {
             continue;
         }

@@ -22,6 +22,23 @@ const STEPS: &str = "\
 10.batch|gpuser1|batch
 ";
 
+/// Read as the answer to one question.
+fn lines(text: &str, ours: impl Fn(&str) -> bool) -> Result<Vec<Row>, BadAnswer> {
+    let (mark, text) = marked(text);
+    parse_lines(&text, &mark, ours)
+}
+
+fn steps(text: &str, ours: impl Fn(&str) -> bool) -> Result<Vec<Step>, BadAnswer> {
+    let (mark, text) = marked(text);
+    parse_steps(&text, &mark, ours)
+}
+
+fn marked(text: &str) -> (Mark, String) {
+    let mark = Mark::new(7);
+    let text = text.lines().map(|line| format!("{}{line}\n", mark.0)).collect();
+    (mark, text)
+}
+
 fn ours(name: &str) -> bool {
     name.starts_with("gridpilot-a-")
 }
@@ -55,7 +72,7 @@ fn both_forms_of_json_say_the_same() {
 
 #[test]
 fn lines_of_others_hold_anything_and_ours_are_read() {
-    let rows = parse_lines(LINES, ours).unwrap();
+    let rows = lines(LINES, ours).unwrap();
     assert_eq!(
         summary(&rows),
         [
@@ -69,8 +86,8 @@ fn lines_of_others_hold_anything_and_ours_are_read() {
 
 #[test]
 fn steps_are_found_by_name() {
-    let steps = parse_steps(STEPS, ours).unwrap();
-    let found: Vec<_> = steps.iter().map(|step| (step.job, step.id.as_str(), step.name.as_str())).collect();
+    let found = steps(STEPS, ours).unwrap();
+    let found: Vec<_> = found.iter().map(|step| (step.job, step.id.as_str(), step.name.as_str())).collect();
     assert_eq!(found, [(10, "10.0", "gridpilot-a-r1.1-0"), (10, "10.1", "gridpilot-a-r1.1-1")]);
 }
 
@@ -89,10 +106,10 @@ fn an_answer_that_is_none_is_never_an_empty_list() {
         r#"{"jobs": [{"job_id": 1, "name": "gridpilot-a-r1.1", "job_state": [], "user_name": "u"}]}"#;
     assert!(parse_json(no_user, ours).is_err() && parse_json(no_state, ours).is_err());
     for bad in ["error", "1|u|RUNNING", "1||RUNNING|||x|gridpilot-a-r1.1"] {
-        assert!(matches!(parse_lines(bad, ours), Err(BadAnswer::Line(_))), "{bad}");
+        assert!(matches!(lines(bad, ours), Err(BadAnswer::Line(_))), "{bad}");
     }
-    assert!(parse_steps("1.0", ours).is_err() && parse_steps("1.0|u", ours).is_err());
-    assert_eq!(parse_lines("", ours), Ok(Vec::new()));
+    assert!(steps("1.0", ours).is_err() && steps("1.0|u", ours).is_err());
+    assert_eq!(lines("", ours), Ok(Vec::new()));
 }
 
 #[test]
@@ -100,16 +117,35 @@ fn a_strangers_job_of_our_name_does_not_blind_the_site() {
     let theirs: String = ["15_1", "15_[1-4]", "12+1", "x", ""]
         .map(|id| format!("{id}|mallory|RUNNING|None|N/A||gridpilot-a-r1.1\n"))
         .concat();
-    assert_eq!(parse_lines(&format!("{theirs}{LINES}"), ours), parse_lines(LINES, ours));
+    assert_eq!(lines(&format!("{theirs}{LINES}"), ours), lines(LINES, ours));
     let theirs: String = ["15_1.0", "1", "1.x", "y.0", "1.batch", "12+1.0"]
         .map(|id| format!("{id}|mallory|gridpilot-a-r1.1-0\n"))
         .concat();
-    assert_eq!(parse_steps(&format!("{theirs}{STEPS}"), ours), parse_steps(STEPS, ours));
+    assert_eq!(steps(&format!("{theirs}{STEPS}"), ours), steps(STEPS, ours));
     let theirs = r#""jobs": [{"job_id": {"set": false, "number": 0}, "name": "gridpilot-a-r1.1",
         "user_name": "mallory", "job_state": "RUNNING"}, "#;
     let json = JSON_22_05.replacen("\"jobs\": [", theirs, 1);
     assert_ne!(json, JSON_22_05);
     assert_eq!(parse_json(&json, ours), parse_json(JSON_22_05, ours));
+}
+
+/// As 22.05.8 prints a name that was given with line ends.
+#[test]
+fn what_stands_in_a_name_is_never_a_line() {
+    let victims = "10|gpuser1|COMPLETED|None|N/A||gridpilot-a-r1.1";
+    for forged in [victims, "garbage", "", &format!("{}{victims}", Mark::new(8).0)] {
+        let name = format!("evil\n{forged}\n{forged}");
+        let (mark, mut text) = marked(LINES);
+        text.push_str(&format!("{}99|mallory|RUNNING|None|N/A|b1|{name}\n", mark.0));
+        assert_eq!(parse_lines(&text, &mark, ours), lines(LINES, ours));
+        let (mark, text) = marked(STEPS);
+        let text = format!("{}99.0|mallory|evil\n10.1|gpuser1|gridpilot-a-r1.1-0\n{text}", mark.0);
+        assert_eq!(parse_steps(&text, &mark, ours), steps(STEPS, ours));
+    }
+    // Words without any line are no empty list.
+    for words in ["slurm_load_jobs error: x\n", "\n", victims] {
+        assert!(parse_lines(words, &Mark::new(7), ours).is_err(), "{words}");
+    }
 }
 
 #[test]
@@ -157,7 +193,7 @@ fn damaged(text: &'static str) -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn garbage_never_panics(text in "\\PC{0,200}") {
-        let _ = (parse_json(&text, |_| true), parse_lines(&text, |_| true), parse_steps(&text, |_| true));
+        let _ = (parse_json(&text, |_| true), lines(&text, |_| true), steps(&text, |_| true));
         let _ = hosts(&text, 64);
     }
 
@@ -177,6 +213,6 @@ proptest! {
 
     #[test]
     fn damaged_lines_are_refused_or_read(text in prop_oneof![damaged(LINES), damaged(STEPS)]) {
-        let _ = (parse_lines(&text, |_| true), parse_steps(&text, |_| true));
+        let _ = (lines(&text, |_| true), steps(&text, |_| true));
     }
 }

@@ -29,7 +29,7 @@ async fn a_queue_whose_json_is_too_long_is_asked_for_lines_from_then_on() {
     bed.put(
         "squeue",
         "case $1 in --json) echo json >>$D/asked; head -c 70000000 /dev/zero;;\n\
-         *) echo '7|alice|PENDING|Resources|N/A||gridpilot-a-r12.1';; esac",
+         *) echo \"${5%%|*}|7|alice|PENDING|Resources|N/A||gridpilot-a-r12.1\";; esac",
     );
     let slurm = slurm(&bed, "");
     slurm.submit(&job(GROUP, 1)).await.unwrap();
