@@ -96,7 +96,7 @@ impl Site {
             (Asked::Setup, Reply::Refused(Refusal::WrongState { .. }))
                 if self.pilot(id).is_some_and(|pilot| pilot.state > State::Building) =>
             {
-                return;
+                false
             }
             (_, Reply::Refused(refusal)) => {
                 let hint = "the CRM's log and the node's system log say more";

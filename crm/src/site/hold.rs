@@ -113,7 +113,13 @@ impl Site {
         let held = Some(Terms { version, part, start, end });
         let mut booking = match self.bookings.remove(&reservation) {
             Some(booking) => booking,
-            None => Booking::new(account),
+            None => {
+                let mut booking = Booking::new(account);
+                // What is left of it from before has its rounds still.
+                let left = self.leftovers.keys().filter(|id| id.reservation == reservation);
+                booking.round = left.map(|id| id.round).max().unwrap_or_default();
+                booking
+            }
         };
         booking.held = held;
         booking.heard_at = self.now;

@@ -244,3 +244,20 @@ fn a_setup_that_was_asked_twice_fails_nothing_once_the_sandbox_stands() {
         assert_eq!(world.heard(is_failed), fails);
     }
 }
+
+/// Which versions are over is not durable, but what is left of them is.
+#[test]
+fn a_reservation_that_is_held_again_takes_no_number_of_a_pilot_that_does_not_go() {
+    let mut world = World::new(2);
+    world.mute = true;
+    world.say(hold(part(1)));
+    world.say(commit(V, HOUR));
+    world.say(Event::Grc(ToSite::End { reservation: R }));
+    world.wait(|w| w.heard(is_ended) > 0);
+    world.restart();
+    world.say(Event::GrcConnected);
+    world.say(hold(elsewhere(1)));
+    world.say(commit(V, HOUR));
+    assert_eq!(world.submitted, [pilot(0), of_round(2, 0)]);
+    world.check();
+}
