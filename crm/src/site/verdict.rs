@@ -62,10 +62,12 @@ impl Site {
         let due: Vec<PilotId> =
             waiting.filter(|(_, verdict)| verdict.until <= self.now).map(|(id, _)| *id).collect();
         for id in due {
-            if let Some(Verdict { failure, cancel, .. }) = self.verdicts.waiting.remove(&id) {
+            if let Some(Verdict { mut failure, cancel, .. }) = self.verdicts.waiting.remove(&id) {
                 if cancel {
                     self.actions.push(Action::Cancel { pilot: id });
                 }
+                let waited = self.settings.word.as_secs();
+                failure.cause = format!("{}; in {waited} s it did not say why", failure.cause).into();
                 self.fail_at(id, failure);
             }
         }

@@ -273,7 +273,8 @@ fn why_the_batch_system_ended_a_pilot_is_what_the_user_reads() {
     let mut world = joined(2);
     ended(&mut world);
     world.pass(Duration::from_secs(10));
-    assert_eq!(failure(&world).cause.as_str(), ENDED_BY_BATCH_SYSTEM, "no word came");
+    let cause = format!("{ENDED_BY_BATCH_SYSTEM}; in 10 s it did not say why");
+    assert_eq!(failure(&world).cause.as_str(), cause);
 }
 
 #[test]

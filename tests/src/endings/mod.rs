@@ -171,7 +171,10 @@ impl Ending {
             Self::One(Process::Agent, _) => &["the pilot's Launcher is gone"],
             Self::One(Process::Init, _) => &["the sandbox's first process"],
             Self::All(Blow::Term) => &["Launcher", "ended on SIGTERM"],
-            Self::All(Blow::Kill) => &["Launcher", "its agent did not come back"],
+            // Whoever of them saw another die before it died itself.
+            Self::All(Blow::Kill) => {
+                &["Launcher", "its agent did not come back", "the batch system ended the pilot"]
+            }
             Self::NodeDaemon => &["a node of it failed"],
         };
         !cause.is_empty() && (words.is_empty() || words.iter().any(|word| cause.contains(word)))
