@@ -342,7 +342,8 @@ impl Grid {
             killed.push(left.identity.describe());
             left.identity.signal(Signal::SIGKILL);
         }
-        // Until here batch systems saw to the end of their jobs.
+        // Until here batch systems see to the end of their jobs; a step that still ends needs them.
+        wait_until(PILOTS_GONE_TIME, || self.batch_processes().is_empty());
         killed.extend(self.end_daemons(Stage::Batch));
         wait_until(STRANGERS_GONE_TIME, || self.strangers(|_| true).is_empty());
         for left in self.strangers(|_| true) {
