@@ -18,10 +18,12 @@ use crate::sys;
 use crate::sys::process::fork;
 
 const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
-/// How much sooner than others this process is killed when memory runs out: thousandths of all of it
-/// (`proc_pid_oom_score_adj(5)`).
+/// How soon a process is killed when memory runs out, in thousandths of all of it: a number that its
+/// children inherit (`proc_pid_oom_score_adj(5)`).
 const OOM_FILE: &str = "/proc/self/oom_score_adj";
+/// By so much a command goes before init.
 const OOM_STEP: i32 = 100;
+/// The kernel's largest.
 const OOM_MAX: i32 = 1000;
 /// Where the child's end of the pipe sits while it prepares.
 const REPORT: i32 = 3;
